@@ -1,0 +1,35 @@
+# make demo: set up, train on real text, show the result.   make test: set up, pass the tests.
+# make check: format, lint, types.                           make bench: us beside each peer.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SOURCES := $(shell find src native -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml constraints.txt
+
+export KERAS_BACKEND = torch
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/.installed
+	@mkdir -p demo
+	$(BIN)/python examples/python_docs.py demo/python_docs.csv
+	$(BIN)/rowwise train demo/python_docs.csv --text text --label label --out demo/model --force
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/keras_step.py
+
+$(VENV)/.installed: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt ".[dev,bench]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,246 @@
+// The one binding file: NumPy buffers in, NumPy buffers out, the GIL released while rows move.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <atomic>
+#include <cmath>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <stdexcept>
+
+#include "clock.hpp"
+#include "kernels.hpp"
+#include "memory.hpp"
+#include "plan.hpp"
+#include "threads.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace rowwise {
+namespace {
+
+using Matrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Vectors = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Out = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+using Ids = nb::ndarray<const int64_t, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Zeroed bytes on huge pages, freed with the array.
+nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> zeros(std::size_t bytes) {
+    struct Block {
+        void* memory;
+        std::size_t bytes;
+    };
+    void* memory = allocate(bytes);
+    if (memory == nullptr) throw std::bad_alloc();
+    auto* block = new Block{memory, bytes};
+    nb::capsule owner(block, [](void* p) noexcept {
+        auto* block = static_cast<Block*>(p);
+        release(block->memory, block->bytes);
+        delete block;
+    });
+    return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory, {bytes}, owner);
+}
+
+Family family_of(const std::string& name) {
+    static const std::pair<const char*, Family> families[] = {
+        {"sgd", Family::sgd},
+        {"momentum", Family::momentum},
+        {"nesterov", Family::nesterov},
+        {"rmsprop", Family::rmsprop},
+        {"rmsprop_momentum", Family::rmsprop_momentum},
+        {"rmsprop_centered", Family::rmsprop_centered},
+        {"rmsprop_centered_momentum", Family::rmsprop_centered_momentum},
+        {"adagrad", Family::adagrad},
+        {"adam", Family::adam},
+    };
+    for (const auto& [known, family] : families)
+        if (name == known) return family;
+    throw std::invalid_argument("no kernel for rule family '" + name + "'");
+}
+
+Rule make_rule(const std::string& family, double momentum, double rho, double beta_1,
+               double beta_2, double epsilon) {
+    Rule rule{family_of(family), {}};
+    Hyper& h = rule.hyper;
+    h.momentum = static_cast<float>(momentum);
+    h.rho = static_cast<float>(rho);
+    h.one_minus_rho = static_cast<float>(1 - rho);
+    h.beta_1 = static_cast<float>(beta_1);
+    h.one_minus_beta_1 = static_cast<float>(1 - beta_1);
+    h.beta_2 = static_cast<float>(beta_2);
+    h.one_minus_beta_2 = static_cast<float>(1 - beta_2);
+    h.epsilon = static_cast<float>(epsilon);
+    h.exact_beta_1 = beta_1;
+    h.exact_beta_2 = beta_2;
+    return rule;
+}
+
+// Position in the flat batch of the first id outside 0..rows-1, or -1.
+int64_t first_outside(const int64_t* ids, int64_t n, int64_t rows) {
+    const auto bound = static_cast<uint64_t>(rows);
+    bool any = false;
+    for (int64_t i = 0; i < n; ++i) any |= static_cast<uint64_t>(ids[i]) >= bound;
+    if (!any) return -1;
+    for (int64_t i = 0;; ++i)
+        if (static_cast<uint64_t>(ids[i]) >= bound) return i;
+}
+
+// Position in the flat array of the first number that is not finite, or -1.
+int64_t first_nonfinite(Vectors values) {
+    const float* v = values.data();
+    const auto n = static_cast<int64_t>(values.size());
+    nb::gil_scoped_release release;
+    std::atomic<int64_t> first{n};
+    parallel(n, 1 << 16, [&](int64_t begin, int64_t end) {
+        // x - x is 0 for every finite x, and NaN otherwise.
+        bool clean = true;
+        for (int64_t i = begin; i < end; ++i) clean &= (v[i] - v[i] == 0.0f);
+        if (clean) return;
+        for (int64_t i = begin; i < end; ++i) {
+            if (std::isfinite(v[i])) continue;
+            int64_t seen = first;
+            while (i < seen && !first.compare_exchange_weak(seen, i)) {}
+            return;
+        }
+    });
+    return first == n ? -1 : first.load();
+}
+
+// A table's buffers and the rule and clock they follow, with one lock: readers beside each other,
+// a writer alone. It is taken without the GIL, or by someone whom no holder waits for.
+class Rows {
+  public:
+    Rows(Matrix weights, Bytes states) : weights_(weights), states_(states) {
+        const std::size_t rows = weights.shape(0), dim = weights.shape(1);
+        if (states.shape(0) != rows * sizeof(RowState))
+            throw std::invalid_argument("states must hold one row state per row");
+        store_.weights = weights.data();
+        store_.states = reinterpret_cast<RowState*>(states.data());
+        store_.rows = static_cast<int64_t>(rows);
+        store_.dim = static_cast<int64_t>(dim);
+    }
+
+    // Every row must be current. `advances`: whether rows notice a step that did not touch them.
+    void follow(const Rule& rule, std::vector<Matrix> slots, bool fresh, bool advances,
+                double ratio, double growth, int terms, uint32_t window,
+                const std::vector<double>& slot_decay) {
+        if (slots.size() > kSlots) throw std::invalid_argument("too many slots");
+        for (const Matrix& slot : slots)
+            if (slot.shape(0) != weights_.shape(0) || slot.shape(1) != weights_.shape(1))
+                throw std::invalid_argument("a slot must have the table's shape");
+        auto clock = std::make_unique<Clock>(ratio, growth, terms, window, slot_decay);
+        const std::unique_lock lock(mutex_);
+        rule_ = rule;
+        clock_ = std::move(clock);
+        advances_ = advances;
+        store_.fresh = fresh;
+        slots_ = std::move(slots);
+        for (std::size_t i = 0; i < slots_.size(); ++i) store_.slots[i] = slots_[i].data();
+    }
+
+    // Returns -1, or the position of an id outside the table; then nothing was read.
+    int64_t lookup(Ids ids, Out out) const {
+        const auto n = static_cast<int64_t>(ids.size());
+        if (static_cast<int64_t>(out.size()) != n * store_.dim)
+            throw std::invalid_argument("out must hold one vector per id");
+        const nb::gil_scoped_release release;
+        const std::shared_lock lock(mutex_);
+        const int64_t bad = first_outside(ids.data(), n, store_.rows);
+        if (bad < 0) kernels().lookup(store_, rule_, *clock_, ids.data(), n, out.data());
+        return bad;
+    }
+
+    // One step of the whole table: returns -1, or the position of an id outside the table; then
+    // nothing changed.
+    int64_t update(Ids ids, Vectors gradients, int64_t number, double lr, double keep,
+                   double scale) {
+        const auto n = static_cast<int64_t>(ids.size());
+        if (static_cast<int64_t>(gradients.size()) != n * store_.dim)
+            throw std::invalid_argument("gradients must hold one vector per id");
+        if (n >= int64_t{1} << 32)
+            throw std::invalid_argument("a batch has at most 2**32 - 1 ids");
+        const nb::gil_scoped_release release;
+        const int64_t bad = first_outside(ids.data(), n, store_.rows);
+        if (bad >= 0) return bad;
+        const Plan plan = make_plan(ids.data(), n, store_.rows);
+        const std::unique_lock lock(mutex_);
+        Step step;
+        step.lr = static_cast<float>(lr);
+        step.keep = static_cast<float>(keep);
+        step.alpha = static_cast<float>(scale);
+        step.number = number;
+        step.stamp = clock_->now() + (advances_ ? 1 : 0);
+        kernels().update(store_, rule_, *clock_, step, plan, gradients.data());
+        if (advances_) clock_->advance(scale, keep);
+        return -1;
+    }
+
+    void sync() {
+        const nb::gil_scoped_release release;
+        const std::unique_lock lock(mutex_);
+        if (clock_->now() == 0) return;
+        kernels().sync(store_, rule_, *clock_);
+        clock_->restart();
+    }
+
+    void slot_values(std::size_t slot, Matrix out) const {
+        if (slot >= slots_.size()) throw std::invalid_argument("no such slot");
+        if (out.shape(0) != weights_.shape(0) || out.shape(1) != weights_.shape(1))
+            throw std::invalid_argument("out must have the table's shape");
+        const nb::gil_scoped_release release;
+        const std::shared_lock lock(mutex_);
+        kernels().slot_values(store_, rule_, *clock_, static_cast<int>(slot), out.data());
+    }
+
+    // Whether the clock's memory is used up, so that a sync is due.
+    bool full() const { return clock_->now() >= Clock::kHorizon; }
+    bool fresh() const { return store_.fresh; }
+    void set_fresh(bool fresh) { store_.fresh = fresh; }
+
+  private:
+    mutable std::shared_mutex mutex_;
+    Matrix weights_;
+    std::vector<Matrix> slots_;
+    Bytes states_;
+    Store store_{};
+    Rule rule_{};
+    std::unique_ptr<Clock> clock_;
+    bool advances_ = false;
+};
+
+}  // namespace
+}  // namespace rowwise
+
+NB_MODULE(_native, m) {
+    using namespace rowwise;
+    m.doc() = "rowwise's kernels; use rowwise.Table.";
+
+    nb::class_<Rule>(m, "Rule");
+    m.def("rule", &make_rule, "family"_a, nb::kw_only(), "momentum"_a = 0.0, "rho"_a = 0.0,
+          "beta_1"_a = 0.0, "beta_2"_a = 0.0, "epsilon"_a = 0.0);
+
+    nb::class_<Rows>(m, "Rows")
+        .def(nb::init<Matrix, Bytes>(), "weights"_a, "states"_a)
+        .def("follow", &Rows::follow, "rule"_a, "slots"_a, nb::kw_only(), "fresh"_a, "advances"_a,
+             "ratio"_a, "growth"_a, "terms"_a, "window"_a, "slot_decay"_a)
+        .def("lookup", &Rows::lookup, "ids"_a, "out"_a)
+        .def("update", &Rows::update, "ids"_a, "gradients"_a, "number"_a, "lr"_a, "keep"_a,
+             "scale"_a)
+        .def("sync", &Rows::sync)
+        .def("slot_values", &Rows::slot_values, "slot"_a, "out"_a)
+        .def_prop_ro("full", &Rows::full)
+        .def_prop_rw("fresh", &Rows::fresh, &Rows::set_fresh);
+    m.attr("TERMS") = kTerms;
+
+    m.def("zeros", &zeros, "bytes"_a);
+    m.def("first_nonfinite", &first_nonfinite, "values"_a);
+    m.def("set_num_threads", &set_num_threads, "threads"_a);
+    m.def("get_num_threads", &num_threads);
+    m.def("kernels", [] { return kernels().name; });
+    m.def("select_kernels", &select_kernels, "name"_a);
+}

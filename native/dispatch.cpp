@@ -1,0 +1,58 @@
+// Chooses among the copies of the kernels at run time.
+#include <cstring>
+
+#include "kernels.hpp"
+
+namespace rowwise {
+
+namespace portable { extern const Kernels table; }
+#ifdef ROWWISE_X86
+namespace avx2 { extern const Kernels table; }
+namespace avx512 { extern const Kernels table; }
+#endif
+
+namespace {
+
+// Best first.
+const Kernels* const kCopies[] = {
+#ifdef ROWWISE_X86
+    &avx512::table,
+    &avx2::table,
+#endif
+    &portable::table,
+};
+
+bool runs_here([[maybe_unused]] const Kernels* copy) {
+#ifdef ROWWISE_X86
+    if (copy == &avx512::table)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
+    if (copy == &avx2::table)
+        return __builtin_cpu_supports("avx2");
+#endif
+    return true;
+}
+
+const Kernels* best() {
+    for (const Kernels* copy : kCopies)
+        if (runs_here(copy)) return copy;
+    return &portable::table;
+}
+
+const Kernels* selected = best();
+
+}  // namespace
+
+const Kernels& kernels() { return *selected; }
+
+bool select_kernels(const char* name) {
+    for (const Kernels* copy : kCopies) {
+        if (std::strcmp(copy->name, name) == 0 && runs_here(copy)) {
+            selected = copy;
+            return true;
+        }
+    }
+    return false;
+}
+
+}  // namespace rowwise

@@ -1,0 +1,328 @@
+// The kernels: lookup, update, sync. Rows are far apart in memory, so each loop asks for the rows
+// ahead before it works on its own.
+#include <cstring>
+
+#include "rules.hpp"
+#include "threads.hpp"
+
+namespace rowwise {
+namespace ROWWISE_ISA {
+
+namespace {
+
+constexpr int64_t kAhead = 12;  // rows prefetched ahead
+constexpr int64_t kRowsPerTask = 512;
+
+// Working memory of one task. Not a std::vector: its code would be shared between the copies of
+// this file, and an old processor could be handed a new one's instructions.
+template <class T>
+struct Scratch {
+    T* data;
+    explicit Scratch(int64_t count) : data(new T[count]) {}
+    ~Scratch() { delete[] data; }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+};
+
+template <bool Write>
+inline void prefetch_row(const float* row, int64_t dim) {
+    // The head of a wide row is enough: the processor's own prefetcher sees the rest coming.
+    const int64_t floats = dim < 128 ? dim : 128;
+    for (int64_t d = 0; d < floats; d += 16) __builtin_prefetch(row + d, Write);
+}
+
+// The movement of one Adam element over the missed steps, term by term.
+void replay_adam(const Hyper& h, const double* term, int64_t terms, float m, float v, float keep,
+                 float& w) {
+    const double root = std::sqrt(static_cast<double>(v)), shrink = std::sqrt(h.exact_beta_2);
+    double sum = 0, power_1 = 1, power_2 = 1;
+    for (int64_t j = 0; j < terms; ++j) {
+        power_1 *= h.exact_beta_1;
+        power_2 *= shrink;
+        sum += term[j] * power_1 / (root * power_2 + h.epsilon);
+    }
+    w = static_cast<float>(static_cast<double>(keep) * w - m * sum);
+}
+
+template <class R>
+struct Row {
+    float* w;
+    float* z[R::slots > 0 ? R::slots : 1];
+
+    Row(const Store& store, int64_t id) : w(store.weights + id * store.dim) {
+        for (int i = 0; i < R::slots; ++i) z[i] = store.slots[i] + id * store.dim;
+    }
+
+    template <bool Write>
+    void prefetch(int64_t dim, bool slots) const {
+        prefetch_row<Write>(w, dim);
+        if (slots)
+            for (int i = 0; i < R::slots; ++i) prefetch_row<Write>(z[i], dim);
+    }
+
+    Slots<R::slots> load(int64_t d) const {
+        Slots<R::slots> s;
+        for (int i = 0; i < R::slots; ++i) s.z[i] = z[i][d];
+        return s;
+    }
+
+    void store(int64_t d, const Slots<R::slots>& s) const {
+        for (int i = 0; i < R::slots; ++i) z[i][d] = s.z[i];
+    }
+};
+
+// A row's life lies in its state, the clock and the rule; this answers what it missed.
+template <class R>
+struct Past {
+    const Store& store;
+    const Clock& clock;
+    const Skip* recent;
+    const uint32_t now, window;
+
+    Past(const Store& store, const Clock& clock)
+        : store(store), clock(clock), recent(clock.recent()), now(clock.now()),
+          window(clock.window()) {}
+
+    // Slots that cannot matter need not be read: those of a row that no batch touched are zero.
+    bool slots_matter(const RowState& state) const {
+        return R::moves && !(store.fresh && state.updates == 0);
+    }
+
+    const Skip& missed(const RowState& state, Skip& scratch) const {
+        const uint32_t k = now - state.stamp;
+        if (k <= window) return recent[k];
+        return scratch = clock.since(state.stamp);
+    }
+};
+
+// out <- the row's present value
+template <class R>
+void value_at(const Past<R>& past, const Rule& rule, const RowState& state, const Row<R>& row,
+              float* __restrict out) {
+    const int64_t dim = past.store.dim;
+    const float* __restrict w = row.w;
+    if (state.stamp == past.now) {
+        std::memcpy(out, w, dim * sizeof(float));
+        return;
+    }
+    Skip scratch;
+    const Skip& skip = past.missed(state, scratch);
+    if (!past.slots_matter(state)) {
+        for (int64_t d = 0; d < dim; ++d) out[d] = skip.keep * w[d];
+        return;
+    }
+    if constexpr (R::moves) {
+        if constexpr (R::expands) {
+            if (skip.replay) {
+                const Scratch<double> term(past.window);
+                const int64_t terms = past.clock.replay_terms(state.stamp, term.data);
+                for (int64_t d = 0; d < dim; ++d) {
+                    out[d] = w[d];
+                    replay_adam(rule.hyper, term.data, terms, row.z[0][d], row.z[1][d], skip.keep, out[d]);
+                }
+                return;
+            }
+        }
+        const Skip k = skip;  // a copy the compiler knows nobody else writes
+        const Hyper h = rule.hyper;
+        for (int64_t d = 0; d < dim; ++d) {
+            float value = w[d];
+            auto slots = row.load(d);
+            R::skip(k, h, value, slots);
+            out[d] = value;
+        }
+    }
+}
+
+// The row itself, weight and slots, brought to now.
+template <class R>
+void catch_up(const Past<R>& past, const Rule& rule, const RowState& state, const Row<R>& row) {
+    if (state.stamp == past.now) return;
+    const int64_t dim = past.store.dim;
+    Skip scratch;
+    const Skip k = past.missed(state, scratch);
+    const Hyper h = rule.hyper;
+    if constexpr (R::expands) {
+        if (k.replay) {
+            const Scratch<double> term(past.window);
+            const int64_t terms = past.clock.replay_terms(state.stamp, term.data);
+            for (int64_t d = 0; d < dim; ++d) {
+                auto slots = row.load(d);
+                replay_adam(h, term.data, terms, slots.z[0], slots.z[1], k.keep, row.w[d]);
+                for (int i = 0; i < R::slots; ++i) slots.z[i] *= k.decay[i];
+                row.store(d, slots);
+            }
+            return;
+        }
+    }
+    for (int64_t d = 0; d < dim; ++d) {
+        float value = row.w[d];
+        auto slots = row.load(d);
+        R::skip(k, h, value, slots);
+        row.w[d] = value;
+        row.store(d, slots);
+    }
+}
+
+// What the row missed, then one step with gradient g (dim,), in one pass over the row.
+template <class R>
+void skip_and_step(const Skip& skip, const Rule& rule, const Step& step, const Row<R>& row,
+                   const float* __restrict g, int64_t dim) {
+    const Skip k = skip;
+    const Hyper h = rule.hyper;
+    const Step s = step;
+    float* __restrict w = row.w;
+    for (int64_t d = 0; d < dim; ++d) {
+        float value = w[d];
+        auto slots = row.load(d);
+        R::skip(k, h, value, slots);
+        R::step(s, h, g[d], value, slots);
+        w[d] = value;
+        row.store(d, slots);
+    }
+}
+
+template <class R>
+void lookup_rows(const Store& store, const Rule& rule, const Clock& clock, const int64_t* ids,
+                 int64_t n, float* out) {
+    const Past<R> past(store, clock);
+    parallel(n, kRowsPerTask, [&](int64_t begin, int64_t end) {
+        const bool lazy = past.now != 0;
+        for (int64_t i = begin; i < end; ++i) {
+            if (lazy && i + 2 * kAhead < n) __builtin_prefetch(store.states + ids[i + 2 * kAhead]);
+            if (i + kAhead < n) {
+                const int64_t id = ids[i + kAhead];
+                const bool slots = lazy && past.slots_matter(store.states[id]);
+                Row<R>(store, id).template prefetch<false>(store.dim, slots);
+            }
+            float* to = out + i * store.dim;
+            const Row<R> row(store, ids[i]);
+            if (lazy)
+                value_at(past, rule, store.states[ids[i]], row, to);
+            else
+                std::memcpy(to, row.w, store.dim * sizeof(float));
+        }
+    });
+}
+
+template <class R>
+void update_rows(Store& store, const Rule& rule, const Clock& clock, const Step& step,
+                 const Plan& plan, const float* gradients) {
+    const Past<R> past(store, clock);
+    const int64_t distinct = plan.distinct(), dim = store.dim;
+    const int64_t* ids = plan.ids.data();
+    parallel(distinct, kRowsPerTask, [&](int64_t begin, int64_t end) {
+        const Scratch<float> sum(dim);
+        for (int64_t i = begin; i < end; ++i) {
+            if (i + 2 * kAhead < distinct) __builtin_prefetch(store.states + ids[i + 2 * kAhead], 1);
+            if (i + kAhead < distinct) {
+                Row<R>(store, ids[i + kAhead]).template prefetch<true>(dim, true);
+                const uint32_t position = plan.positions[plan.start[i + kAhead]];
+                prefetch_row<false>(gradients + int64_t{position} * dim, dim);
+            }
+            const uint32_t first = plan.start[i], last = plan.start[i + 1];
+            const float* g = gradients + int64_t{plan.positions[first]} * dim;
+            if (last - first > 1) {
+                std::memcpy(sum.data, g, dim * sizeof(float));
+                for (uint32_t p = first + 1; p < last; ++p) {
+                    const float* more = gradients + int64_t{plan.positions[p]} * dim;
+                    for (int64_t d = 0; d < dim; ++d) sum.data[d] += more[d];
+                }
+                g = sum.data;
+            }
+            RowState& state = store.states[ids[i]];
+            const Row<R> row(store, ids[i]);
+            Skip scratch;
+            const Skip* skip = &past.missed(state, scratch);
+            if (skip->replay) {
+                catch_up(past, rule, state, row);
+                skip = past.recent;  // nothing missed any more
+            }
+            skip_and_step(*skip, rule, step, row, g, dim);
+            state.stamp = step.stamp;
+            ++state.updates;
+            state.last_update = step.number;
+        }
+    });
+}
+
+template <class R>
+void sync_rows(Store& store, const Rule& rule, const Clock& clock) {
+    const Past<R> past(store, clock);
+    parallel(store.rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
+        for (int64_t id = begin; id < end; ++id) {
+            RowState& state = store.states[id];
+            const Row<R> row(store, id);
+            Skip scratch;
+            if (R::slots > 0 && store.fresh && state.updates == 0) {
+                const float keep = past.missed(state, scratch).keep;
+                if (keep != 1.0f)
+                    for (int64_t d = 0; d < store.dim; ++d) row.w[d] *= keep;
+            } else {
+                catch_up(past, rule, state, row);
+            }
+            state.stamp = 0;
+        }
+    });
+}
+
+template <class R>
+void slot_rows(const Store& store, const Rule&, const Clock& clock, int slot, float* out) {
+    const Past<R> past(store, clock);
+    parallel(store.rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
+        for (int64_t id = begin; id < end; ++id) {
+            Skip scratch;
+            const float decay = past.missed(store.states[id], scratch).decay[slot];
+            const float* from = store.slots[slot] + id * store.dim;
+            for (int64_t d = 0; d < store.dim; ++d) out[id * store.dim + d] = from[d] * decay;
+        }
+    });
+}
+
+// Calls f with the rule's type.
+template <class F>
+void with_rule(const Rule& rule, F&& f) {
+    switch (rule.family) {
+        case Family::sgd: return f(Sgd{});
+        case Family::momentum: return f(Momentum{});
+        case Family::nesterov: return f(Nesterov{});
+        case Family::rmsprop: return f(Rmsprop<false, false>{});
+        case Family::rmsprop_momentum: return f(Rmsprop<true, false>{});
+        case Family::rmsprop_centered: return f(Rmsprop<false, true>{});
+        case Family::rmsprop_centered_momentum: return f(Rmsprop<true, true>{});
+        case Family::adagrad: return f(Adagrad{});
+        case Family::adam: return f(Adam{});
+    }
+}
+
+void lookup(const Store& store, const Rule& rule, const Clock& clock, const int64_t* ids,
+            int64_t n, float* out) {
+    with_rule(rule, [&](auto r) {
+        lookup_rows<decltype(r)>(store, rule, clock, ids, n, out);
+    });
+}
+
+void update(Store& store, const Rule& rule, const Clock& clock, const Step& step,
+            const Plan& plan, const float* gradients) {
+    with_rule(rule, [&](auto r) {
+        update_rows<decltype(r)>(store, rule, clock, step, plan, gradients);
+    });
+}
+
+void sync(Store& store, const Rule& rule, const Clock& clock) {
+    with_rule(rule, [&](auto r) { sync_rows<decltype(r)>(store, rule, clock); });
+}
+
+void slot_values(const Store& store, const Rule& rule, const Clock& clock, int slot, float* out) {
+    with_rule(rule, [&](auto r) { slot_rows<decltype(r)>(store, rule, clock, slot, out); });
+}
+
+}  // namespace
+
+#define ROWWISE_TEXT(name) #name
+#define ROWWISE_NAME(name) ROWWISE_TEXT(name)
+extern const Kernels table;
+const Kernels table = {ROWWISE_NAME(ROWWISE_ISA), lookup, update, sync, slot_values};
+
+}  // namespace ROWWISE_ISA
+}  // namespace rowwise

@@ -1,0 +1,73 @@
+// What the kernels work on. Plain data: the kernels are compiled once per instruction set.
+#pragma once
+#include <cstdint>
+
+#include "clock.hpp"
+#include "plan.hpp"
+
+namespace rowwise {
+
+// A row's own bookkeeping: one cache line gives all of it.
+struct RowState {
+    uint32_t stamp;       // the step up to which the row is current
+    uint32_t updates;     // batches that touched it
+    int64_t last_update;  // step of the last one, counted from 1; 0: never
+};
+
+struct Store {
+    float* weights;        // (rows, dim)
+    float* slots[kSlots];  // (rows, dim) each
+    RowState* states;      // (rows,)
+    int64_t rows, dim;
+    bool fresh;  // slots of never-updated rows hold what the rule starts with
+};
+
+enum class Family {
+    sgd,
+    momentum,
+    nesterov,
+    rmsprop,
+    rmsprop_momentum,
+    rmsprop_centered,
+    rmsprop_centered_momentum,
+    adagrad,
+    adam,
+};
+
+// Hyperparameters; a rule fills those of its formula.
+struct Hyper {
+    float momentum = 0, rho = 0, one_minus_rho = 0, beta_1 = 0, one_minus_beta_1 = 0, beta_2 = 0,
+          one_minus_beta_2 = 0, epsilon = 0;
+    double exact_beta_1 = 0, exact_beta_2 = 0;  // for the replay, in float64
+};
+
+struct Rule {
+    Family family;
+    Hyper hyper;
+};
+
+// One step's numbers.
+struct Step {
+    float lr = 0, keep = 1, alpha = 0;
+    int64_t number = 0;  // counted from 1
+    uint32_t stamp = 0;  // the clock's reading after it
+};
+
+struct Kernels {
+    const char* name;
+    // out (n, dim) <- the present values of rows ids (n,). Writes nothing else.
+    void (*lookup)(const Store&, const Rule&, const Clock&, const int64_t* ids, int64_t n,
+                   float* out);
+    // Rows of the plan: to now, then one step with their summed gradients (n, dim).
+    void (*update)(Store&, const Rule&, const Clock&, const Step&, const Plan&,
+                   const float* gradients);
+    // Every row to now; the caller then restarts the clock.
+    void (*sync)(Store&, const Rule&, const Clock&);
+    // out (rows, dim) <- the present values of slot `slot`.
+    void (*slot_values)(const Store&, const Rule&, const Clock&, int slot, float* out);
+};
+
+const Kernels& kernels();                 // the best this processor runs
+bool select_kernels(const char* name);    // for tests and benchmarks; false where it cannot run
+
+}  // namespace rowwise

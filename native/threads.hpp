@@ -1,0 +1,27 @@
+// A few sleeping threads of our own, so that no second OpenMP runtime fights a framework's.
+#pragma once
+#include <cstdint>
+
+namespace rowwise {
+
+void set_num_threads(int threads);
+int num_threads();
+
+// Calls task(context, begin, end) until [0, count) is covered in pieces of `grain`, on several
+// threads when there is more than one piece. Which thread takes which piece is left to chance, so
+// a task must give the same bits however the range is cut.
+void parallel_for(int64_t count, int64_t grain, void (*task)(void*, int64_t, int64_t),
+                  void* context);
+
+// The same for a lambda `body(begin, end)`.
+template <class Body>
+void parallel(int64_t count, int64_t grain, Body&& body) {
+    parallel_for(
+        count, grain,
+        [](void* context, int64_t begin, int64_t end) {
+            (*static_cast<Body*>(context))(begin, end);
+        },
+        &body);
+}
+
+}  // namespace rowwise

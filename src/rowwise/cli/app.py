@@ -1,0 +1,31 @@
+"""The application: its commands and its version."""
+
+from typing import Annotated
+
+import typer
+
+import rowwise
+from rowwise.cli.train import train
+
+app = typer.Typer(
+    help="Embedding tables: train them, and see what they learned.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(rowwise.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Embedding tables: train them, and see what they learned."""

@@ -1,0 +1,148 @@
+"""The classifier that `rowwise train` trains: Embedding -> mean over words -> Dense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rowwise import Table, Vocabulary
+from rowwise.keras import Embedding
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of `rowwise train`."""
+
+    dim: int
+    epochs: int
+    batch_size: int
+    length: int
+    min_count: int
+    max_size: int
+    validation: float
+    optimizer: str
+    learning_rate: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained classifier and the part of the texts it did not see."""
+
+    model: Any
+    vocabulary: Vocabulary
+    classes: list[str]
+    words: NDArray[np.int64]  # (n, length) of the held-out texts
+    answers: NDArray[np.int64]  # (n,)
+
+    @property
+    def table(self) -> Table:
+        """The table of the embedding layer."""
+        return self.model.layers[0].table
+
+    def accuracy(self) -> float:
+        """Part of the held-out texts that get the right label."""
+        guesses = self.model.predict(self.words, verbose=0).argmax(axis=1)
+        return float((guesses == self.answers).mean())
+
+    def majority(self) -> float:
+        """Part of the held-out texts with the label that is the most frequent among them."""
+        return float(np.bincount(self.answers).max() / len(self.answers))
+
+
+def fit(texts: list[str], labels: list[str], settings: Settings, console: Console) -> Trained:
+    """Splits, builds the vocabulary of the training part, trains."""
+    keras.utils.set_random_seed(settings.seed)
+    classes = sorted(set(labels))
+    answers = np.searchsorted(classes, labels).astype(np.int64)
+    training, held_out = split(answers, settings.validation, settings.seed)
+
+    vocabulary = Vocabulary.from_texts(
+        (texts[i] for i in training),
+        order="frequency",
+        min_count=settings.min_count,
+        max_size=settings.max_size,
+        mask_token="",
+        oov_token="[UNK]",
+    )
+    words = vocabulary.encode_batch(texts, settings.length)
+    console.print(
+        f"{len(texts)} texts, {len(classes)} labels; {len(training)} to train on, "
+        f"{len(held_out)} held out; {len(vocabulary)} words",
+        soft_wrap=True,
+    )
+    model = keras.Sequential(
+        [
+            Embedding(len(vocabulary), settings.dim, mask_zero=True, name="embedding"),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(len(classes), activation="softmax"),
+        ]
+    )
+    optimizer = keras.optimizers.get(
+        {"class_name": settings.optimizer, "config": {"learning_rate": settings.learning_rate}}
+    )
+    model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    steps = -(-len(training) // settings.batch_size)
+    with Progress(
+        TextColumn("epoch {task.fields[epoch]:>3}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        model.fit(
+            words[training],
+            answers[training],
+            batch_size=settings.batch_size,
+            epochs=settings.epochs,
+            validation_data=(words[held_out], answers[held_out]),
+            callbacks=[_Show(bar, console, steps)],
+            verbose=0,
+        )
+    return Trained(model, vocabulary, classes, words[held_out], answers[held_out])
+
+
+def split(
+    answers: NDArray[np.int64], part: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices to train on and indices held out: `part` of every class, at least one text in all."""
+    rng = np.random.default_rng(seed)
+    held_out: list[int] = []
+    for label in np.unique(answers):
+        members = rng.permutation(np.flatnonzero(answers == label))
+        held_out.extend(members[: round(part * len(members))].tolist())
+    if not held_out:
+        held_out.append(int(rng.integers(len(answers))))
+    chosen = np.zeros(len(answers), dtype=bool)
+    chosen[held_out] = True
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+class _Show(keras.callbacks.Callback):
+    """A bar per epoch on a terminal, and a line per epoch anywhere."""
+
+    def __init__(self, bar: Progress, console: Console, steps: int) -> None:
+        super().__init__()
+        self.bar, self.console = bar, console
+        self.task = bar.add_task("", total=steps, epoch=1)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.bar.reset(self.task, epoch=epoch + 1)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.bar.advance(self.task)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.console.print(
+            f"epoch {epoch + 1:>3}  loss {logs['loss']:.4f}  accuracy {logs['accuracy']:.3f}  "
+            f"held out: loss {logs['val_loss']:.4f}  accuracy {logs['val_accuracy']:.3f}",
+            soft_wrap=True,
+        )

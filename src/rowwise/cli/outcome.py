@@ -1,0 +1,57 @@
+"""What `rowwise train` prints at the end: accuracy, neighbours, rows never trained."""
+
+from __future__ import annotations
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from rowwise.cli.classifier import Trained
+from rowwise.neighbors import nearest
+
+_WORDS_SHOWN = 8
+_NEIGHBORS_SHOWN = 5
+
+
+def report(trained: Trained, words: list[str], console: Console) -> None:
+    """Prints the outcome. Neighbours are those of `words`, or of the rows that moved most."""
+    console.print(
+        f"\nHeld-out accuracy {trained.accuracy():.3f}; always the most frequent label: "
+        f"{trained.majority():.3f}",
+        soft_wrap=True,
+    )
+    _neighbors(trained, words, console)
+    _untrained(trained, console)
+
+
+def _neighbors(trained: Trained, words: list[str], console: Console) -> None:
+    vocabulary, vectors = trained.vocabulary, trained.table.to_numpy()
+    for word in words:
+        if word not in vocabulary:
+            console.print(f"{escape(word)!r} is not in the vocabulary", soft_wrap=True)
+    shown = [vocabulary[word] for word in words if word in vocabulary]
+    if not words:  # the longest vectors belong to the words that say most about the label
+        lengths = np.linalg.norm(vectors, axis=1)
+        lengths[trained.table.updates < np.median(trained.table.updates)] = 0
+        lengths[:2] = 0  # padding and unknown
+        shown = np.argsort(-lengths, kind="stable")[:_WORDS_SHOWN].tolist()
+    grid = Grid("word", "nearest, with cosine", box=None, pad_edge=False)
+    for row in shown:
+        ids, cosines = nearest(vectors, row, _NEIGHBORS_SHOWN)
+        near = zip(vocabulary.decode(ids), cosines, strict=True)
+        grid.add_row(
+            escape(vocabulary.tokens[row]),
+            escape(", ".join(f"{word} {cosine:.2f}" for word, cosine in near)),
+        )
+    console.print(grid)
+
+
+def _untrained(trained: Trained, console: Console) -> None:
+    rows = trained.table.untrained()
+    names = [word or "(padding)" for word in trained.vocabulary.decode(rows[:_WORDS_SHOWN])]
+    named = f": {', '.join(names)}{', ...' if len(rows) > len(names) else ''}" if names else ""
+    console.print(
+        f"\n{len(rows)} of {len(trained.table)} rows were never trained{escape(named)}",
+        soft_wrap=True,
+    )

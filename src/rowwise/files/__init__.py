@@ -1,0 +1,1 @@
+"""Files that tables are kept in."""

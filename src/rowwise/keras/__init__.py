@@ -1,0 +1,18 @@
+"""Keras 3 layers on rowwise tables (torch backend).
+
+Change `from keras.layers import Embedding` into `from rowwise.keras import Embedding`; models,
+`compile`, `fit`, optimizers, schedules, callbacks and files stay as they are.
+"""
+
+import keras as _keras
+
+if _keras.backend.backend() != "torch":
+    raise ImportError(
+        f"rowwise.keras runs on Keras's torch backend, and Keras is using "
+        f"{_keras.backend.backend()!r}; set the environment variable KERAS_BACKEND=torch before "
+        "keras is imported"
+    )
+
+from rowwise.keras.embedding import Embedding
+
+__all__ = ["Embedding"]

@@ -1,0 +1,154 @@
+"""Where Keras's optimizers meet tables: the one file that touches what is private to Keras.
+
+An optimizer does four things with a variable, and each is taken over for a `TableVariable`:
+`build` (take up the rule), `add_variable_from_reference` (its slots are the table's),
+`_overwrite_variables_directly_with_gradients` (Keras's own place for variables that are not
+stepped as usual, inside `apply`: make the step) and, in `LossScaleOptimizer`, `check_finite`.
+For every other variable they do what they did.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+import weakref
+from typing import Any
+
+import keras
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+from rowwise.keras.lookup import rows_and_gradients
+from rowwise.keras.optimizers import NoRule, iteration, learning_rate, rule_of
+from rowwise.keras.variable import SlotVariable, TableVariable
+
+
+def takes_sparse_gradient(variable: TableVariable) -> bool:
+    """Whether the variable's next step will be made by rows."""
+    return variable.lazy and variable.keeper is not None and variable.keeper() is not None
+
+
+def _lazy(optimizer: Any, variable: TableVariable) -> bool:
+    """Whether the table makes this optimizer's steps; takes up its rule if it is a new one."""
+    if variable.keeper is None or variable.keeper() is not optimizer:
+        _adopt(optimizer, variable)
+    elif variable.lazy:
+        try:
+            rule = rule_of(optimizer, variable)
+        except NoRule as cause:
+            _go_dense(variable, cause)
+        else:
+            if rule != variable.table.rule:  # somebody turned a knob
+                variable.table.retune(rule)
+    return variable.lazy
+
+
+def _adopt(optimizer: Any, variable: TableVariable) -> None:
+    """Gives the table the optimizer's rule, with the slots it had here before, or fresh ones."""
+    known = variable.slots.setdefault(optimizer, {})
+    before = {name: slot.numpy() for name, slot in known.items()}
+    variable.keeper = weakref.ref(optimizer)
+    try:
+        rule = rule_of(optimizer, variable)
+        if optimizer.built and set(rule.slot_names) != set(known):
+            raise NoRule("its slots were made when it could not be followed by rows")
+    except NoRule as cause:
+        _go_dense(variable, cause)
+        return
+    table = variable.table
+    table.rule = rule
+    variable.lazy = True
+    for name, values in before.items():
+        table.buffer(name)[:] = values
+        table.slots_written()
+        known[name].lie_over(table)
+
+
+def _go_dense(variable: TableVariable, cause: NoRule) -> None:
+    """From now on Keras makes the steps, over all rows; slots stay where they are."""
+    variable.table.rule = None
+    variable.lazy = False
+    warnings.warn(
+        f"{variable.path}: {cause}; every training step visits all {variable.shape[0]} rows, "
+        "with Keras's own numbers at Keras's own speed",
+        stacklevel=2,
+    )
+
+
+def _step(optimizer: Any, variable: TableVariable, gradient: Any) -> None:
+    ids, gradients = rows_and_gradients(gradient)
+    if optimizer.loss_scale_factor is not None:
+        gradients = gradients / optimizer.loss_scale_factor
+    variable.table.update(
+        ids,
+        gradients,
+        learning_rate(optimizer),
+        iteration=iteration(optimizer),
+        check_finite=False,  # a NaN goes where Keras would let it go
+    )
+
+
+def _is_wrapper(optimizer: Any) -> bool:
+    """Whether the optimizer only hands gradients on to others."""
+    return hasattr(optimizer, "inner_optimizer") or hasattr(optimizer, "optimizers")
+
+
+def _around(owner: type, method: str) -> Any:
+    """Replaces a method by `wrapper(original, self, ...)`."""
+
+    def decorate(wrapper: Any) -> Any:
+        original = getattr(owner, method)
+
+        @functools.wraps(original)
+        def replaced(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return wrapper(original, self, *args, **kwargs)
+
+        setattr(owner, method, replaced)
+        return wrapper
+
+    return decorate
+
+
+@_around(BaseOptimizer, "build")
+def _build(original: Any, self: Any, variables: Any) -> Any:
+    if not _is_wrapper(self):
+        for variable in variables:
+            if isinstance(variable, TableVariable):
+                _lazy(self, variable)
+    return original(self, variables)
+
+
+@_around(BaseOptimizer, "add_variable_from_reference")
+def _add_slot(
+    original: Any, self: Any, reference_variable: Any, name: Any = None, initializer: Any = "zeros"
+) -> Any:
+    variable = reference_variable
+    if not (
+        isinstance(variable, TableVariable)
+        and _lazy(self, variable)
+        and name in variable.table.slot_names
+    ):
+        return original(self, reference_variable, name=name, initializer=initializer)
+    full_name = f"{variable.path.replace('/', '_')}_{name}"
+    with keras.name_scope(self.name, caller=self):
+        slot = SlotVariable(variable.table, name, full_name)
+    self._track_variable(slot)
+    variable.slots[self][name] = slot
+    return slot
+
+
+@_around(BaseOptimizer, "_overwrite_variables_directly_with_gradients")
+def _step_tables(original: Any, self: Any, grads: Any, variables: Any) -> Any:
+    rest = []
+    for gradient, variable in zip(grads, variables, strict=True):
+        if isinstance(variable, TableVariable):
+            if _lazy(self, variable):
+                _step(self, variable, gradient)
+                continue
+            gradient = gradient.to_dense() if gradient.is_sparse else gradient
+        rest.append((gradient, variable))
+    return original(self, [g for g, _ in rest], [v for _, v in rest])
+
+
+@_around(keras.optimizers.LossScaleOptimizer, "check_finite")
+def _check_finite(original: Any, self: Any, grads: Any) -> Any:
+    return original(self, [g._values() if g is not None and g.is_sparse else g for g in grads])

@@ -1,0 +1,62 @@
+"""Keras variables whose memory is a table's: its weights, and the slots of its optimizer."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import keras
+import numpy as np
+
+from rowwise.keras.parameter import TableParameter
+from rowwise.table import Table
+
+
+class TableVariable(keras.Variable):
+    """The embeddings: a trainable (rows, dim) float32 variable on a `rowwise.Table`.
+
+    To Keras it is a variable like any other. `optimizers.py` sees to it that an optimizer's step
+    reaches the table as ids and gradients.
+    """
+
+    table: Table
+
+    def _initialize(self, value: Any) -> None:
+        array = keras.ops.convert_to_tensor(value).detach().cpu().numpy()
+        self.table = Table(*array.shape, init=array)
+        self._value = TableParameter(self.table, requires_grad=self.trainable)
+        self.forget_optimizers()
+
+    def forget_optimizers(self) -> None:
+        """No optimizer has this table in its care."""
+        self.keeper: weakref.ref[Any] | None = None  # the optimizer whose rule the table has
+        self.lazy = False  # whether the table makes its steps, and not Keras
+        # Slots of every optimizer that came by: optimizer -> {slot name: variable}
+        self.slots: weakref.WeakKeyDictionary[Any, dict[str, SlotVariable]] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has its own optimizer, or none yet.
+        dropped = ("keeper", "lazy", "slots")
+        return {name: value for name, value in self.__dict__.items() if name not in dropped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.forget_optimizers()
+
+
+class SlotVariable(keras.Variable):
+    """One slot of a table, as the optimizer's variable: (rows, dim) float32, not trainable."""
+
+    def __init__(self, table: Table, slot: str, name: str) -> None:
+        self.table, self.slot = table, slot
+        super().__init__(np.zeros(()), dtype="float32", trainable=False, name=name)
+
+    def _initialize(self, value: Any) -> None:
+        self.lie_over(self.table)
+
+    def lie_over(self, table: Table) -> None:
+        """Takes the slot's memory of `table` for its own."""
+        self.table = table
+        self._value = TableParameter(table, self.slot, requires_grad=False)

@@ -1,0 +1,159 @@
+"""What every rule has: hyperparameters, slots, and what a missed step does."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from rowwise import _native
+
+
+@dataclass(frozen=True)
+class Motion:
+    """How a row moves in a step that did not touch it.
+
+    A missed step j moves the weight by
+    `scale_j * x * ratio**j / (1 + y * (growth**j - 1))`, where x and y belong to the row, and
+    multiplies slot i by `slot_decay[i]`; see `native/clock.hpp`.
+    """
+
+    slot_decay: tuple[float, ...] = ()
+    ratio: float = 0.0
+    growth: float = 1.0
+    terms: int = 0
+
+
+# Missed steps after which what remains of the movement is below 2^-30 of it are not summed.
+_NEGLIGIBLE = 2.0**-30
+# A sum longer than this is not worth its upkeep: such a rule brings all rows along at every step.
+_LONGEST_WINDOW = 1 << 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """An update rule, in Keras's form; the base of `SGD`, `RMSprop`, `Adagrad`, `Adam`, `AdamW`.
+
+    The learning rate comes first, everything else by keyword.
+
+    Every rule multiplies the weight by `1 - lr * weight_decay` first, where `weight_decay` is
+    given. It belongs to every row at every step, touched or not, as in dense training.
+    """
+
+    learning_rate: float = field(default=0.001, kw_only=False)
+    weight_decay: float | None = None
+
+    name: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        self._check("learning_rate", 0.0, math.inf)
+        if self.weight_decay is not None:
+            self._check("weight_decay", 0.0, math.inf)
+
+    @property
+    def family(self) -> str:
+        """Name of the native kernel."""
+        raise NotImplementedError
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """Names of the slots, in Keras's order."""
+        return ()
+
+    @property
+    def slot_start(self) -> float:
+        """The number a slot starts with."""
+        return 0.0
+
+    @property
+    def motion(self) -> Motion:
+        """What a missed step does to a row."""
+        return Motion()
+
+    def scale(self, learning_rate: float, iteration: int) -> float:
+        """Scale of the movement of step `iteration` (counted from 1)."""
+        return 0.0
+
+    def keep(self, learning_rate: float) -> float:
+        """Factor of the decoupled weight decay: 1 - lr * weight_decay."""
+        return 1.0 if self.weight_decay is None else 1.0 - learning_rate * self.weight_decay
+
+    @property
+    def still(self) -> bool:
+        """Whether a missed step changes nothing at all."""
+        motion = self.motion
+        return not self.weight_decay and not motion.terms and set(motion.slot_decay) <= {1.0}
+
+    @property
+    def window(self) -> int:
+        """Missed steps after which the movement is over, to 2**-30 of it."""
+        motion = self.motion
+        if not motion.terms or motion.ratio <= 0:
+            return 1
+        if motion.ratio >= 1:
+            return _LONGEST_WINDOW + 1
+        return max(1, math.ceil(math.log(_NEGLIGIBLE) / math.log(motion.ratio)))
+
+    @property
+    def lazy(self) -> bool:
+        """Whether missed steps can be made up for later; if not, every step visits every row."""
+        return self.window <= _LONGEST_WINDOW
+
+    def native(self) -> _native.Rule:
+        """The rule as the kernels read it."""
+        known = ("momentum", "rho", "beta_1", "beta_2", "epsilon")
+        given = {f.name for f in dataclasses.fields(self)}
+        return _native.rule(self.family, **{k: getattr(self, k) for k in known if k in given})
+
+    def clock(self) -> dict[str, Any]:
+        """What the clock of a table with this rule needs to know."""
+        # Without laziness a row never misses more than the step just made.
+        return {
+            **dataclasses.asdict(self.motion),
+            "window": self.window if self.lazy else 1,
+            "advances": not self.still,
+        }
+
+    def config(self) -> dict[str, object]:
+        """The rule as plain data; `rules.get(config)` makes it again."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+    def _check(self, argument: str, low: float, high: float, *, above: bool = False) -> None:
+        """Refuses a hyperparameter outside [low, high), or (low, high) if `above`."""
+        value = getattr(self, argument)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{argument} must be a number, not {value!r}")
+        if not (low < value if above else low <= value) or not value < high:
+            bracket = "(" if above else "["
+            raise ValueError(f"{argument}={value} is outside {bracket}{low:g}, {high:g})")
+
+
+def get(rule: Rule | str | dict[str, object] | None) -> Rule | None:
+    """A rule from its name, its config, or itself.
+
+    Args:
+        rule: a `Rule`; "sgd", "rmsprop", "adagrad", "adam" or "adamw" for its defaults; what
+            `Rule.config()` gave; or None.
+
+    Raises:
+        ValueError: no rule has that name.
+
+    Example:
+        >>> import rowwise
+        >>> rowwise.rules.get("adam")
+        Adam(learning_rate=0.001, weight_decay=None, beta_1=0.9, beta_2=0.999, epsilon=1e-07)
+    """
+    if rule is None or isinstance(rule, Rule):
+        return rule
+    kinds = {kind.name: kind for kind in _subclasses(Rule)}
+    config = {"name": rule} if isinstance(rule, str) else dict(rule)
+    name = str(config.pop("name", None)).lower()
+    if name not in kinds:
+        raise ValueError(f"no rule is called {name!r}; there are {', '.join(sorted(kinds))}")
+    return kinds[name](**config)  # type: ignore[arg-type]
+
+
+def _subclasses(kind: type[Rule]) -> list[type[Rule]]:
+    below = kind.__subclasses__()
+    return below + [deeper for sub in below for deeper in _subclasses(sub)]

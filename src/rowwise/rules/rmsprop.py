@@ -1,0 +1,78 @@
+"""RMSprop, with and without momentum, centered or not."""
+
+from dataclasses import dataclass, field
+
+from rowwise.rules.base import Motion, Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSprop(Rule):
+    """Gradient descent by the gradient over its running root mean square.
+
+        v <- rho v + (1 - rho) g^2
+        centered:       a <- rho a + (1 - rho) g,   d = v - a^2;   else d = v
+        i  = lr g / sqrt(d + epsilon)
+        momentum = 0:   w <- w - i
+        momentum > 0:   b <- momentum b + i,   w <- w - b
+
+    A missed step multiplies v and a by `rho`; with momentum, b by `momentum`, and w moves by it.
+
+    Args:
+        learning_rate: lr of a step that is given no other.
+        rho: decay of the running means, in [0, 1).
+        momentum: in [0, 1).
+        epsilon: added under the root, above 0.
+        centered: divide by the estimated variance instead of the mean square.
+        weight_decay: decoupled, see `Rule`.
+
+    Source: Hinton, Neural Networks for Machine Learning, lecture 6e, 2012; centered: Graves,
+    Generating sequences with recurrent neural networks, 2013; in Keras's form.
+
+    Example:
+        >>> RMSprop(momentum=0.9, centered=True).slot_names
+        ('velocity', 'momentum', 'average_gradient')
+    """
+
+    learning_rate: float = field(default=0.001, kw_only=False)
+    rho: float = 0.9
+    momentum: float = 0.0
+    epsilon: float = 1e-7
+    centered: bool = False
+    name = "rmsprop"
+
+    def __post_init__(self) -> None:
+        """Checks the bounds."""
+        super().__post_init__()
+        self._check("rho", 0.0, 1.0)
+        self._check("momentum", 0.0, 1.0)
+        self._check("epsilon", 0.0, float("inf"), above=True)
+
+    @property
+    def family(self) -> str:
+        """Name of the native kernel."""
+        return (
+            "rmsprop" + ("_centered" if self.centered else "") + ("_momentum" * bool(self.momentum))
+        )
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """v, b if there is momentum, a if centered."""
+        return (
+            "velocity",
+            *(("momentum",) if self.momentum else ()),
+            *(("average_gradient",) if self.centered else ()),
+        )
+
+    @property
+    def motion(self) -> Motion:
+        """v and a decay by `rho`, b by `momentum`; w moves along b."""
+        decay = {"velocity": self.rho, "momentum": self.momentum, "average_gradient": self.rho}
+        return Motion(
+            slot_decay=tuple(decay[name] for name in self.slot_names),
+            ratio=self.momentum,
+            terms=1 if self.momentum else 0,
+        )
+
+    def scale(self, learning_rate: float, iteration: int) -> float:
+        """The learning rate is in b already."""
+        return 1.0

@@ -1,0 +1,402 @@
+"""The table: rows of numbers that are looked up, and moved by a rule at the cost of the batch.
+
+A row's life, in order: it is made (`__init__`), read (`lookup`), moved (`update`), and at times
+brought up to date together with all the others (`sync`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowwise import _native, rules
+from rowwise.ids import as_ids, outside
+from rowwise.init import Init, fill
+from rowwise.memory import check_fits, matrix, row_states
+from rowwise.rules import Rule
+
+Floats = NDArray[np.float32]
+
+
+class Table:
+    """Rows of float32 vectors with an update rule, lazy and exact.
+
+    An update touches the rows of its batch only. Rows that a dense optimizer would also have
+    moved (by momentum, by weight decay) are brought up to date, in closed form, when they are
+    next read, so that every value anyone sees is the one of dense training, to float32 rounding.
+
+    Reads never write: any number of threads may look up at once. One thread at a time updates.
+
+    Args:
+        rows: number of rows, V; ids are 0..V-1.
+        dim: length of a row's vector, D.
+        rule: a `Rule`, the name of one ("sgd", "rmsprop", "adagrad", "adam", "adamw"), or None for
+            a table that is only read.
+        init: what the rows start with: "uniform" (in -0.05..0.05), "normal" (deviation 0.05),
+            "zeros", an array (rows, dim), or a function of the shape that returns one.
+        seed: for "uniform" and "normal".
+
+    Raises:
+        ValueError: rows or dim below 1, an unknown rule or init, an array of another shape.
+        MemoryError: table and slots do not fit in free memory.
+
+    Example:
+        >>> import numpy as np
+        >>> table = Table(5, 2, "sgd", init="zeros")
+        >>> table.update([1, 3, 1], np.ones((3, 2)), learning_rate=0.5)
+        >>> table.lookup([0, 1, 3])
+        array([[ 0. ,  0. ],
+               [-1. , -1. ],
+               [-0.5, -0.5]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        dim: int,
+        rule: Rule | str | None = None,
+        *,
+        init: Init = "uniform",
+        seed: int | None = None,
+    ) -> None:
+        self.rows = _positive("rows", rows)
+        self.dim = _positive("dim", dim)
+        if self.rows >= 2**32:
+            check_fits(self.rows, self.dim, 0)
+            raise ValueError(f"rows={rows} is above the limit of {2**32 - 1}")
+        chosen = rules.get(rule)
+        check_fits(self.rows, self.dim, len(chosen.slot_names) if chosen else 0)
+        self._weights = matrix(self.rows, self.dim)
+        fill(self._weights, init, seed)
+        self._states = row_states(self.rows)
+        self._native = self._native_rows()
+        self._steps = 0
+        self._use(chosen)
+
+    # ------------------------------------------------------------------ reading
+
+    def lookup(self, ids: Any) -> Floats:
+        """The present vectors of the rows `ids`; the table does not change.
+
+        Args:
+            ids: (...,) integers, of any shape.
+
+        Returns:
+            vectors (..., dim) float32, a fresh array.
+
+        Raises:
+            IndexError: an id below 0 or not below `rows`.
+            TypeError, ValueError: see `rowwise.ids.as_ids`.
+
+        Example:
+            >>> Table(5, 2).lookup([[4, 1, 4]]).shape
+            (1, 3, 2)
+        """
+        ids = as_ids(ids)
+        vectors = np.empty((*ids.shape, self.dim), dtype=np.float32)
+        self.lookup_into(ids, vectors)
+        return vectors
+
+    def lookup_into(self, ids: NDArray[np.int64], vectors: Floats) -> None:
+        """`lookup` into memory of the caller's: vectors (..., dim), contiguous."""
+        bad = self._native.lookup(ids, vectors)
+        if bad >= 0:
+            raise outside(ids, bad, self.rows)
+
+    def to_numpy(self) -> Floats:
+        """The present values of all rows, (rows, dim), a fresh array; the table does not change."""
+        return self.lookup(np.arange(self.rows, dtype=np.int64))
+
+    def slot(self, name: str) -> Floats:
+        """The present values of a slot, (rows, dim), a fresh array.
+
+        Raises:
+            KeyError: the rule has no such slot.
+        """
+        values = np.empty(self.shape, dtype=np.float32)
+        self._native.slot_values(self._slot_index(name), values)
+        return values
+
+    # ------------------------------------------------------------------ moving
+
+    def update(
+        self,
+        ids: Any,
+        gradients: Any,
+        learning_rate: float | None = None,
+        *,
+        iteration: int | None = None,
+        check_finite: bool = True,
+    ) -> None:
+        """One step of the rule over the whole table, at the cost of the batch.
+
+        Gradients of the same id are summed in the order in which they stand. A row that is not
+        in the batch has gradient zero, as in dense training; an empty batch is a step too.
+
+        Args:
+            ids: (...,) integers.
+            gradients: (..., dim), cast to float32.
+            learning_rate: of this step; `table.learning_rate` unless given.
+            iteration: the step's number, counted from 1, in the rule's formula (Adam's bias
+                corrections); one more than the updates so far unless given.
+            check_finite: refuse NaN and infinity; False lets them into their rows.
+
+        Raises:
+            ValueError: the table has no rule; gradients of another shape, or not finite; a
+                learning rate that is negative or not finite. Nothing has changed then.
+            IndexError, TypeError: bad ids, see `lookup`. Nothing has changed then.
+        """
+        if self._rule is None:
+            raise ValueError("the table has no rule; give one: Table(..., rule='adam')")
+        ids = as_ids(ids)
+        gradients = np.ascontiguousarray(gradients, dtype=np.float32)
+        if gradients.shape != (*ids.shape, self.dim):
+            raise ValueError(
+                f"gradients have shape {gradients.shape}; ids of shape {ids.shape} in a table of "
+                f"dim {self.dim} need {(*ids.shape, self.dim)}"
+            )
+        if check_finite:
+            _check_finite(gradients)
+        rate = self.learning_rate if learning_rate is None else _rate(learning_rate)
+        number = self._steps + 1 if iteration is None else iteration
+        keep = self._rule.keep(rate)
+        if keep <= 0:  # logarithms of the decay would not exist: leave no row waiting for it
+            self.sync()
+        bad = self._native.update(
+            ids, gradients, self._steps + 1, rate, keep, self._rule.scale(rate, number)
+        )
+        if bad >= 0:
+            raise outside(ids, bad, self.rows)
+        self._steps += 1
+        if keep <= 0 or not self._rule.lazy or self._native.full:
+            self.sync()
+
+    def sync(self) -> None:
+        """Brings every row to now, in place; no value changes beyond rounding.
+
+        Costs a pass over the table. Nothing needs it for correct values; it happens by itself
+        before saving, and every 65,535 steps, so that the clock can forget the past.
+        """
+        self._native.sync()
+
+    # ------------------------------------------------------------------ knowing
+
+    @property
+    def rule(self) -> Rule | None:
+        """The update rule. Setting one syncs the table and starts fresh slots."""
+        return self._rule
+
+    @rule.setter
+    def rule(self, rule: Rule | str | None) -> None:
+        chosen = rules.get(rule)
+        if chosen is not None:
+            check_fits(self.rows, self.dim, len(chosen.slot_names), table=False)
+        self.sync()
+        self._use(chosen)
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of a step that is given no other; starts as the rule's."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self._learning_rate = _rate(rate)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, dim)."""
+        return (self.rows, self.dim)
+
+    @property
+    def steps(self) -> int:
+        """Updates so far."""
+        return self._steps
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """Names of the rule's slots."""
+        return self._rule.slot_names if self._rule else ()
+
+    @property
+    def updates(self) -> NDArray[np.uint32]:
+        """(rows,) how many updates touched each row."""
+        return self._states["updates"].copy()
+
+    @property
+    def last_update(self) -> NDArray[np.int64]:
+        """(rows,) number of the last update that touched each row, counted from 1; 0: none."""
+        return self._states["last_update"].copy()
+
+    def untrained(self) -> NDArray[np.int64]:
+        """Ids of the rows that no update has touched, ascending."""
+        return np.flatnonzero(self._states["updates"] == 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of rows, slots and bookkeeping."""
+        return self._weights.nbytes + sum(slot.nbytes for slot in self._slots) + self._states.nbytes
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __repr__(self) -> str:
+        return (
+            f"Table(rows={self.rows}, dim={self.dim}, rule={self._rule!r}, steps={self._steps}, "
+            f"untrained={len(self.untrained())})"
+        )
+
+    # ------------------------------------------------------------------ keeping
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the table, with everything that training needs to go on, to a safetensors file.
+
+        The table is synced first. The file appears whole or not at all.
+        """
+        from rowwise.files.table_file import save_table
+
+        save_table(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Table:
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not a table's file, or damaged.
+        """
+        from rowwise.files.table_file import load_table
+
+        return load_table(path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "config": (self.rows, self.dim, self._rule, self.learning_rate, self._steps),
+            "weights": self.to_numpy(),
+            "slots": [self.slot(name) for name in self.slot_names],
+            "states": self._states.copy(),
+            "fresh": self._native.fresh,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.rows, self.dim, rule, rate, self._steps = state["config"]
+        self._weights = matrix(self.rows, self.dim)
+        self._weights[:] = state["weights"]
+        self._states = row_states(self.rows)
+        self._states[:] = state["states"]
+        self._states["stamp"] = 0
+        self._native = self._native_rows()
+        self._use(rule)
+        self.learning_rate = rate
+        for slot, values in zip(self._slots, state["slots"], strict=True):
+            slot[:] = values
+        self._native.fresh = state["fresh"]
+
+    def __copy__(self) -> Self:
+        return self.__deepcopy__({})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        twin = type(self).__new__(type(self))
+        twin.__setstate__(self.__getstate__())
+        return twin
+
+    # ------------------------------------------------------------------ for adapters
+
+    def buffer(self, slot: str | None = None) -> Floats:
+        """The table's own memory of the weights, or of a slot: (rows, dim), not a copy.
+
+        It holds the present values only right after `sync`. Whoever writes to a slot's buffer
+        says so with `slots_written`.
+        """
+        return self._weights if slot is None else self._slots[self._slot_index(slot)]
+
+    def slots_written(self) -> None:
+        """Says that slots were written from outside, so that none may be taken for its start."""
+        self._native.fresh = False
+
+    def retune(self, rule: Rule) -> None:
+        """Other hyperparameters for the same slots, from the next step on.
+
+        Raises:
+            ValueError: the rule has other slots.
+        """
+        if rule.slot_names != self.slot_names:
+            raise ValueError(f"{rule!r} has slots {rule.slot_names}, the table {self.slot_names}")
+        self.sync()
+        self._follow(rule, fresh=self._native.fresh)
+
+    # ------------------------------------------------------------------ inner parts
+
+    def _native_rows(self) -> _native.Rows:
+        return _native.Rows(self._weights, self._states.view(np.uint8).reshape(-1))
+
+    def _use(self, rule: Rule | None) -> None:
+        """Takes up a rule, with fresh slots; every row is current."""
+        self.learning_rate = rule.learning_rate if rule else 0.0
+        self._slots = [matrix(self.rows, self.dim) for _ in range(self._slots_of(rule))]
+        if rule is not None and rule.slot_start:
+            for slot in self._slots:
+                slot.fill(rule.slot_start)
+        self._follow(rule, fresh=True)
+
+    def _follow(self, rule: Rule | None, *, fresh: bool) -> None:
+        """Moves rows by `rule` from now on; every row is current."""
+        if rule is not None and not rule.lazy:
+            warnings.warn(
+                f"{rule} moves rows for more steps than can be made up for at once: "
+                "every step visits every row",
+                stacklevel=4,
+            )
+        self._rule = rule
+        kernel = rule or rules.SGD()
+        self._native.follow(kernel.native(), self._slots, fresh=fresh, **kernel.clock())
+
+    @staticmethod
+    def _slots_of(rule: Rule | None) -> int:
+        return len(rule.slot_names) if rule else 0
+
+    def _slot_index(self, name: str) -> int:
+        if name not in self.slot_names:
+            raise KeyError(f"no slot {name!r}; {self._rule!r} has {self.slot_names}")
+        return self.slot_names.index(name)
+
+
+def set_num_threads(threads: int) -> None:
+    """Sets how many threads the kernels use; results have the same bits for any number.
+
+    Raises:
+        ValueError: below 1.
+    """
+    _native.set_num_threads(_positive("threads", threads))
+
+
+def _positive(argument: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{argument} must be an integer, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{argument}={value} must be at least 1")
+    return int(value)
+
+
+def _rate(value: Any) -> float:
+    if isinstance(value, bool | str | bytes):
+        raise TypeError(f"learning_rate must be a number, not {value!r}")
+    rate = float(value)
+    if not math.isfinite(rate) or rate < 0:
+        raise ValueError(f"learning_rate={rate} must be finite and at least 0")
+    return rate
+
+
+def _check_finite(gradients: Floats) -> None:
+    bad = _native.first_nonfinite(gradients)
+    if bad >= 0:
+        position = tuple(int(i) for i in np.unravel_index(bad, gradients.shape))
+        raise ValueError(
+            f"gradient {gradients[position]} at position {position} is not finite; "
+            "nothing was updated"
+        )

@@ -1,0 +1,136 @@
+"""`rowwise train`, from file to saved model."""
+
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rowwise
+
+keras = pytest.importorskip("keras")
+app = pytest.importorskip("rowwise.cli.app").app
+CliRunner = pytest.importorskip("typer.testing").CliRunner
+
+FRUIT = ["apple", "pear", "plum", "cherry", "melon"]
+TOOLS = ["hammer", "saw", "drill", "wrench", "chisel"]
+
+
+def texts(n=200):
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        kind, words = (("fruit", FRUIT), ("tools", TOOLS))[i % 2]
+        yield " ".join(rng.choice(words, 4)) + f" the and only{i}", kind
+
+
+def write(path):
+    rows = list(texts())
+    if path.suffix in (".csv", ".tsv"):
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file, delimiter="," if path.suffix == ".csv" else "\t")
+            writer.writerows([("text", "kind"), *rows])
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"text": t, "kind": k}) + "\n" for t, k in rows))
+    else:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        columns = dict(zip(("text", "kind"), map(list, zip(*rows, strict=True)), strict=True))
+        parquet.write_table(pa.table(columns), path)
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["train", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_a_file_becomes_a_classifier_that_beats_the_majority(tmp_path, ending):
+    out = tmp_path / "out"
+    columns = ("--text", "text", "--label", "kind")
+    result = run(write(tmp_path / f"data{ending}"), *columns, "--out", out, "--words", "apple")
+    assert result.exit_code == 0, result.output
+    assert "Held-out accuracy 1.000; always the most frequent label: 0.500" in result.output
+    assert "0 of 14 rows were never trained" in result.output
+
+    vocabulary = rowwise.Vocabulary.load(out / "vocabulary.json")
+    table = rowwise.Table.load(out / "table.safetensors")
+    model = keras.saving.load_model(out / "model.keras")
+    labels = json.loads((out / "labels.json").read_text())
+    assert len(table) == len(vocabulary)
+    np.testing.assert_array_equal(table.to_numpy(), model.layers[0].get_weights()[0])
+    guesses = model.predict(vocabulary.encode_batch(["saw drill", "plum pear"]), verbose=0)
+    assert [labels[i] for i in guesses.argmax(axis=1)] == ["tools", "fruit"]
+
+
+def test_the_words_of_the_held_out_part_are_not_in_the_vocabulary(tmp_path):
+    run(write(tmp_path / "d.csv"), "--text", "text", "--label", "kind", "--out", tmp_path / "o",
+        "--min-count", 1, "--epochs", 1)  # fmt: skip
+    vocabulary = rowwise.Vocabulary.load(tmp_path / "o" / "vocabulary.json")
+    assert sum(word.startswith("only") for word in vocabulary) == 160
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("absent.csv", "text", "kind"), "there is no file"),
+        (("d.csv", "review", "kind"), "has no column 'review'; its columns are 'text', 'kind'"),
+        (("d.csv", "text", "stars"), "has no column 'stars'"),
+        (("d.txt", "text", "kind"), "the ending must be"),
+        (("one.csv", "text", "kind"), "needs two labels or more, and has 'a' in 2 rows"),
+        (("empty.csv", "text", "kind"), "every text is empty"),
+        (("broken.parquet", "text", "kind"), "cannot be read"),
+        (("d.csv", "text", "kind", "--optimizer", "adamant"), "--optimizer 'adamant'"),
+    ],
+)
+def test_bad_input_is_named_and_nothing_is_written(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "d.csv")
+    Path("d.txt").write_text("text")
+    Path("one.csv").write_text("text,kind\nx,a\ny,a\n")
+    Path("empty.csv").write_text("text,kind\n,a\n ,b\n")
+    Path("broken.parquet").write_text("PAR1 and no more")
+    file, text, label, *rest = arguments
+    result = run(file, "--text", text, "--label", label, "--out", "out", *rest)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not Path("out").exists()
+
+
+def test_a_folder_in_use_is_left_alone_unless_forced(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine").write_text("keep")
+    data = write(tmp_path / "d.csv")
+    columns = ("--text", "text", "--label", "kind", "--out", out, "--epochs", 1)
+    result = run(data, *columns)
+    assert result.exit_code == 2
+    assert "is not empty; --force" in result.output
+    assert [p.name for p in out.iterdir()] == ["mine"]
+    assert run(data, *columns, "--force").exit_code == 0
+    assert (out / "mine").read_text() == "keep"
+
+
+def test_help_shows_an_example_and_version_the_version():
+    assert "Example: rowwise train reviews.csv" in " ".join(run("--help").output.split())
+    assert CliRunner().invoke(app, ["--version"]).output.strip() == rowwise.__version__
+
+
+def test_python_docs_writes_the_same_texts_each_time_and_none_twice(tmp_path):
+    script = Path(__file__).parents[2] / "examples" / "python_docs.py"
+    command = [sys.executable, script, tmp_path / "docs.csv"]
+    subprocess.run(command, check=True, capture_output=True)
+    with (tmp_path / "docs.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    spec = importlib.util.spec_from_file_location("python_docs", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    documents = list(module.documents())
+    assert header == ["text", "label"]
+    assert rows == [list(document) for document in documents]
+    assert len({text for text, _ in documents}) == len(documents) > 2000
+    assert {label for _, label in documents} == {*module.FAMILIES, "language"}

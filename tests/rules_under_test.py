@@ -1,0 +1,70 @@
+"""The one list of rules that drives every check shared by all rules.
+
+@every_rule
+def test_something(rule): ...
+"""
+
+import pytest
+
+import rowwise
+
+RULES = {
+    "sgd": rowwise.SGD(),
+    "sgd-decay": rowwise.SGD(weight_decay=0.01),
+    "sgd-momentum": rowwise.SGD(momentum=0.9),
+    "sgd-momentum-long-decay": rowwise.SGD(momentum=0.99, weight_decay=0.1),
+    "sgd-nesterov": rowwise.SGD(momentum=0.9, nesterov=True),
+    "sgd-nesterov-short-decay": rowwise.SGD(momentum=0.3, nesterov=True, weight_decay=0.01),
+    "rmsprop": rowwise.RMSprop(),
+    "rmsprop-decay": rowwise.RMSprop(weight_decay=0.01),
+    "rmsprop-rho-long-epsilon-large": rowwise.RMSprop(rho=0.999, epsilon=1e-3),
+    "rmsprop-momentum": rowwise.RMSprop(momentum=0.9),
+    "rmsprop-momentum-decay": rowwise.RMSprop(momentum=0.5, rho=0.99, weight_decay=0.01),
+    "rmsprop-centered": rowwise.RMSprop(centered=True),
+    "rmsprop-centered-momentum-decay": rowwise.RMSprop(
+        rho=0.95, momentum=0.9, centered=True, weight_decay=0.01
+    ),
+    "adagrad": rowwise.Adagrad(),
+    "adagrad-from-zero": rowwise.Adagrad(initial_accumulator_value=0.0),
+    "adagrad-epsilon-large-decay": rowwise.Adagrad(epsilon=1e-3, weight_decay=0.01),
+    "adam": rowwise.Adam(),
+    "adam-decay": rowwise.Adam(weight_decay=0.01),
+    "adam-beta-1-zero": rowwise.Adam(beta_1=0.0),
+    "adam-beta-1-short": rowwise.Adam(beta_1=0.5),
+    "adam-beta-1-long": rowwise.Adam(beta_1=0.95),
+    "adam-beta-1-longest": rowwise.Adam(beta_1=0.99),
+    "adam-beta-2-short": rowwise.Adam(beta_2=0.9),
+    "adam-beta-2-middle": rowwise.Adam(beta_2=0.99),
+    "adam-beta-2-long": rowwise.Adam(beta_2=0.9999),
+    "adam-betas-equal": rowwise.Adam(beta_1=0.95, beta_2=0.95),
+    "adam-beta-1-longer-than-beta-2": rowwise.Adam(beta_1=0.99, beta_2=0.9),
+    "adam-betas-short-decay": rowwise.Adam(beta_1=0.5, beta_2=0.5, weight_decay=0.1),
+    "adam-beta-2-shorter-than-beta-1-decay": rowwise.Adam(beta_2=0.5, weight_decay=0.1),
+    "adam-beta-1-long-epsilon-one": rowwise.Adam(beta_1=0.95, beta_2=0.99, epsilon=1.0),
+    "adam-epsilon-large": rowwise.Adam(epsilon=1e-3),
+    "adam-epsilon-one": rowwise.Adam(epsilon=1.0),
+    "adam-epsilon-tiny": rowwise.Adam(epsilon=1e-10),
+    "adamw": rowwise.AdamW(),
+    "adamw-decay-strong": rowwise.AdamW(weight_decay=0.3, beta_1=0.95, beta_2=0.99),
+    "adamw-decay-strong-epsilon-tiny": rowwise.AdamW(weight_decay=0.1, epsilon=1e-10),
+}
+
+# Rules whose movement grows through a gap, beta_1 > sqrt(beta_2): rowwise may run them dense.
+GROWING = [
+    rule for rule in RULES.values() if getattr(rule, "beta_1", 0) ** 2 > vars(rule).get("beta_2", 1)
+]
+
+
+def each(names):
+    """Run a test once for each of the named rules, which it takes as `rule`."""
+    rules = [pytest.param(RULES[name], id=name) for name in names]
+
+    def decorate(test):
+        # a rule without a shortcut says so when its table is made, and must be right all the same
+        test = pytest.mark.filterwarnings("ignore:.*every step visits every row")(test)
+        return pytest.mark.parametrize("rule", rules)(test)
+
+    return decorate
+
+
+every_rule = each(RULES)

@@ -1,0 +1,102 @@
+"""Words to ids and back."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rowwise import Vocabulary
+from rowwise.vocabulary import words
+
+SENTENCES = ["Hope to see you soon", "Nice to see you again"]
+
+
+def test_ids_follow_the_order_of_appearance():
+    vocabulary = Vocabulary.from_texts(SENTENCES)
+    assert vocabulary.encode_batch(SENTENCES).tolist() == [[0, 1, 2, 3, 4], [5, 1, 2, 3, 6]]
+    assert list(vocabulary) == ["hope", "to", "see", "you", "soon", "nice", "again"]
+
+
+def test_frequent_words_come_first_and_ties_by_appearance():
+    vocabulary = Vocabulary.from_texts(["b a a", "c b a d"], order="frequency")
+    assert vocabulary.tokens == ("a", "b", "c", "d")
+
+
+def test_mask_and_unknown_stand_first_and_count_towards_the_size():
+    vocabulary = Vocabulary.from_texts(
+        ["a b c", "a"], order="frequency", max_size=4, mask_token="", oov_token="[UNK]"
+    )
+    assert vocabulary.tokens == ("", "[UNK]", "a", "b")
+    assert vocabulary.encode("c a") == [1, 2]
+
+
+def test_rare_words_are_left_out():
+    assert Vocabulary.from_texts(["a b a"], min_count=2).tokens == ("a",)
+
+
+def test_words_keep_their_apostrophes_and_any_script():
+    assert words("L'été, c'est ÇA! 你好") == ["l'été", "c'est", "ça", "你好"]
+
+
+def test_short_texts_are_padded_and_long_ones_cut_at_the_end_asked_for():
+    vocabulary = Vocabulary(["a", "b", "c"], mask_token="")
+    texts = ["a", "a b c"]
+    assert vocabulary.encode_batch(texts, 2).tolist() == [[1, 0], [1, 2]]
+    ends = {"padding": "pre", "truncating": "pre"}
+    assert vocabulary.encode_batch(texts, 2, **ends).tolist() == [[0, 1], [2, 3]]
+    assert vocabulary.encode_batch([], 3).shape == (0, 3)
+    assert vocabulary.encode_batch(texts).dtype == np.int64
+
+
+def test_padding_without_a_mask_is_an_error_that_says_so():
+    with pytest.raises(ValueError, match=r"text 0 has 1 words .* mask_token"):
+        Vocabulary(["a"]).encode_batch(["a", "a a"])
+
+
+def test_an_unknown_word_without_an_entry_for_it_is_named():
+    with pytest.raises(KeyError, match=r"'zebra' .* oov_token"):
+        Vocabulary(["a"]).encode("a zebra")
+
+
+def test_decode_gives_the_words_back_and_refuses_other_ids():
+    vocabulary = Vocabulary.from_texts(SENTENCES)
+    assert vocabulary.decode(np.array([5, 1])) == ["nice", "to"]
+    for bad in (-1, 7):
+        with pytest.raises(IndexError, match=rf"id {bad} .* 7 tokens \(0\.\.6\)"):
+            vocabulary.decode([bad])
+
+
+def test_a_token_twice_is_refused():
+    with pytest.raises(ValueError, match="'a' occurs twice, with ids 0 and 2"):
+        Vocabulary(["a", "b", "a"])
+
+
+def test_one_text_is_not_a_list_of_texts():
+    for call in (Vocabulary, Vocabulary.from_texts, Vocabulary(["a"]).encode_batch):
+        with pytest.raises(TypeError, match="list of strings"):
+            call("a text")
+
+
+@given(st.lists(st.text(), unique=True), st.booleans())
+def test_it_is_equal_after_a_round_trip_whatever_the_tokens(tmp_path_factory, tokens, lowercase):
+    path = tmp_path_factory.mktemp("vocabulary") / "v.json"
+    vocabulary = Vocabulary(tokens, lowercase=lowercase)
+    vocabulary.save(path)
+    assert Vocabulary.load(path) == vocabulary
+    assert json.loads(path.read_bytes())["words"] == tokens
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"format": "rowwise vocabulary 1"}'])
+def test_another_file_is_refused(tmp_path, content):
+    path = tmp_path / "v.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="not a vocabulary's file"):
+        Vocabulary.load(path)
+
+
+def test_many_short_texts_are_encoded():
+    texts = [f"word{i % 1000} and word{i % 7}" for i in range(100_000)]
+    vocabulary = Vocabulary.from_texts(texts, mask_token="")
+    assert vocabulary.encode_batch(texts, 3).shape == (100_000, 3)
