@@ -219,6 +219,10 @@ class Rows {
 NB_MODULE(_native, m) {
     using namespace rowwise;
     m.doc() = "rowwise's kernels; use rowwise.Table.";
+    // A framework may keep a model, and with it a table, to the very end of the process: no leak.
+    // The tests turn the warnings on.
+    nb::set_leak_warnings(false);
+    m.def("set_leak_warnings", &nb::set_leak_warnings, "warn"_a);
 
     nb::class_<Rule>(m, "Rule");
     m.def("rule", &make_rule, "family"_a, nb::kw_only(), "momentum"_a = 0.0, "rho"_a = 0.0,

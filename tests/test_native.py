@@ -71,3 +71,18 @@ table.update(ids, np.ones((5000, 8)))
 assert os.waitstatus_to_exitcode(status) == 0
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+
+
+def test_tables_leave_nothing_behind():
+    code = """
+import numpy as np, rowwise
+from rowwise import _native
+_native.set_leak_warnings(True)
+for _ in range(3):
+    table = rowwise.Table(50, 4, "adam")
+    table.update([1, 2], np.ones((2, 4)))
+    table.lookup([3]), table.slot("momentum"), table.sync()
+    table.rule = "sgd"
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "leaked" not in run.stdout + run.stderr

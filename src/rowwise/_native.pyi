@@ -7,6 +7,8 @@ import numpy
 from numpy.typing import NDArray
 
 
+def set_leak_warnings(warn: bool) -> None: ...
+
 class Rule:
     pass
 

@@ -14,5 +14,6 @@ if _keras.backend.backend() != "torch":
     )
 
 from rowwise.keras.embedding import Embedding
+from rowwise.keras.loading import load_model
 
-__all__ = ["Embedding"]
+__all__ = ["Embedding", "load_model"]

@@ -4,7 +4,8 @@ An optimizer does four things with a variable, and each is taken over for a `Tab
 `build` (take up the rule), `add_variable_from_reference` (its slots are the table's),
 `_overwrite_variables_directly_with_gradients` (Keras's own place for variables that are not
 stepped as usual, inside `apply`: make the step) and, in `LossScaleOptimizer`, `check_finite`.
-For every other variable they do what they did.
+For every other variable they do what they did. A fifth thing belongs to files:
+`_retrieve_class_or_fn`, which finds a saved layer's class.
 """
 
 from __future__ import annotations
@@ -12,11 +13,15 @@ from __future__ import annotations
 import functools
 import warnings
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-import keras
 from keras.src.optimizers.base_optimizer import BaseOptimizer
+from keras.src.saving import serialization_lib
 
+import keras
 from rowwise.keras.lookup import rows_and_gradients
 from rowwise.keras.optimizers import NoRule, iteration, learning_rate, rule_of
 from rowwise.keras.variable import SlotVariable, TableVariable
@@ -92,15 +97,15 @@ def _is_wrapper(optimizer: Any) -> bool:
     return hasattr(optimizer, "inner_optimizer") or hasattr(optimizer, "optimizers")
 
 
-def _around(owner: type, method: str) -> Any:
-    """Replaces a method by `wrapper(original, self, ...)`."""
+def _around(owner: Any, method: str) -> Any:
+    """Replaces a method or function by `wrapper(original, ...)`."""
 
     def decorate(wrapper: Any) -> Any:
         original = getattr(owner, method)
 
         @functools.wraps(original)
-        def replaced(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return wrapper(original, self, *args, **kwargs)
+        def replaced(*args: Any, **kwargs: Any) -> Any:
+            return wrapper(original, *args, **kwargs)
 
         setattr(owner, method, replaced)
         return wrapper
@@ -152,3 +157,26 @@ def _step_tables(original: Any, self: Any, grads: Any, variables: Any) -> Any:
 @_around(keras.optimizers.LossScaleOptimizer, "check_finite")
 def _check_finite(original: Any, self: Any, grads: Any) -> Any:
     return original(self, [g._values() if g is not None and g.is_sparse else g for g in grads])
+
+
+_stand_in: ContextVar[Any] = ContextVar("stand_in", default=None)
+
+
+@contextmanager
+def opening_embeddings_with(layer: type) -> Iterator[None]:
+    """While it lasts, a saved embedding layer, Keras's or ours, is opened as a `layer`."""
+    token = _stand_in.set(layer)
+    try:
+        yield
+    finally:
+        _stand_in.reset(token)
+
+
+@_around(serialization_lib, "_retrieve_class_or_fn")
+def _retrieve(
+    original: Any, name: Any, registered_name: Any, module: Any, *args: Any, **kwargs: Any
+) -> Any:
+    saved_embedding = name == "Embedding" and module in ("keras.layers", "rowwise.keras.embedding")
+    if saved_embedding and _stand_in.get() is not None:
+        return _stand_in.get()
+    return original(name, registered_name, module, *args, **kwargs)

@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import keras
-
 from rowwise.keras.bridge import takes_sparse_gradient
 from rowwise.keras.lookup import lookup
 from rowwise.keras.variable import TableVariable
@@ -118,12 +117,12 @@ class Embedding(keras.layers.Embedding):
         """The rowwise table behind the layer: counts of updates, untrained rows, `save`.
 
         Raises:
-            AttributeError: the layer is not built, or its weights are not kept in a table
-                (quantized, or not float32).
+            ValueError: the layer is not built, or its weights are not kept in a table (quantized,
+                or not float32).
         """
         embeddings = getattr(self, "_embeddings", None)
         if not isinstance(embeddings, TableVariable):
-            raise AttributeError(f"layer {self.name!r} has no table: is it built, and float32?")
+            raise ValueError(f"layer {self.name!r} has no table: is it built, and float32?")
         return embeddings.table
 
     def call(self, inputs: Any) -> Any:
@@ -137,6 +136,10 @@ class Embedding(keras.layers.Embedding):
             return super().call(inputs)
         vectors = lookup(value, inputs, takes_sparse_gradient(embeddings))
         return keras.ops.cast(vectors, dtype=self.compute_dtype)
+
+    def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
+        """Quantizes the embeddings in place, as Keras does; they leave their table."""
+        super().quantize(mode, type_check and type(self) is not Embedding, config)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """(..., D), with `input_length` where the input's length is open."""

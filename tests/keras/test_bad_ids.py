@@ -1,0 +1,68 @@
+"""Ids that are not rows: a clear error on every path, and nothing changed."""
+
+import numpy as np
+import pytest
+
+import keras
+from rowwise.keras import Embedding
+
+
+def model_of_five(**options):
+    model = keras.Sequential([Embedding(5, 2, **options), keras.layers.Flatten()])
+    model.compile("adam", "mse")
+    return model
+
+
+CALLS = {
+    "call": lambda model, ids: model.layers[0](ids),
+    "predict": lambda model, ids: model.predict(ids, verbose=0),
+    "evaluate": lambda model, ids: model.evaluate(ids, np.zeros((1, 4)), verbose=0),
+    "fit": lambda model, ids: model.fit(ids, np.zeros((1, 4)), verbose=0),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("ids", "error", "message"),
+    [
+        ([[0, 5]], IndexError, r"id 5 at position \(0, 1\) is outside the table's 5 rows \(0..4\)"),
+        ([[-1, 0]], IndexError, r"id -1 at position \(0, 0\) is outside"),
+        ([[0.5, 1.0]], ValueError, r"id 0.5 at position \(0, 0\) is not a whole number"),
+        ([[np.nan, 1.0]], ValueError, r"id nan at position \(0, 0\) is not a whole number"),
+        (
+            np.float32([[1.0, 2.0**24]]),
+            ValueError,
+            r"id 16777216.0 at position \(0, 1\) is not below 16777216",
+        ),
+    ],
+)
+def test_a_bad_id_is_named_and_the_table_stays(call, ids, error, message):
+    model = model_of_five()
+    model.fit(np.array([[0, 1]]), np.zeros((1, 4)), verbose=0)
+    table = model.layers[0].table
+    before = table.to_numpy(), table.updates, table.steps
+    with pytest.raises(error, match=message):
+        CALLS[call](model, np.array(ids))
+    np.testing.assert_array_equal(table.to_numpy(), before[0])
+    np.testing.assert_array_equal(table.updates, before[1])
+    assert table.steps == before[2]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "int64", "float32", "float64"])
+def test_any_number_that_is_whole_is_an_id(dtype):
+    layer = Embedding(5, 2)
+    ids = np.array([[4, 0], [1, 4]], dtype)
+    np.testing.assert_array_equal(layer(ids).detach(), layer.get_weights()[0][ids.astype(int)])
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4), (1, 2, 3, 4), (0, 7), (2, 0)])
+def test_ids_of_any_shape(shape):
+    layer = Embedding(5, 2)
+    ids = np.random.default_rng(0).integers(0, 5, shape)
+    assert tuple(layer(ids).shape) == (*shape, 2)
+
+
+def test_no_rows_and_no_dim_are_refused_as_in_keras():
+    for arguments in ((0, 2), (5, 0), (-1, 2), (2.5, 2)):
+        with pytest.raises(ValueError, match="must be a positive integer"):
+            Embedding(*arguments)

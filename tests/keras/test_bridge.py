@@ -1,0 +1,71 @@
+"""What bridge.py relies on inside Keras: a Keras that changes it fails here first."""
+
+import inspect
+
+import numpy as np
+import pytest
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+from keras.src.saving import serialization_lib
+
+import keras
+import rowwise.keras
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "arguments"),
+    [
+        (BaseOptimizer, "build", ["self", "variables"]),
+        (
+            BaseOptimizer,
+            "add_variable_from_reference",
+            ["self", "reference_variable", "name", "initializer"],
+        ),
+        (
+            BaseOptimizer,
+            "_overwrite_variables_directly_with_gradients",
+            ["self", "grads", "vars"],
+        ),
+        (keras.optimizers.LossScaleOptimizer, "check_finite", ["self", "grads"]),
+        (
+            serialization_lib,
+            "_retrieve_class_or_fn",
+            ["name", "registered_name", "module", "obj_type", "full_config", "custom_objects"],
+        ),
+    ],
+)
+def test_the_methods_taken_over_are_there(owner, method, arguments):
+    assert list(inspect.signature(getattr(owner, method)).parameters) == arguments
+
+
+@pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adagrad", "Adam", "AdamW"])
+def test_optimizers_have_the_attributes_that_rules_are_made_of(name):
+    from rowwise.keras.optimizers import rule_of
+
+    optimizer = getattr(keras.optimizers, name)()
+    rule = rule_of(optimizer, keras.Variable(np.zeros((2, 2))))
+    assert type(rule).__name__ == name
+    for attribute in ("_use_weight_decay", "_track_variable", "iterations", "loss_scale_factor"):
+        assert hasattr(optimizer, attribute)
+
+
+def test_slots_are_named_as_keras_names_them():
+    def paths(layer):
+        keras.backend.clear_session()
+        model = keras.Sequential([keras.Input((2,), dtype="int32"), layer(5, 2, name="e")])
+        model.compile(keras.optimizers.RMSprop(momentum=0.9, centered=True), "mse")
+        model.optimizer.build(model.trainable_variables)
+        return [(v.path, v.shape, v.trainable) for v in model.optimizer.variables]
+
+    assert paths(rowwise.keras.Embedding) == paths(keras.layers.Embedding)
+
+
+def test_an_ordinary_model_does_not_notice():
+    """The step of a model without tables is Keras's, bit for bit."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+    x, y = np.ones((4, 3), "float32"), np.zeros((4, 2), "float32")
+    kernel = model.get_weights()[0].copy()
+    model.fit(x, y, epochs=1, verbose=0)
+    # The first step of Adam is the sign of the gradient, times the rate.
+    np.testing.assert_allclose(np.abs(model.get_weights()[0] - kernel), 0.1, rtol=1e-4)

@@ -1,0 +1,102 @@
+"""Files: ours open with Keras's layer, Keras's with ours, and training goes on where it was."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from side_by_side import LAYERS, ROWS, assert_equal, classifier, data
+
+import keras
+import rowwise.keras
+from rowwise.keras import Embedding
+
+OPTIMIZERS = {
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
+    "momentum": lambda: keras.optimizers.SGD(0.05, momentum=0.9),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01, momentum=0.8, centered=True),
+    "adagrad": lambda: keras.optimizers.Adagrad(0.05),
+}
+
+
+def fit(model, epochs=2, **options):
+    model.fit(*data(), batch_size=16, epochs=epochs, shuffle=False, verbose=0, **options)
+
+
+def trained(layer, optimizer):
+    keras.backend.clear_session()
+    model = classifier(layer)
+    model.compile(OPTIMIZERS[optimizer](), "mse")
+    fit(model)
+    return model
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("reader", LAYERS)
+@pytest.mark.parametrize("writer", LAYERS)
+def test_training_resumed_from_a_file_equals_training_never_stopped(
+    tmp_path, writer, reader, optimizer
+):
+    model = trained(writer, optimizer)
+    model.save(tmp_path / "model.keras")
+    again = rowwise.keras.load_model(tmp_path / "model.keras", embedding=reader)
+    assert type(again.layers[0]) is reader
+    assert_equal(again, model, rtol=0, atol=0, names=False)
+    fit(model)
+    fit(again)
+    assert_equal(again, model, rtol=1e-5 if writer is reader else 1e-4, names=False)
+
+
+@pytest.mark.parametrize("reader", LAYERS)
+@pytest.mark.parametrize("writer", LAYERS)
+def test_weights_files_go_both_ways(tmp_path, writer, reader):
+    model = trained(writer, "adam")
+    model.save_weights(tmp_path / "model.weights.h5")
+    other = classifier(reader)
+    other.load_weights(tmp_path / "model.weights.h5")
+    for mine, theirs in zip(other.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_checkpoints_written_while_training_change_nothing(tmp_path):
+    plain = trained(Embedding, "adam")
+    keras.backend.clear_session()
+    saved = classifier(Embedding)
+    saved.compile(OPTIMIZERS["adam"](), "mse")
+    checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras", save_freq=3)
+    fit(saved, callbacks=[checkpoint])
+    assert_equal(saved, plain)
+
+
+def test_a_process_without_rowwise_opens_the_file_with_keras_layer(tmp_path):
+    model = trained(Embedding, "adam")
+    model.save(tmp_path / "model.keras")
+    code = f"""
+import sys, keras
+layers = {{"rowwise>Embedding": keras.layers.Embedding}}
+model = keras.saving.load_model({str(tmp_path / "model.keras")!r}, custom_objects=layers)
+print(type(model.layers[0]).__module__, model.layers[0].get_weights()[0].shape)
+assert "rowwise" not in sys.modules
+"""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split("\n")[0] == f"keras.src.layers.core.embedding ({ROWS}, 6)"
+
+
+def test_keras_own_loader_gives_back_the_layer_that_was_saved(tmp_path):
+    for layer in LAYERS:
+        trained(layer, "adam").save(tmp_path / "model.keras")
+        again = keras.saving.load_model(tmp_path / "model.keras")
+        assert type(again.layers[0]) is layer
+
+
+def test_the_table_is_saved_with_its_history(tmp_path):
+    pytest.importorskip("safetensors")
+    table = trained(Embedding, "adam").layers[0].table
+    table.save(tmp_path / "table.safetensors")
+    again = rowwise.Table.load(tmp_path / "table.safetensors")
+    np.testing.assert_array_equal(again.to_numpy(), table.to_numpy())
+    np.testing.assert_array_equal(again.updates, table.updates)
+    np.testing.assert_array_equal(again.slot("velocity"), table.slot("velocity"))
