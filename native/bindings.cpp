@@ -209,7 +209,8 @@ class Rows {
     Bytes states_;
     Store store_{};
     Rule rule_{};
-    std::unique_ptr<Clock> clock_;
+    std::unique_ptr<Clock> clock_ =
+        std::make_unique<Clock>(0.0, 1.0, 0, 1, std::vector<double>{});
     bool advances_ = false;
 };
 

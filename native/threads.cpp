@@ -98,10 +98,10 @@ class Pool {
 };
 
 std::atomic<int> wanted{0};
-std::mutex* owner = new std::mutex;  // held by whoever uses the pool
+std::atomic<std::mutex*> owner{new std::mutex};  // held by whoever uses the pool
 Pool* pool = nullptr;                // never destroyed at exit: other threads may still run
 int pool_threads = 0;
-long pool_process = 0;
+std::atomic<long> pool_process{0};
 
 }  // namespace
 
@@ -125,7 +125,7 @@ void parallel_for(int64_t count, int64_t grain, void (*task)(void*, int64_t, int
         pool_process = process();
     }
     // Two Python threads at once: the second does its work alone rather than wait.
-    std::unique_lock lock(*owner, std::try_to_lock);
+    std::unique_lock lock(*owner.load(), std::try_to_lock);
     if (!lock.owns_lock()) {
         task(context, 0, count);
         return;

@@ -315,6 +315,13 @@ class Table:
         """
         return self._weights if slot is None else self._slots[self._slot_index(slot)]
 
+    def stepped_from_outside(self, ids: NDArray[np.int64]) -> None:
+        """Counts a step that somebody else made on the buffer, with gradients for rows `ids`."""
+        self._steps += 1
+        touched = np.unique(ids)
+        self._states["updates"][touched] += 1
+        self._states["last_update"][touched] = self._steps
+
     def slots_written(self) -> None:
         """Says that slots were written from outside, so that none may be taken for its start."""
         self._native.fresh = False

@@ -108,9 +108,11 @@ def test_evaluation_and_prediction_change_no_bit_of_the_table():
     np.testing.assert_array_equal(model.layers[0].table._states, states)
 
 
-def test_the_table_knows_which_rows_were_trained():
+@pytest.mark.filterwarnings("ignore:.*visits all")
+@pytest.mark.parametrize("optimizer", ["adam", "nadam"])
+def test_the_table_knows_which_rows_were_trained(optimizer):
     model = classifier(Embedding)
-    model.compile("adam", "mse")
+    model.compile(optimizer, "mse")
     fit(model, epochs=1)
     np.testing.assert_array_equal(
         model.layers[0].table.untrained(), np.setdiff1d(np.arange(ROWS), data()[0])

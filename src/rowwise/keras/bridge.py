@@ -149,6 +149,7 @@ def _step_tables(original: Any, self: Any, grads: Any, variables: Any) -> Any:
             if _lazy(self, variable):
                 _step(self, variable, gradient)
                 continue
+            variable.table.stepped_from_outside(rows_and_gradients(gradient)[0])
             gradient = gradient.to_dense() if gradient.is_sparse else gradient
         rest.append((gradient, variable))
     return original(self, [g for g, _ in rest], [v for _, v in rest])
