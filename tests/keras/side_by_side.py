@@ -1,9 +1,9 @@
 """Models from the same start on the same batches: with our layer, with Keras's, and with Keras's
 in float64, which is the truth that the other two are measured by."""
 
+import keras
 import numpy as np
 
-import keras
 import rowwise.keras
 
 ROWS, DIM = 120, 6

@@ -1,9 +1,9 @@
 """Ids that are not rows: a clear error on every path, and nothing changed."""
 
+import keras
 import numpy as np
 import pytest
 
-import keras
 from rowwise.keras import Embedding
 
 

@@ -2,12 +2,12 @@
 
 import inspect
 
+import keras
 import numpy as np
 import pytest
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import serialization_lib
 
-import keras
 import rowwise.keras
 
 

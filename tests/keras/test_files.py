@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from side_by_side import LAYERS, ROWS, assert_equal, classifier, data
 
-import keras
 import rowwise.keras
 from rowwise.keras import Embedding
 

@@ -3,12 +3,12 @@
 import copy
 import pickle
 
+import keras
 import numpy as np
 import pytest
 import torch
 from side_by_side import DIM, ROWS, assert_equal, both, classifier, data
 
-import keras
 import rowwise.keras
 from rowwise.keras import Embedding
 

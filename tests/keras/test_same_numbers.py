@@ -1,12 +1,11 @@
 """Trained beside keras.layers.Embedding, the weights are those of dense training."""
 
+import keras
 import numpy as np
 import pytest
+from keras import optimizers
 from keras.optimizers import schedules
 from side_by_side import ROWS, all_three, assert_as_exact, data
-
-import keras
-from keras import optimizers
 
 OPTIMIZERS = {
     "sgd": lambda lr=0.1: optimizers.SGD(lr),

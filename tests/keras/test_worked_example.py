@@ -1,9 +1,9 @@
 """Two sentences, seven words: the example of docs/worked-example.md."""
 
+import keras
 import numpy as np
 import torch
 
-import keras
 from rowwise import Vocabulary
 from rowwise.keras import Embedding
 

@@ -5,12 +5,14 @@ An optimizer does four things with a variable, and each is taken over for a `Tab
 `_overwrite_variables_directly_with_gradients` (Keras's own place for variables that are not
 stepped as usual, inside `apply`: make the step) and, in `LossScaleOptimizer`, `check_finite`.
 For every other variable they do what they did. A fifth thing belongs to files:
-`_retrieve_class_or_fn`, which finds a saved layer's class.
+`_retrieve_class_or_fn`, which finds a saved layer's class. And of Keras's scopes two are asked
+for: whether values are cast (mixed precision), and whether they are a caller's (stateless).
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -18,10 +20,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import keras
+from keras.src.backend import AutocastScope, in_stateless_scope
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import serialization_lib
 
-import keras
 from rowwise.keras.lookup import rows_and_gradients
 from rowwise.keras.optimizers import NoRule, iteration, learning_rate, rule_of
 from rowwise.keras.variable import SlotVariable, TableVariable
@@ -30,6 +33,12 @@ from rowwise.keras.variable import SlotVariable, TableVariable
 def takes_sparse_gradient(variable: TableVariable) -> bool:
     """Whether the variable's next step will be made by rows."""
     return variable.lazy and variable.keeper is not None and variable.keeper() is not None
+
+
+def uncast_value(variable: TableVariable) -> Any:
+    """The variable's value here and now, not cast to the dtype of a mixed-precision layer."""
+    with AutocastScope(None):
+        return variable.value
 
 
 def _lazy(optimizer: Any, variable: TableVariable) -> bool:
@@ -79,17 +88,25 @@ def _go_dense(variable: TableVariable, cause: NoRule) -> None:
     )
 
 
-def _step(optimizer: Any, variable: TableVariable, gradient: Any) -> None:
+def _step(optimizer: Any, variable: TableVariable, gradient: Any) -> bool:
+    """Makes the optimizer's step by rows, where that can be done."""
+    if in_stateless_scope() or not _lazy(optimizer, variable):
+        return False
+    rate = learning_rate(optimizer)
+    if not 0 <= rate < math.inf:
+        _go_dense(variable, NoRule(f"the learning rate {rate} is none that a rule by rows takes"))
+        return False
     ids, gradients = rows_and_gradients(gradient)
     if optimizer.loss_scale_factor is not None:
         gradients = gradients / optimizer.loss_scale_factor
     variable.table.update(
         ids,
         gradients,
-        learning_rate(optimizer),
+        rate,
         iteration=iteration(optimizer),
         check_finite=False,  # a NaN goes where Keras would let it go
     )
+    return True
 
 
 def _is_wrapper(optimizer: Any) -> bool:
@@ -146,10 +163,10 @@ def _step_tables(original: Any, self: Any, grads: Any, variables: Any) -> Any:
     rest = []
     for gradient, variable in zip(grads, variables, strict=True):
         if isinstance(variable, TableVariable):
-            if _lazy(self, variable):
-                _step(self, variable, gradient)
+            if _step(self, variable, gradient):
                 continue
-            variable.table.stepped_from_outside(rows_and_gradients(gradient)[0])
+            if not in_stateless_scope():
+                variable.table.stepped_from_outside(rows_and_gradients(gradient)[0])
             gradient = gradient.to_dense() if gradient.is_sparse else gradient
         rest.append((gradient, variable))
     return original(self, [g for g, _ in rest], [v for _, v in rest])

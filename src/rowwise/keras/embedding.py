@@ -6,7 +6,8 @@ import warnings
 from typing import Any
 
 import keras
-from rowwise.keras.bridge import takes_sparse_gradient
+
+from rowwise.keras.bridge import takes_sparse_gradient, uncast_value
 from rowwise.keras.lookup import lookup
 from rowwise.keras.variable import TableVariable
 from rowwise.table import Table
@@ -108,6 +109,7 @@ class Embedding(keras.layers.Embedding):
         embeddings.regularizer = self.embeddings_regularizer
         embeddings.constraint = self.embeddings_constraint
         self._embeddings = embeddings
+        embeddings.trainable = self.trainable
         self.built = True
         if self.lora_rank:
             self.enable_lora(self.lora_rank)
@@ -128,11 +130,11 @@ class Embedding(keras.layers.Embedding):
     def call(self, inputs: Any) -> Any:
         """vectors (..., D) of the rows inputs (...,)."""
         embeddings = self._embeddings
-        value = embeddings.value
-        # In a stateless call the values are the caller's; with LoRA they are a sum of two.
-        if self.lora_enabled or value is not getattr(embeddings, "_value", None):
-            return super().call(inputs)
         if not isinstance(embeddings, TableVariable):
+            return super().call(inputs)
+        value = uncast_value(embeddings)
+        # In a stateless call the values are the caller's; with LoRA they are a sum of two.
+        if value is not embeddings._value or self.lora_enabled:
             return super().call(inputs)
         vectors = lookup(value, inputs, takes_sparse_gradient(embeddings))
         return keras.ops.cast(vectors, dtype=self.compute_dtype)

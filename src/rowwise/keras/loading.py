@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+
 from rowwise.keras.bridge import opening_embeddings_with
 from rowwise.keras.embedding import Embedding
 

@@ -47,10 +47,25 @@ def lookup(parameter: TableParameter, ids: torch.Tensor, sparse: bool) -> torch.
     Raises:
         IndexError, TypeError, ValueError: as `rowwise.Table.lookup`.
     """
-    device = ids.device
-    checked = torch.from_numpy(as_ids(ids.detach().cpu().numpy()))
-    vectors: torch.Tensor = _Lookup.apply(parameter, checked, sparse)
-    return vectors.to(device)
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # torch's own operations only
+        present = torch.from_numpy(parameter.table.to_numpy())
+        return torch.nn.functional.embedding(ids.long(), present)
+    vectors: torch.Tensor = _Lookup.apply(parameter, _checked(ids.detach().cpu()), sparse)
+    return vectors.to(ids.device)
+
+
+def _checked(ids: torch.Tensor) -> torch.Tensor:
+    try:
+        if ids.dtype is torch.bfloat16:  # NumPy has none; whole numbers collide from 2^8 on
+            if (ids.abs() >= 256).any():
+                raise ValueError("ids of 256 and more collide as bfloat16; give ids as integers")
+            ids = ids.float()
+        return torch.from_numpy(as_ids(ids.numpy()))
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. Keras casts ids to the dtype of the model's input, which is a float "
+            "unless the model starts with keras.Input(shape, dtype='int64')"
+        ) from None
 
 
 def rows_and_gradients(gradient: torch.Tensor) -> tuple[Any, Any]:
