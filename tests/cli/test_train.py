@@ -74,6 +74,16 @@ def test_the_words_of_the_held_out_part_are_not_in_the_vocabulary(tmp_path):
     assert sum(word.startswith("only") for word in vocabulary) == 160
 
 
+def test_texts_without_words_harm_nobody(tmp_path):
+    data = tmp_path / "d.csv"
+    rows = [*texts(), ("", "fruit"), ("!?", "tools")] * 2
+    with data.open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "kind"), *rows])
+    result = run(data, "--text", "text", "--label", "kind", "--out", tmp_path / "o")
+    assert result.exit_code == 0
+    assert "nan" not in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

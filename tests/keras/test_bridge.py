@@ -1,6 +1,9 @@
 """What bridge.py relies on inside Keras: a Keras that changes it fails here first."""
 
 import inspect
+import os
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -69,3 +72,16 @@ def test_an_ordinary_model_does_not_notice():
     model.fit(x, y, epochs=1, verbose=0)
     # The first step of Adam is the sign of the gradient, times the rate.
     np.testing.assert_allclose(np.abs(model.get_weights()[0] - kernel), 0.1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_another_backend_is_refused_with_what_to_set(backend):
+    run = subprocess.run(
+        [sys.executable, "-c", "import rowwise.keras"],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode != 0
+    assert run.stderr.strip().split("\n")[-1].startswith("ImportError")
+    assert "KERAS_BACKEND=torch" in run.stderr

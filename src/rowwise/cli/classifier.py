@@ -72,6 +72,8 @@ def fit(texts: list[str], labels: list[str], settings: Settings, console: Consol
         oov_token="[UNK]",
     )
     words = vocabulary.encode_batch(texts, settings.length)
+    # The mean over no words would be 0/0: a text without words is one unknown word.
+    words[(words == vocabulary[""]).all(axis=1), 0] = vocabulary["[UNK]"]
     console.print(
         f"{len(texts)} texts, {len(classes)} labels; {len(training)} to train on, "
         f"{len(held_out)} held out; {len(vocabulary)} words",

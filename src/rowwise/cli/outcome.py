@@ -35,7 +35,8 @@ def _neighbors(trained: Trained, words: list[str], console: Console) -> None:
         lengths = np.linalg.norm(vectors, axis=1)
         lengths[trained.table.updates < np.median(trained.table.updates)] = 0
         lengths[:2] = 0  # padding and unknown
-        shown = np.argsort(-lengths, kind="stable")[:_WORDS_SHOWN].tolist()
+        longest = np.argsort(-lengths, kind="stable")[:_WORDS_SHOWN]
+        shown = longest[lengths[longest] > 0].tolist()
     grid = Grid("word", "nearest, with cosine", box=None, pad_edge=False)
     for row in shown:
         ids, cosines = nearest(vectors, row, _NEIGHBORS_SHOWN)

@@ -13,8 +13,11 @@ from rowwise.cli.read import UnreadableFile, read_columns
 
 _EXAMPLE = """Train an embedding and a classifier on labelled texts.
 
-Reads CSV, TSV, JSON lines or Parquet; trains Embedding -> mean over words -> Dense in Keras; holds
-out a part of the texts; saves model, table, vocabulary and labels.
+Reads CSV, TSV, JSON lines or Parquet.
+
+Trains Embedding -> mean over words -> Dense in Keras, with a part of the texts held out.
+
+Saves model, table, vocabulary and labels.
 
 Example: rowwise train reviews.csv --text review --label stars --out model
 """

@@ -4,7 +4,13 @@ Change `from keras.layers import Embedding` into `from rowwise.keras import Embe
 `compile`, `fit`, optimizers, schedules, callbacks and files stay as they are.
 """
 
-import keras as _keras
+try:
+    import keras as _keras
+except ModuleNotFoundError as _error:
+    raise ImportError(
+        f"keras cannot be imported, for want of {_error.name}; install keras and torch, and set "
+        "the environment variable KERAS_BACKEND=torch before keras is imported"
+    ) from _error
 
 if _keras.backend.backend() != "torch":
     raise ImportError(
