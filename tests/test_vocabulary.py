@@ -66,6 +66,22 @@ def test_decode_gives_the_words_back_and_refuses_other_ids():
     for bad in (-1, 7):
         with pytest.raises(IndexError, match=rf"id {bad} .* 7 tokens \(0\.\.6\)"):
             vocabulary.decode([bad])
+    with pytest.raises(IndexError, match="id 1180591620717411303424 "):
+        vocabulary.decode([2**70])
+
+
+@pytest.mark.parametrize("ids", [[1.7], "12", [None]])
+def test_decode_takes_integers_alone(ids):
+    with pytest.raises(TypeError):
+        Vocabulary.from_texts(SENTENCES).decode(ids)
+
+
+def test_a_length_below_zero_and_a_text_that_is_none_are_named():
+    vocabulary = Vocabulary(["a"], mask_token="")
+    with pytest.raises(ValueError, match="length=-1 is below 0"):
+        vocabulary.encode_batch(["a"], -1)
+    with pytest.raises(TypeError, match="text None is not a string"):
+        vocabulary.encode_batch(["a", None])
 
 
 def test_a_token_twice_is_refused():
@@ -79,7 +95,10 @@ def test_one_text_is_not_a_list_of_texts():
             call("a text")
 
 
-@given(st.lists(st.text(), unique=True), st.booleans())
+ANY_CHARACTER = st.characters(exclude_categories=())  # lone surrogates too
+
+
+@given(st.lists(st.text(ANY_CHARACTER), unique=True), st.booleans())
 def test_it_is_equal_after_a_round_trip_whatever_the_tokens(tmp_path_factory, tokens, lowercase):
     path = tmp_path_factory.mktemp("vocabulary") / "v.json"
     vocabulary = Vocabulary(tokens, lowercase=lowercase)
@@ -88,11 +107,65 @@ def test_it_is_equal_after_a_round_trip_whatever_the_tokens(tmp_path_factory, to
     assert json.loads(path.read_bytes())["words"] == tokens
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"format": "rowwise vocabulary 1"}'])
-def test_another_file_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    "tokens", [["", "\t", "\n", "\r\n", "\u2028"], ["\ud800\udc00", "\U00010000"]]
+)
+def test_tokens_that_files_like_to_change_come_back_unchanged(tmp_path, tokens):
+    Vocabulary(tokens).save(tmp_path / "v.json")
+    assert list(Vocabulary.load(tmp_path / "v.json")) == tokens
+
+
+@given(st.lists(st.text(), min_size=1), st.integers(0, 6), st.booleans(), st.booleans())
+def test_a_batch_holds_the_ids_of_each_text_cut_and_padded(texts, length, pad_first, cut_first):
+    vocabulary = Vocabulary.from_texts(texts, mask_token="")
+    ends = {
+        "padding": "pre" if pad_first else "post",
+        "truncating": "pre" if cut_first else "post",
+    }
+    batch = vocabulary.encode_batch(texts, length, **ends)
+    for text, row in zip(texts, batch.tolist(), strict=True):
+        ids = vocabulary.encode(text)
+        kept = ids[max(0, len(ids) - length) :] if cut_first else ids[:length]
+        padding = [0] * (length - len(kept))
+        assert row == (padding + kept if pad_first else kept + padding)
+
+
+@given(st.lists(st.text()))
+def test_decode_gives_back_the_words_that_were_encoded(texts):
+    vocabulary = Vocabulary.from_texts(texts)
+    for text in texts:
+        assert vocabulary.decode(vocabulary.encode(text)) == words(text)
+
+
+WHOLE = {
+    "format": "rowwise vocabulary 1",
+    "words": ["a"],
+    "mask_token": None,
+    "oov_token": None,
+    "lowercase": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "Expecting value"),
+        ("[]", "does not say 'rowwise vocabulary 1'"),
+        ("{", "Expecting property name"),
+        ("[" * 200_000, "recursion"),
+        ('{"format": "rowwise vocabulary 1"}', "it has no 'words'"),
+        (json.dumps(WHOLE | {"words": "ab"}), "its 'words' is 'ab'"),
+        (json.dumps(WHOLE | {"words": ["a", "a"]}), "'a' occurs twice"),
+        (json.dumps(WHOLE | {"words": [1]}), "token 1 with id 0 is not a string"),
+        (json.dumps(WHOLE | {"mask_token": 5}), "its 'mask_token' is '5'"),
+        (json.dumps(WHOLE | {"lowercase": "no"}), "its 'lowercase' is 'no'"),
+    ],
+    ids=range(10),
+)
+def test_another_file_is_refused_and_what_is_wrong_is_named(tmp_path, content, message):
     path = tmp_path / "v.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match="not a vocabulary's file"):
+    with pytest.raises(ValueError, match=f"not a vocabulary's file: .*{message}"):
         Vocabulary.load(path)
 
 

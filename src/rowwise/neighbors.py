@@ -24,6 +24,7 @@ def nearest(
 
     Raises:
         IndexError: row is outside 0..V-1.
+        ValueError: k is below 0.
 
     Example:
         >>> nearest(np.array([[1.0, 0.0], [0.9, 0.1], [-1.0, 0.0]]), 0, k=1)[0]
@@ -32,10 +33,14 @@ def nearest(
     rows = len(vectors)
     if not 0 <= row < rows:
         raise IndexError(f"row {row} is outside the {rows} vectors (0..{rows - 1})")
-    vectors = np.asarray(vectors, dtype=np.float32)
-    norms = np.linalg.norm(vectors, axis=1)
+    if k < 0:
+        raise ValueError(f"k={k} is below 0")
+    vectors = np.asarray(vectors)
+    # Summed in float64 without a copy of the table: squares of float32 overflow and vanish.
+    norms = np.sqrt(np.einsum("vd,vd->v", vectors, vectors, dtype=np.float64))
+    products = np.einsum("vd,d->v", vectors, vectors[row], dtype=np.float64)
     norms[norms == 0] = 1
-    cosines = (vectors @ vectors[row]) / (norms * norms[row])
+    cosines = (products / norms / norms[row]).astype(np.float32)
     cosines[row] = -np.inf
     ids = np.argsort(-cosines, kind="stable")[: min(k, rows - 1)]
     return ids, cosines[ids]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 import re
 from collections import Counter
@@ -15,6 +16,12 @@ from numpy.typing import NDArray
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _FORMAT = "rowwise vocabulary 1"
+_FIELDS: dict[str, Any] = {
+    "words": list,
+    "mask_token": str | None,
+    "oov_token": str | None,
+    "lowercase": bool,
+}
 
 
 def words(text: str, *, lowercase: bool = True) -> list[str]:
@@ -24,6 +31,8 @@ def words(text: str, *, lowercase: bool = True) -> list[str]:
         >>> words("Don't panic, it's 42.")
         ["don't", 'panic', "it's", '42']
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text {text!r} is not a string")
     return _WORD.findall(text.lower() if lowercase else text)
 
 
@@ -142,13 +151,15 @@ class Vocabulary:
             ids (n, length) int64.
 
         Raises:
-            ValueError: a text has to be padded and there is no `mask_token`.
+            ValueError: a text has to be padded and there is no `mask_token`; a length below 0.
             KeyError: see `encode`.
         """
         _refuse_text(texts, "texts")
         for name, end in (("padding", padding), ("truncating", truncating)):
             if end not in ("pre", "post"):
                 raise ValueError(f"{name}={end!r} is not 'pre' or 'post'")
+        if length is not None and length < 0:
+            raise ValueError(f"length={length} is below 0")
         encoded = [self.encode(text) for text in texts]
         if length is None:
             length = max(map(len, encoded), default=0)
@@ -171,9 +182,10 @@ class Vocabulary:
 
         Raises:
             IndexError: an id below 0 or not below the vocabulary's size.
+            TypeError: an id that is not an integer.
         """
         tokens = []
-        for i in np.asarray(list(ids), dtype=np.int64).tolist():
+        for i in map(operator.index, ids):
             if not 0 <= i < len(self.tokens):
                 raise IndexError(
                     f"id {i} is outside the vocabulary's {len(self)} tokens (0..{len(self) - 1})"
@@ -193,14 +205,10 @@ class Vocabulary:
             "lowercase": self.lowercase,
             "words": self.tokens[len(special) :],
         }
-        # Lone surrogates cannot be written as UTF-8; JSON's escapes can hold them.
-        text = json.dumps(about, ensure_ascii=False, indent=0)
+        text = json.dumps(about, ensure_ascii=False, indent=0) + "\n"
         with replacing(path) as temporary:
-            try:
-                data = text.encode()
-            except UnicodeEncodeError:
-                data = json.dumps(about, indent=0).encode()
-            Path(temporary).write_bytes(data + b"\n")
+            # Tokens may hold lone surrogates. JSON's escapes would join two of them into one.
+            Path(temporary).write_bytes(text.encode(errors="surrogatepass"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Vocabulary:
@@ -214,15 +222,18 @@ class Vocabulary:
             about = json.loads(Path(path).read_bytes())
             if not isinstance(about, dict) or about.get("format") != _FORMAT:
                 raise ValueError(f"it does not say {_FORMAT!r}")
-            if not isinstance(about["words"], list):
-                raise ValueError("its words are not a list")
+            for key, kind in _FIELDS.items():
+                if key not in about:
+                    raise ValueError(f"it has no {key!r}")
+                if not isinstance(about[key], kind):
+                    raise ValueError(f"its {key!r} is {str(about[key])[:20]!r}")
             return cls(
                 about["words"],
                 mask_token=about["mask_token"],
                 oov_token=about["oov_token"],
                 lowercase=about["lowercase"],
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)!r} is not a vocabulary's file: {error}") from error
 
     def __getitem__(self, token: str) -> int:

@@ -93,6 +93,7 @@ def test_texts_without_words_harm_nobody(tmp_path):
         (("d.txt", "text", "kind"), "the ending must be"),
         (("one.csv", "text", "kind"), "needs two labels or more, and has 'a' in 2 rows"),
         (("empty.csv", "text", "kind"), "every text is empty"),
+        (("twice.csv", "text", "kind"), "has 2 columns 'text'; rename all but one"),
         (("broken.parquet", "text", "kind"), "cannot be read"),
         (("d.csv", "text", "kind", "--optimizer", "adamant"), "--optimizer 'adamant'"),
     ],
@@ -103,6 +104,7 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, monkeypatch, argume
     Path("d.txt").write_text("text")
     Path("one.csv").write_text("text,kind\nx,a\ny,a\n")
     Path("empty.csv").write_text("text,kind\n,a\n ,b\n")
+    Path("twice.csv").write_text("text,text,kind\nx,y,a\nx,y,b\n")
     Path("broken.parquet").write_text("PAR1 and no more")
     file, text, label, *rest = arguments
     result = run(file, "--text", text, "--label", label, "--out", "out", *rest)
@@ -123,6 +125,43 @@ def test_a_folder_in_use_is_left_alone_unless_forced(tmp_path):
     assert [p.name for p in out.iterdir()] == ["mine"]
     assert run(data, *columns, "--force").exit_code == 0
     assert (out / "mine").read_text() == "keep"
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_training(tmp_path):
+    (tmp_path / "file").write_text("keep")
+    data = write(tmp_path / "d.csv")
+    result = run(data, "--text", "text", "--label", "kind", "--out", tmp_path / "file" / "out")
+    assert result.exit_code == 2
+    assert "is a file; name a folder" in result.output
+    assert "epoch" not in result.output
+    assert (tmp_path / "file").read_text() == "keep"
+
+
+def test_words_to_show_may_be_anything(tmp_path):
+    out = tmp_path / "out[bold]"
+    result = run(write(tmp_path / "d.csv"), "--text", "text", "--label", "kind", "--out", out,
+        "--epochs", 1, "--words", "Apple, pear,no[/b]pe")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "'no[/b]pe' is not in the vocabulary" in result.output
+    assert "\napple" in result.output
+    assert "\npear" in result.output
+    assert "out[bold]" in result.output
+
+
+def test_every_label_stays_in_the_training_part(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("text,kind\n" + "".join(f"word{i},kind{i}\n" for i in range(6)))
+    result = run(path, "--text", "text", "--label", "kind", "--out", tmp_path / "out",
+        "--validation", 0.9, "--epochs", 1)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "5 to train on, 1 held out" in result.output
+
+
+def test_without_typer_one_line_says_what_to_install():
+    program = "import sys; sys.modules['typer'] = None; from rowwise.cli import main; main()"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "rowwise's command line needs typer; pip install 'rowwise[cli]'\n"
 
 
 def test_help_shows_an_example_and_version_the_version():

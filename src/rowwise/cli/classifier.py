@@ -115,12 +115,15 @@ def fit(texts: list[str], labels: list[str], settings: Settings, console: Consol
 def split(
     answers: NDArray[np.int64], part: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices to train on and indices held out: `part` of every class, at least one text in all."""
+    """Indices to train on and indices held out.
+
+    Held out is `part` of every class but never all of it; one text where that would be none.
+    """
     rng = np.random.default_rng(seed)
     held_out: list[int] = []
     for label in np.unique(answers):
         members = rng.permutation(np.flatnonzero(answers == label))
-        held_out.extend(members[: round(part * len(members))].tolist())
+        held_out.extend(members[: min(round(part * len(members)), len(members) - 1)].tolist())
     if not held_out:
         held_out.append(int(rng.integers(len(answers))))
     chosen = np.zeros(len(answers), dtype=bool)

@@ -29,7 +29,7 @@ def _neighbors(trained: Trained, words: list[str], console: Console) -> None:
     vocabulary, vectors = trained.vocabulary, trained.table.to_numpy()
     for word in words:
         if word not in vocabulary:
-            console.print(f"{escape(word)!r} is not in the vocabulary", soft_wrap=True)
+            console.print(f"{word!r} is not in the vocabulary", soft_wrap=True, markup=False)
     shown = [vocabulary[word] for word in words if word in vocabulary]
     if not words:  # the longest vectors belong to the words that say most about the label
         lengths = np.linalg.norm(vectors, axis=1)

@@ -21,7 +21,7 @@ def read_columns(path: Path, *names: str) -> list[list[str]]:
         one list of strings per name.
 
     Raises:
-        UnreadableFile: no such file, another ending, broken content, no such column.
+        UnreadableFile: no such file, another ending, broken content, no such column or several.
     """
     if not path.is_file():
         raise UnreadableFile(f"there is no file {str(path)!r}")
@@ -32,7 +32,10 @@ def read_columns(path: Path, *names: str) -> list[list[str]]:
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
         raise UnreadableFile(f"{str(path)!r} cannot be read: {error}") from error
     for name in names:
-        if name not in table.column_names:
+        found = table.column_names.count(name)
+        if found > 1:
+            raise UnreadableFile(f"{str(path)!r} has {found} columns {name!r}; rename all but one")
+        if not found:
             raise UnreadableFile(
                 f"{str(path)!r} has no column {name!r}; its columns are "
                 f"{', '.join(map(repr, table.column_names))}"

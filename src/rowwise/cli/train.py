@@ -30,7 +30,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for model, table and vocabulary.")],
     dim: Annotated[int, typer.Option(min=1, help="Length of a word's vector.")] = 32,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the texts.")] = 5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts per step.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts per step.")] = 64,
     length: Annotated[int, typer.Option(min=1, help="Words of a text that are read.")] = 100,
     min_count: Annotated[int, typer.Option(min=1, help="Rarer words are unknown.")] = 2,
     max_size: Annotated[int, typer.Option(min=3, help="Rows of the table at most.")] = 50_000,
@@ -47,10 +47,7 @@ def train(
     from rich.console import Console
 
     try:
-        if out.exists() and not out.is_dir():
-            raise UnreadableFile(f"--out {str(out)!r} is a file; name a folder")
-        if out.is_dir() and any(out.iterdir()) and not force:
-            raise UnreadableFile(f"--out {str(out)!r} is not empty; --force writes into it")
+        _check_folder(out, force)
         texts, labels = read_columns(file, text, label)
         _check(file, texts, labels, label)
         _check_optimizer(optimizer)
@@ -75,7 +72,9 @@ def train(
     )
     console = Console()
     trained = fit(texts, labels, settings, console)
-    report(trained, [word for word in words.split(",") if word], console)
+    # The vocabulary's words are in lower case.
+    shown = [word.strip().lower() for word in words.split(",") if word.strip()]
+    report(trained, shown, console)
 
     out.mkdir(parents=True, exist_ok=True)
     trained.model.save(out / "model.keras")
@@ -85,10 +84,21 @@ def train(
     console.print(
         f"\nSaved in {out}{os.sep}: model.keras, table.safetensors, vocabulary.json, labels.json",
         soft_wrap=True,
+        markup=False,
     )
 
 
 train.__doc__ = _EXAMPLE
+
+
+def _check_folder(out: Path, force: bool) -> None:
+    standing = next(path for path in (out, *out.parents) if path.exists())
+    if not standing.is_dir():
+        raise UnreadableFile(f"--out {str(out)!r}: {str(standing)!r} is a file; name a folder")
+    if not os.access(standing, os.W_OK):
+        raise UnreadableFile(f"--out {str(out)!r}: {str(standing)!r} cannot be written to")
+    if standing == out and any(out.iterdir()) and not force:
+        raise UnreadableFile(f"--out {str(out)!r} is not empty; --force writes into it")
 
 
 def _check(file: Path, texts: list[str], labels: list[str], label: str) -> None:
