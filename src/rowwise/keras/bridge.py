@@ -25,9 +25,9 @@ from keras.src.backend import AutocastScope, in_stateless_scope
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import serialization_lib
 
-from rowwise.keras.lookup import rows_and_gradients
 from rowwise.keras.optimizers import NoRule, iteration, learning_rate, rule_of
 from rowwise.keras.variable import SlotVariable, TableVariable
+from rowwise.torch.lookup import rows_and_gradients
 
 
 def takes_sparse_gradient(variable: TableVariable) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 import keras
 
 from rowwise.keras.bridge import takes_sparse_gradient, uncast_value
-from rowwise.keras.lookup import lookup
 from rowwise.keras.variable import TableVariable
 from rowwise.table import Table
+from rowwise.torch.lookup import lookup
 
 
 @keras.saving.register_keras_serializable(package="rowwise")
@@ -136,7 +136,13 @@ class Embedding(keras.layers.Embedding):
         # In a stateless call the values are the caller's; with LoRA they are a sum of two.
         if value is not embeddings._value or self.lora_enabled:
             return super().call(inputs)
-        vectors = lookup(value, inputs, takes_sparse_gradient(embeddings))
+        try:
+            vectors = lookup(value, inputs, takes_sparse_gradient(embeddings))
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. Keras casts ids to the dtype of the model's input, which is a float "
+                "unless the model starts with keras.Input(shape, dtype='int64')"
+            ) from None
         return keras.ops.cast(vectors, dtype=self.compute_dtype)
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from rowwise.keras.parameter import TableParameter
 from rowwise.table import Table
+from rowwise.torch.parameter import TableParameter
 
 
 class TableVariable(keras.Variable):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from rowwise.ids import as_ids
-from rowwise.keras.parameter import TableParameter
+from rowwise.torch.parameter import TableParameter
 
 
 class _Lookup(torch.autograd.Function):
@@ -55,17 +55,11 @@ def lookup(parameter: TableParameter, ids: torch.Tensor, sparse: bool) -> torch.
 
 
 def _checked(ids: torch.Tensor) -> torch.Tensor:
-    try:
-        if ids.dtype is torch.bfloat16:  # NumPy has none; whole numbers collide from 2^8 on
-            if (ids.abs() >= 256).any():
-                raise ValueError("ids of 256 and more collide as bfloat16; give ids as integers")
-            ids = ids.float()
-        return torch.from_numpy(as_ids(ids.numpy()))
-    except ValueError as error:
-        raise ValueError(
-            f"{error}. Keras casts ids to the dtype of the model's input, which is a float "
-            "unless the model starts with keras.Input(shape, dtype='int64')"
-        ) from None
+    if ids.dtype is torch.bfloat16:  # NumPy has none; whole numbers collide from 2^8 on
+        if (ids.abs() >= 256).any():
+            raise ValueError("ids of 256 and more collide as bfloat16; give ids as integers")
+        ids = ids.float()
+    return torch.from_numpy(as_ids(ids.numpy()))
 
 
 def rows_and_gradients(gradient: torch.Tensor) -> tuple[Any, Any]:
