@@ -51,20 +51,37 @@ Family family_of(const std::string& name) {
         {"sgd", Family::sgd},
         {"momentum", Family::momentum},
         {"nesterov", Family::nesterov},
+        {"torch_momentum", Family::torch_momentum},
+        {"torch_nesterov", Family::torch_nesterov},
         {"rmsprop", Family::rmsprop},
         {"rmsprop_momentum", Family::rmsprop_momentum},
         {"rmsprop_centered", Family::rmsprop_centered},
         {"rmsprop_centered_momentum", Family::rmsprop_centered_momentum},
+        {"torch_rmsprop", Family::torch_rmsprop},
+        {"torch_rmsprop_momentum", Family::torch_rmsprop_momentum},
+        {"torch_rmsprop_centered", Family::torch_rmsprop_centered},
+        {"torch_rmsprop_centered_momentum", Family::torch_rmsprop_centered_momentum},
         {"adagrad", Family::adagrad},
+        {"torch_adagrad", Family::torch_adagrad},
+        {"adadelta", Family::adadelta},
         {"adam", Family::adam},
+        {"adam_amsgrad", Family::adam_amsgrad},
+        {"nadam", Family::nadam},
+        {"adamax", Family::adamax},
+        {"torch_adamax", Family::torch_adamax},
+        {"lion", Family::lion},
+        {"ftrl", Family::ftrl},
     };
     for (const auto& [known, family] : families)
         if (name == known) return family;
     throw std::invalid_argument("no kernel for rule family '" + name + "'");
 }
 
+// `shrink`: what a missed step multiplies the denominator of a movement by; `window`: how many
+// missed steps matter to it.
 Rule make_rule(const std::string& family, double momentum, double rho, double beta_1,
-               double beta_2, double epsilon) {
+               double beta_2, double epsilon, double learning_rate_power, double l1, double l2,
+               double beta, double shrink, uint32_t window) {
     Rule rule{family_of(family), {}};
     Hyper& h = rule.hyper;
     h.momentum = static_cast<float>(momentum);
@@ -75,8 +92,14 @@ Rule make_rule(const std::string& family, double momentum, double rho, double be
     h.beta_2 = static_cast<float>(beta_2);
     h.one_minus_beta_2 = static_cast<float>(1 - beta_2);
     h.epsilon = static_cast<float>(epsilon);
+    h.power = static_cast<float>(-learning_rate_power);
+    h.l1 = static_cast<float>(l1);
+    h.two_l2 = static_cast<float>(2 * l2);
+    h.beta = static_cast<float>(beta);
+    h.window_shrink = static_cast<float>(std::pow(shrink, window));
     h.exact_beta_1 = beta_1;
-    h.exact_beta_2 = beta_2;
+    h.exact_shrink = shrink;
+    h.exact_epsilon = epsilon;
     return rule;
 }
 
@@ -127,13 +150,13 @@ class Rows {
 
     // Every row must be current. `advances`: whether rows notice a step that did not touch them.
     void follow(const Rule& rule, std::vector<Matrix> slots, bool fresh, bool advances,
-                double ratio, double growth, int terms, uint32_t window,
+                double ratio, double growth, int terms, bool endless, uint32_t window,
                 const std::vector<double>& slot_decay) {
         if (slots.size() > kSlots) throw std::invalid_argument("too many slots");
         for (const Matrix& slot : slots)
             if (slot.shape(0) != weights_.shape(0) || slot.shape(1) != weights_.shape(1))
                 throw std::invalid_argument("a slot must have the table's shape");
-        auto clock = std::make_unique<Clock>(ratio, growth, terms, window, slot_decay);
+        auto clock = std::make_unique<Clock>(ratio, growth, terms, endless, window, slot_decay);
         const std::unique_lock lock(mutex_);
         rule_ = rule;
         clock_ = std::move(clock);
@@ -158,7 +181,7 @@ class Rows {
     // One step of the whole table: returns -1, or the position of an id outside the table; then
     // nothing changed.
     int64_t update(Ids ids, Vectors gradients, int64_t number, double lr, double keep,
-                   double scale) {
+                   double scale, double gradient_scale, double epsilon_factor) {
         const auto n = static_cast<int64_t>(ids.size());
         if (static_cast<int64_t>(gradients.size()) != n * store_.dim)
             throw std::invalid_argument("gradients must hold one vector per id");
@@ -169,23 +192,25 @@ class Rows {
         if (bad >= 0) return bad;
         const Plan plan = make_plan(ids.data(), n, store_.rows);
         const std::unique_lock lock(mutex_);
+        // A clock's epsilon never falls: somebody has set the iteration back.
+        if (epsilon_factor < clock_->epsilon_factor()) bring_to_now();
         Step step;
         step.lr = static_cast<float>(lr);
         step.keep = static_cast<float>(keep);
-        step.alpha = static_cast<float>(scale);
+        step.scale = static_cast<float>(scale);
+        step.gradient_scale = static_cast<float>(gradient_scale);
+        step.epsilon = static_cast<float>(rule_.hyper.exact_epsilon * epsilon_factor);
         step.number = number;
         step.stamp = clock_->now() + (advances_ ? 1 : 0);
         kernels().update(store_, rule_, *clock_, step, plan, gradients.data());
-        if (advances_) clock_->advance(scale, keep);
+        if (advances_) clock_->advance({scale, keep, epsilon_factor});
         return -1;
     }
 
     void sync() {
         const nb::gil_scoped_release release;
         const std::unique_lock lock(mutex_);
-        if (clock_->now() == 0) return;
-        kernels().sync(store_, rule_, *clock_);
-        clock_->restart();
+        bring_to_now();
     }
 
     void slot_values(std::size_t slot, Matrix out) const {
@@ -203,6 +228,11 @@ class Rows {
     void set_fresh(bool fresh) { store_.fresh = fresh; }
 
   private:
+    void bring_to_now() {
+        if (clock_->now() != 0) kernels().sync(store_, rule_, *clock_);
+        clock_->restart();
+    }
+
     mutable std::shared_mutex mutex_;
     Matrix weights_;
     std::vector<Matrix> slots_;
@@ -210,7 +240,7 @@ class Rows {
     Store store_{};
     Rule rule_{};
     std::unique_ptr<Clock> clock_ =
-        std::make_unique<Clock>(0.0, 1.0, 0, 1, std::vector<double>{});
+        std::make_unique<Clock>(0.0, 1.0, 0, false, 1, std::vector<double>{});
     bool advances_ = false;
 };
 
@@ -227,15 +257,16 @@ NB_MODULE(_native, m) {
 
     nb::class_<Rule>(m, "Rule");
     m.def("rule", &make_rule, "family"_a, nb::kw_only(), "momentum"_a = 0.0, "rho"_a = 0.0,
-          "beta_1"_a = 0.0, "beta_2"_a = 0.0, "epsilon"_a = 0.0);
+          "beta_1"_a = 0.0, "beta_2"_a = 0.0, "epsilon"_a = 0.0, "learning_rate_power"_a = 0.0,
+          "l1"_a = 0.0, "l2"_a = 0.0, "beta"_a = 0.0, "shrink"_a = 1.0, "window"_a = 1);
 
     nb::class_<Rows>(m, "Rows")
         .def(nb::init<Matrix, Bytes>(), "weights"_a, "states"_a)
         .def("follow", &Rows::follow, "rule"_a, "slots"_a, nb::kw_only(), "fresh"_a, "advances"_a,
-             "ratio"_a, "growth"_a, "terms"_a, "window"_a, "slot_decay"_a)
+             "ratio"_a, "growth"_a, "terms"_a, "endless"_a, "window"_a, "slot_decay"_a)
         .def("lookup", &Rows::lookup, "ids"_a, "out"_a)
         .def("update", &Rows::update, "ids"_a, "gradients"_a, "number"_a, "lr"_a, "keep"_a,
-             "scale"_a)
+             "scale"_a, "gradient_scale"_a, "epsilon_factor"_a)
         .def("sync", &Rows::sync)
         .def("slot_values", &Rows::slot_values, "slot"_a, "out"_a)
         .def_prop_ro("full", &Rows::full)

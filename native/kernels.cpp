@@ -31,19 +31,6 @@ inline void prefetch_row(const float* row, int64_t dim) {
     for (int64_t d = 0; d < floats; d += 16) __builtin_prefetch(row + d, Write);
 }
 
-// The movement of one Adam element over the missed steps, term by term.
-void replay_adam(const Hyper& h, const double* term, int64_t terms, float m, float v, float keep,
-                 float& w) {
-    const double root = std::sqrt(static_cast<double>(v)), shrink = std::sqrt(h.exact_beta_2);
-    double sum = 0, power_1 = 1, power_2 = 1;
-    for (int64_t j = 0; j < terms; ++j) {
-        power_1 *= h.exact_beta_1;
-        power_2 *= shrink;
-        sum += term[j] * power_1 / (root * power_2 + h.epsilon);
-    }
-    w = static_cast<float>(static_cast<double>(keep) * w - m * sum);
-}
-
 template <class R>
 struct Row {
     float* w;
@@ -95,6 +82,32 @@ struct Past {
     }
 };
 
+// Whether missed steps may have to be replayed for some elements of a row.
+template <class R>
+bool may_fail(const Skip& skip) {
+    if constexpr (R::expands)
+        return R::may_fail(skip);
+    else
+        return false;
+}
+
+// out <- the present values of those elements that the polynomial in y does not serve.
+template <class R>
+void replay_where_it_fails(const Past<R>& past, const Rule& rule, const RowState& state,
+                           const Row<R>& row, const Skip& skip, float* out) {
+    if constexpr (R::expands) {
+        const Scratch<Clock::Term> terms(past.window);
+        int64_t count = 0;
+        for (int64_t d = 0; d < past.store.dim; ++d) {
+            const auto slots = row.load(d);
+            if (!R::fails(skip, rule.hyper, slots)) continue;
+            if (count == 0) count = past.clock.replay_terms(state.stamp, terms.data);
+            out[d] = row.w[d];
+            R::replay(skip, rule.hyper, terms.data, count, out[d], slots);
+        }
+    }
+}
+
 // out <- the row's present value
 template <class R>
 void value_at(const Past<R>& past, const Rule& rule, const RowState& state, const Row<R>& row,
@@ -106,32 +119,18 @@ void value_at(const Past<R>& past, const Rule& rule, const RowState& state, cons
         return;
     }
     Skip scratch;
-    const Skip& skip = past.missed(state, scratch);
+    const Skip k = past.missed(state, scratch);  // a copy the compiler knows nobody else writes
     if (!past.slots_matter(state)) {
-        for (int64_t d = 0; d < dim; ++d) out[d] = skip.keep * w[d];
+        for (int64_t d = 0; d < dim; ++d) out[d] = R::untouched(k, w[d]);
         return;
     }
-    if constexpr (R::moves) {
-        if constexpr (R::expands) {
-            if (skip.replay) {
-                const Scratch<double> term(past.window);
-                const int64_t terms = past.clock.replay_terms(state.stamp, term.data);
-                for (int64_t d = 0; d < dim; ++d) {
-                    out[d] = w[d];
-                    replay_adam(rule.hyper, term.data, terms, row.z[0][d], row.z[1][d], skip.keep, out[d]);
-                }
-                return;
-            }
-        }
-        const Skip k = skip;  // a copy the compiler knows nobody else writes
-        const Hyper h = rule.hyper;
-        for (int64_t d = 0; d < dim; ++d) {
-            float value = w[d];
-            auto slots = row.load(d);
-            R::skip(k, h, value, slots);
-            out[d] = value;
-        }
+    const Hyper h = rule.hyper;
+    for (int64_t d = 0; d < dim; ++d) {
+        float value = w[d];
+        R::move(k, h, value, row.load(d));
+        out[d] = value;
     }
+    if (may_fail<R>(k)) replay_where_it_fails(past, rule, state, row, k, out);
 }
 
 // The row itself, weight and slots, brought to now.
@@ -142,23 +141,17 @@ void catch_up(const Past<R>& past, const Rule& rule, const RowState& state, cons
     Skip scratch;
     const Skip k = past.missed(state, scratch);
     const Hyper h = rule.hyper;
-    if constexpr (R::expands) {
-        if (k.replay) {
-            const Scratch<double> term(past.window);
-            const int64_t terms = past.clock.replay_terms(state.stamp, term.data);
-            for (int64_t d = 0; d < dim; ++d) {
-                auto slots = row.load(d);
-                replay_adam(h, term.data, terms, slots.z[0], slots.z[1], k.keep, row.w[d]);
-                for (int i = 0; i < R::slots; ++i) slots.z[i] *= k.decay[i];
-                row.store(d, slots);
-            }
-            return;
-        }
+    const bool replays = may_fail<R>(k);
+    if (replays) {
+        const Scratch<float> present(dim);
+        value_at(past, rule, state, row, present.data);
+        std::memcpy(row.w, present.data, dim * sizeof(float));
     }
     for (int64_t d = 0; d < dim; ++d) {
-        float value = row.w[d];
         auto slots = row.load(d);
-        R::skip(k, h, value, slots);
+        float value = row.w[d];
+        if (!replays) R::move(k, h, value, slots);
+        R::fade(k, h, slots);
         row.w[d] = value;
         row.store(d, slots);
     }
@@ -175,7 +168,8 @@ void skip_and_step(const Skip& skip, const Rule& rule, const Step& step, const R
     for (int64_t d = 0; d < dim; ++d) {
         float value = w[d];
         auto slots = row.load(d);
-        R::skip(k, h, value, slots);
+        R::move(k, h, value, slots);
+        R::fade(k, h, slots);
         R::step(s, h, g[d], value, slots);
         w[d] = value;
         row.store(d, slots);
@@ -234,7 +228,7 @@ void update_rows(Store& store, const Rule& rule, const Clock& clock, const Step&
             const Row<R> row(store, ids[i]);
             Skip scratch;
             const Skip* skip = &past.missed(state, scratch);
-            if (skip->replay) {
+            if (may_fail<R>(*skip)) {
                 catch_up(past, rule, state, row);
                 skip = past.recent;  // nothing missed any more
             }
@@ -255,9 +249,9 @@ void sync_rows(Store& store, const Rule& rule, const Clock& clock) {
             const Row<R> row(store, id);
             Skip scratch;
             if (R::slots > 0 && store.fresh && state.updates == 0) {
-                const float keep = past.missed(state, scratch).keep;
-                if (keep != 1.0f)
-                    for (int64_t d = 0; d < store.dim; ++d) row.w[d] *= keep;
+                const Skip k = past.missed(state, scratch);
+                if (R::untouched(k, 1.0f) != 1.0f)
+                    for (int64_t d = 0; d < store.dim; ++d) row.w[d] = R::untouched(k, row.w[d]);
             } else {
                 catch_up(past, rule, state, row);
             }
@@ -267,14 +261,19 @@ void sync_rows(Store& store, const Rule& rule, const Clock& clock) {
 }
 
 template <class R>
-void slot_rows(const Store& store, const Rule&, const Clock& clock, int slot, float* out) {
+void slot_rows(const Store& store, const Rule& rule, const Clock& clock, int slot, float* out) {
     const Past<R> past(store, clock);
+    const Hyper h = rule.hyper;
     parallel(store.rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
         for (int64_t id = begin; id < end; ++id) {
             Skip scratch;
-            const float decay = past.missed(store.states[id], scratch).decay[slot];
-            const float* from = store.slots[slot] + id * store.dim;
-            for (int64_t d = 0; d < store.dim; ++d) out[id * store.dim + d] = from[d] * decay;
+            const Skip k = past.missed(store.states[id], scratch);
+            const Row<R> row(store, id);
+            for (int64_t d = 0; d < store.dim; ++d) {
+                auto slots = row.load(d);
+                R::fade(k, h, slots);
+                out[id * store.dim + d] = slots.z[slot];
+            }
         }
     });
 }
@@ -284,14 +283,28 @@ template <class F>
 void with_rule(const Rule& rule, F&& f) {
     switch (rule.family) {
         case Family::sgd: return f(Sgd{});
-        case Family::momentum: return f(Momentum{});
-        case Family::nesterov: return f(Nesterov{});
-        case Family::rmsprop: return f(Rmsprop<false, false>{});
-        case Family::rmsprop_momentum: return f(Rmsprop<true, false>{});
-        case Family::rmsprop_centered: return f(Rmsprop<false, true>{});
-        case Family::rmsprop_centered_momentum: return f(Rmsprop<true, true>{});
-        case Family::adagrad: return f(Adagrad{});
-        case Family::adam: return f(Adam{});
+        case Family::momentum: return f(Momentum<false>{});
+        case Family::nesterov: return f(Momentum<true>{});
+        case Family::torch_momentum: return f(TorchMomentum<false>{});
+        case Family::torch_nesterov: return f(TorchMomentum<true>{});
+        case Family::rmsprop: return f(Rmsprop<false, false, false>{});
+        case Family::rmsprop_momentum: return f(Rmsprop<true, false, false>{});
+        case Family::rmsprop_centered: return f(Rmsprop<false, true, false>{});
+        case Family::rmsprop_centered_momentum: return f(Rmsprop<true, true, false>{});
+        case Family::torch_rmsprop: return f(Rmsprop<false, false, true>{});
+        case Family::torch_rmsprop_momentum: return f(Rmsprop<true, false, true>{});
+        case Family::torch_rmsprop_centered: return f(Rmsprop<false, true, true>{});
+        case Family::torch_rmsprop_centered_momentum: return f(Rmsprop<true, true, true>{});
+        case Family::adagrad: return f(Adagrad<false>{});
+        case Family::torch_adagrad: return f(Adagrad<true>{});
+        case Family::adadelta: return f(Adadelta{});
+        case Family::adam: return f(Adam<false>{});
+        case Family::adam_amsgrad: return f(Adam<true>{});
+        case Family::nadam: return f(Nadam{});
+        case Family::adamax: return f(Adamax{});
+        case Family::torch_adamax: return f(TorchAdamax{});
+        case Family::lion: return f(Lion{});
+        case Family::ftrl: return f(Ftrl{});
     }
 }
 

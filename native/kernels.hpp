@@ -26,19 +26,36 @@ enum class Family {
     sgd,
     momentum,
     nesterov,
+    torch_momentum,
+    torch_nesterov,
     rmsprop,
     rmsprop_momentum,
     rmsprop_centered,
     rmsprop_centered_momentum,
+    torch_rmsprop,
+    torch_rmsprop_momentum,
+    torch_rmsprop_centered,
+    torch_rmsprop_centered_momentum,
     adagrad,
+    torch_adagrad,
+    adadelta,
     adam,
+    adam_amsgrad,
+    nadam,
+    adamax,
+    torch_adamax,
+    lion,
+    ftrl,
 };
 
 // Hyperparameters; a rule fills those of its formula.
 struct Hyper {
     float momentum = 0, rho = 0, one_minus_rho = 0, beta_1 = 0, one_minus_beta_1 = 0, beta_2 = 0,
-          one_minus_beta_2 = 0, epsilon = 0;
-    double exact_beta_1 = 0, exact_beta_2 = 0;  // for the replay, in float64
+          one_minus_beta_2 = 0, epsilon = 0, power = 0, l1 = 0, two_l2 = 0, beta = 0,
+          window_shrink = 0;
+    // For the replay, in float64: what a missed step does to a movement's numerator, to its
+    // denominator, and what is added to that.
+    double exact_beta_1 = 0, exact_shrink = 0, exact_epsilon = 0;
 };
 
 struct Rule {
@@ -48,7 +65,7 @@ struct Rule {
 
 // One step's numbers.
 struct Step {
-    float lr = 0, keep = 1, alpha = 0;
+    float lr = 0, keep = 1, scale = 0, gradient_scale = 0, epsilon = 0;
     int64_t number = 0;  // counted from 1
     uint32_t stamp = 0;  // the clock's reading after it
 };

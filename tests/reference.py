@@ -5,12 +5,13 @@ float32 run gives: the same formulas with every array operation rounded to float
 Adam's bias correction are computed in float64 in both, so the float32 run is as good as a float32
 run can be, and better than a library which computes them in float32.
 
-Each rule is one function in Keras's form. Its arguments, in this order: the hyperparameters, the
+Each rule is one function, in Keras's form or, where it differs, in PyTorch's (from `torch_sgd` on).
+Its arguments, in this order: the hyperparameters, the
 step t (1-based), its learning rate lr, the gradient g (V, D), the weights w (V, D), and the slots.
 w and the slots are changed in place.
 """
 
-from math import sqrt
+from math import prod, sqrt
 
 import numpy as np
 
@@ -47,35 +48,158 @@ def adagrad(rule, t, lr, g, w, slots):
     w -= lr * g / np.sqrt(acc + rule.epsilon)
 
 
+def adadelta(rule, t, lr, g, w, slots):
+    rho, v, d = rule.rho, *slots.values()
+    v[:] = rho * v + (1 - rho) * (g * g)
+    u = g * np.sqrt(d + rule.epsilon) / np.sqrt(v + rule.epsilon)
+    d[:] = rho * d + (1 - rho) * (u * u)
+    w -= lr * u
+
+
 def adam(rule, t, lr, g, w, slots):
-    b1, b2, m, v = rule.beta_1, rule.beta_2, slots["momentum"], slots["velocity"]
+    m, root = adam_means(rule, g, slots)
+    alpha = lr * sqrt(1 - rule.beta_2**t) / (1 - rule.beta_1**t)
+    w -= alpha * m / (root + rule.epsilon)
+
+
+def adam_means(rule, g, slots):
+    """Takes g into the running means; returns m, and the root that it is divided by."""
+    b1, b2, (m, v, *largest) = rule.beta_1, rule.beta_2, slots.values()
     m[:] = b1 * m + (1 - b1) * g
     v[:] = b2 * v + (1 - b2) * (g * g)
-    alpha = lr * sqrt(1 - b2**t) / (1 - b1**t)
-    w -= alpha * m / (np.sqrt(v) + rule.epsilon)
+    if not largest:
+        return m, np.sqrt(v)
+    np.maximum(largest[0], v, out=largest[0])
+    return m, np.sqrt(largest[0])
 
 
-STEP = {"SGD": sgd, "RMSprop": rmsprop, "Adagrad": adagrad, "Adam": adam, "AdamW": adam}
+def nadam(rule, t, lr, g, w, slots):
+    m, root = adam_means(rule, g, slots)
+    u = [rule.beta_1 * (1 - 0.96 ** (i * psi(rule)) / 2) for i in range(1, t + 2)]
+    product = prod(u[:t])
+    mean = u[t] / (1 - product * u[t]) * m + (1 - u[t - 1]) / (1 - product) * g
+    w -= lr * mean / (root / sqrt(1 - rule.beta_2**t) + rule.epsilon)
+
+
+def psi(rule):
+    return getattr(rule, "momentum_decay", 1)
+
+
+def adamax(rule, t, lr, g, w, slots):
+    b1, b2, m, u = rule.beta_1, rule.beta_2, slots["momentum"], slots["norm"]
+    m[:] = b1 * m + (1 - b1) * g
+    u[:] = np.maximum(b2 * u, np.abs(g))
+    w -= lr / (1 - b1**t) * m / (u + rule.epsilon)
+
+
+def lion(rule, t, lr, g, w, slots):
+    b1, b2, m = rule.beta_1, rule.beta_2, slots["momentum"]
+    w -= lr * np.sign(b1 * m + (1 - b1) * g)
+    m[:] = b2 * m + (1 - b2) * g
+
+
+def ftrl(rule, t, lr, g, w, slots):
+    acc, z, p = slots["accumulator"], slots["linear"], -rule.learning_rate_power
+    l1, l2 = rule.l1_regularization_strength, rule.l2_regularization_strength
+    n = acc + g * g
+    z += g - (n**p - acc**p) / lr * w
+    w[:] = (np.clip(z, -l1, l1) - z) / (n**p / lr + 2 * l2 + rule.beta / lr)
+    acc[:] = n
+
+
+def torch_sgd(rule, t, lr, g, w, slots):
+    if rule.momentum == 0:
+        w -= lr * g
+        return
+    mu, b = rule.momentum, slots["momentum_buffer"]
+    b[:] = mu * b + (1 if t == 1 else 1 - rule.dampening) * g
+    w -= lr * (g + mu * b if rule.nesterov else b)
+
+
+def torch_rmsprop(rule, t, lr, g, w, slots):
+    rho, mu, v = rule.rho, rule.momentum, slots["square_avg"]
+    v[:] = rho * v + (1 - rho) * (g * g)
+    d = v
+    if rule.centered:
+        a = slots["grad_avg"]
+        a[:] = rho * a + (1 - rho) * g
+        d = v - a * a
+    increment = g / (np.sqrt(d) + rule.epsilon)
+    if mu > 0:
+        b = slots["momentum_buffer"]
+        b[:] = mu * b + increment
+        increment = b
+    w -= lr * increment
+
+
+def torch_adagrad(rule, t, lr, g, w, slots):
+    acc = slots["sum"]
+    acc += g * g
+    w -= lr * g / (np.sqrt(acc) + rule.epsilon)
+
+
+def torch_adam(rule, t, lr, g, w, slots):
+    m, root = adam_means(rule, g, slots)
+    w -= lr / (1 - rule.beta_1**t) * m / (root / sqrt(1 - rule.beta_2**t) + rule.epsilon)
+
+
+def torch_adamax(rule, t, lr, g, w, slots):
+    b1, b2, m, u = rule.beta_1, rule.beta_2, slots["exp_avg"], slots["exp_inf"]
+    m[:] = b1 * m + (1 - b1) * g
+    u[:] = np.maximum(b2 * u, np.abs(g) + rule.epsilon)
+    w -= lr / (1 - b1**t) * m / u
+
+
+STEP = {
+    "sgd": sgd,
+    "rmsprop": rmsprop,
+    "adagrad": adagrad,
+    "adadelta": adadelta,
+    "adam": adam,
+    "adamw": adam,
+    "nadam": nadam,
+    "adamax": adamax,
+    "lion": lion,
+    "ftrl": ftrl,
+    "pytorch.sgd": torch_sgd,
+    "pytorch.rmsprop": torch_rmsprop,
+    "pytorch.adagrad": torch_adagrad,
+    "pytorch.adadelta": adadelta,
+    "pytorch.adam": torch_adam,
+    "pytorch.adamw": torch_adam,
+    "pytorch.nadam": nadam,
+    "pytorch.adamax": torch_adamax,
+}
 
 
 def slots_of(rule):
     """The slots of a rule, as {name: (start, factor by which it decays in a step)}."""
-    match type(rule).__name__:
-        case "SGD":
-            return {"momentum": (0.0, rule.momentum)} if rule.momentum else {}
-        case "RMSprop":
-            slots = {"velocity": (0.0, rule.rho)}
-            if rule.momentum:
-                slots["momentum"] = (0.0, rule.momentum)
-            if rule.centered:
-                slots["average_gradient"] = (0.0, rule.rho)
-            return slots
-        case "Adagrad":
-            return {"accumulator": (rule.initial_accumulator_value, 1.0)}
-        case "Adam" | "AdamW":
-            return {"momentum": (0.0, rule.beta_1), "velocity": (0.0, rule.beta_2)}
+    match rule.name.removeprefix("pytorch."):
+        case "sgd":
+            decay = [rule.momentum] if rule.momentum else []
+        case "rmsprop":
+            decay = [rule.rho, rule.momentum, rule.rho]
+            decay = [decay[i] for i in (0, *[1] * (rule.momentum > 0), *[2] * rule.centered)]
+        case "adagrad":
+            return {rule.slot_names[0]: (rule.initial_accumulator_value, 1.0)}
+        case "adadelta":
+            decay = [rule.rho, rule.rho]
+        case "adam" | "adamw":
+            decay = [rule.beta_1, rule.beta_2, 1.0][: 3 if rule.amsgrad else 2]
+        case "nadam":
+            decay = [rule.beta_1, rule.beta_2]
+        case "adamax":  # PyTorch's largest gradient is at least epsilon, from the first step on
+            start = rule.epsilon if rule.name.startswith("pytorch.") else 0.0
+            return dict(
+                zip(rule.slot_names, [(0.0, rule.beta_1), (start, rule.beta_2)], strict=True)
+            )
+        case "lion":
+            decay = [rule.beta_2]
+        case "ftrl":
+            return {"accumulator": (rule.initial_accumulator_value, 1.0), "linear": (0.0, 1.0)}
         case name:
             raise ValueError(f"the oracle knows no rule {name}")
+    return {name: (0.0, factor) for name, factor in zip(rule.slot_names, decay, strict=True)}
 
 
 class Dense:
@@ -107,7 +231,7 @@ class Dense:
         if rule.weight_decay:
             self.weights *= 1 - lr * rule.weight_decay
         g = self.dense_gradient(ids, gradients)
-        STEP[type(rule).__name__](rule, self.steps, lr, g, self.weights, self.slots)
+        STEP[rule.name](rule, self.steps, lr, g, self.weights, self.slots)
 
     def dense_gradient(self, ids, gradients):
         """(V, D): each row's gradients summed in the order they stand, zeros where there are none.

@@ -7,6 +7,7 @@ def test_something(rule): ...
 import pytest
 
 import rowwise
+from rowwise.rules import pytorch
 
 RULES = {
     "sgd": rowwise.SGD(),
@@ -44,15 +45,51 @@ RULES = {
     "adam-epsilon-large": rowwise.Adam(epsilon=1e-3),
     "adam-epsilon-one": rowwise.Adam(epsilon=1.0),
     "adam-epsilon-tiny": rowwise.Adam(epsilon=1e-10),
+    "adam-amsgrad": rowwise.Adam(amsgrad=True),
+    "adam-amsgrad-epsilon-large-decay": rowwise.Adam(amsgrad=True, epsilon=1e-3, weight_decay=0.1),
     "adamw": rowwise.AdamW(),
     "adamw-decay-strong": rowwise.AdamW(weight_decay=0.3, beta_1=0.95, beta_2=0.99),
     "adamw-decay-strong-epsilon-tiny": rowwise.AdamW(weight_decay=0.1, epsilon=1e-10),
+    "nadam": rowwise.Nadam(),
+    "nadam-epsilon-large-decay": rowwise.Nadam(epsilon=1e-3, weight_decay=0.01),
+    "nadam-betas-short": rowwise.Nadam(beta_1=0.5, beta_2=0.9),
+    "adamax": rowwise.Adamax(),
+    "adamax-betas-short-decay": rowwise.Adamax(beta_1=0.5, beta_2=0.9, weight_decay=0.1),
+    "adamax-epsilon-large": rowwise.Adamax(beta_2=0.99, epsilon=1e-3),
+    "adadelta": rowwise.Adadelta(),
+    "adadelta-decay": rowwise.Adadelta(rho=0.9, epsilon=1e-5, weight_decay=0.01),
+    "lion": rowwise.Lion(),
+    "lion-decay": rowwise.Lion(beta_2=0.9, weight_decay=0.1),
+    "ftrl": rowwise.Ftrl(),
+    "ftrl-regularized-decay": rowwise.Ftrl(
+        l1_regularization_strength=0.01,
+        l2_regularization_strength=0.1,
+        beta=0.1,
+        weight_decay=0.1,
+    ),
+    "ftrl-power": rowwise.Ftrl(learning_rate_power=-0.8, initial_accumulator_value=1.0),
+    "pytorch-sgd": pytorch.SGD(weight_decay=0.01),
+    "pytorch-sgd-momentum": pytorch.SGD(momentum=0.9, dampening=0.5),
+    "pytorch-sgd-nesterov": pytorch.SGD(momentum=0.9, nesterov=True, weight_decay=0.01),
+    "pytorch-rmsprop": pytorch.RMSprop(),
+    "pytorch-rmsprop-momentum": pytorch.RMSprop(momentum=0.9, weight_decay=0.01),
+    "pytorch-rmsprop-centered": pytorch.RMSprop(centered=True, epsilon=1e-5),
+    "pytorch-rmsprop-centered-momentum": pytorch.RMSprop(centered=True, momentum=0.5),
+    "pytorch-adagrad": pytorch.Adagrad(),
+    "pytorch-adadelta": pytorch.Adadelta(),
+    "pytorch-adam": pytorch.Adam(),
+    "pytorch-adam-epsilon-large": pytorch.Adam(epsilon=1e-3),
+    "pytorch-adam-betas-short-decay": pytorch.Adam(beta_1=0.5, beta_2=0.9, weight_decay=0.1),
+    "pytorch-adam-amsgrad": pytorch.Adam(amsgrad=True, epsilon=1e-3),
+    "pytorch-adamw": pytorch.AdamW(),
+    "pytorch-nadam": pytorch.NAdam(),
+    "pytorch-nadam-epsilon-large": pytorch.NAdam(epsilon=1e-2, weight_decay=0.01),
+    "pytorch-adamax": pytorch.Adamax(),
+    "pytorch-adamax-epsilon-large": pytorch.Adamax(epsilon=1e-2, weight_decay=0.1),
 }
 
 # Rules whose movement grows through a gap, beta_1 > sqrt(beta_2): rowwise may run them dense.
-GROWING = [
-    rule for rule in RULES.values() if getattr(rule, "beta_1", 0) ** 2 > vars(rule).get("beta_2", 1)
-]
+GROWING = [rule for rule in RULES.values() if rule.motion.ratio > 1]
 
 
 def each(names):

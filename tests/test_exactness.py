@@ -90,15 +90,21 @@ def draw_gradients(rng, row_size, ids, dim):
     return (rng.normal(size=(len(ids), dim)) * size[:, None]).astype(np.float32)
 
 
-def draw_rates(rng, base, steps):
+def draw_rates(rng, rule, steps):
     """A learning rate per step: warm-up, cosine, nothing for a while, a jump, noise."""
+    base = rule.learning_rate
     t = np.arange(steps) / steps
     rates = base * np.minimum(1, 20 * t + 0.01) * (0.55 + 0.45 * np.cos(np.pi * t))
     rates[(t > 0.3) & (t < 0.35)] = 0
     rates[(t > 0.5) & (t < 0.6)] *= 10
     noisy = t > 0.8
     rates[noisy] *= rng.uniform(0, 2, noisy.sum())
-    return rates.tolist()
+    return np.maximum(rates, least_rate(rule)).tolist()
+
+
+def least_rate(rule):
+    """Ftrl divides by its rate; all others can do with none."""
+    return rule.learning_rate / 100 if rule.name == "ftrl" else 0.0
 
 
 RARE_GROUPS = {
@@ -118,7 +124,7 @@ def history(rule, steps=3000, dim=3, seed=0):
     rng = np.random.default_rng(seed)
     row_size = rng.permutation(np.linspace(-9, 2, 40))
     twice = rng.integers(steps, size=(6, 2))
-    for t, lr in enumerate(draw_rates(rng, rule.learning_rate, steps)):
+    for t, lr in enumerate(draw_rates(rng, rule, steps)):
         touched = np.concatenate(
             [
                 np.arange(10),
@@ -250,7 +256,7 @@ def test_any_history_equals_dense_training(rule, events, rates, dim, seed):
     table, judge = rowwise.Table(9, dim, rule, init=weights), Judge(weights, rule)
 
     def step(ids, gradients):
-        lr = rate(rates, rule.learning_rate, table.steps, rng)
+        lr = max(rate(rates, rule.learning_rate, table.steps, rng), least_rate(rule))
         table.update(ids, gradients, lr)
         judge.step(ids, gradients, lr)
 

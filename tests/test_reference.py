@@ -1,4 +1,4 @@
-"""The oracle against Keras's own optimizers: the formulas are theirs, the rounding is ours."""
+"""The oracle against Keras's and PyTorch's own optimizers: their formulas, our rounding."""
 
 import dataclasses
 
@@ -16,7 +16,11 @@ def run(rule, *trainers):
     rng = np.random.default_rng(0)
     sizes = 10.0 ** np.linspace(-5, 1, ROWS)[:, None]
     for t in range(1, STEPS + 1):
-        lr = float(np.float32(rule.learning_rate * (1.5 + np.sin(t)) * (t % 10 != 0)))
+        lr = float(
+            np.float32(
+                rule.learning_rate * (1.5 + np.sin(t)) * (t % 10 != 0 or rule.name == "ftrl")
+            )
+        )
         touched = np.flatnonzero(rng.random(ROWS) < 0.4)
         gradients = (rng.normal(size=(ROWS, DIM)) * sizes).astype(np.float32)[touched]
         for trainer in trainers:
@@ -50,6 +54,40 @@ class Keras:
         return found[0].value.detach().numpy()
 
 
+class PyTorch:
+    """The same steps with the optimizer of that name in PyTorch; weight decay is decoupled."""
+
+    def __init__(self, weights, rule):
+        self.torch = pytest.importorskip("torch")
+        options = dataclasses.asdict(rule)
+        self.weight_decay = options.pop("weight_decay")
+        if "beta_1" in options:
+            options["betas"] = (options.pop("beta_1"), options.pop("beta_2"))
+        names = {"epsilon": "eps", "learning_rate": "lr"}
+        if rule.name == "pytorch.rmsprop":
+            names["rho"] = "alpha"
+        options = {names.get(name, name): value for name, value in options.items()}
+        self.variable = self.torch.tensor(weights, requires_grad=True)
+        kind = getattr(self.torch.optim, type(rule).__name__)
+        self.optimizer = kind([self.variable], **options, weight_decay=0.0)
+
+    def step(self, ids, gradients, learning_rate):
+        dense = np.zeros(self.variable.shape, np.float32)
+        dense[ids] = gradients
+        self.variable.grad = self.torch.tensor(dense)
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        with self.torch.no_grad():
+            self.variable *= 1 - learning_rate * (self.weight_decay or 0.0)
+        self.optimizer.step()
+
+    @property
+    def weights(self):
+        return self.variable.detach().numpy()
+
+    def slot(self, name):
+        return self.optimizer.state[self.variable][name].numpy()
+
+
 def start():
     return np.random.default_rng(1).uniform(-0.05, 0.05, (ROWS, DIM)).astype(np.float32)
 
@@ -66,8 +104,9 @@ def assert_rows_close(ours, theirs, rtol, offset=0.0):
 
 
 @every_rule
-def test_the_oracle_in_float32_agrees_with_keras(rule):
-    ours, theirs = Dense(start(), rule, np.float32), Keras(start(), rule)
+def test_the_oracle_in_float32_agrees_with_its_framework(rule):
+    framework = PyTorch if rule.name.startswith("pytorch.") else Keras
+    ours, theirs = Dense(start(), rule, np.float32), framework(start(), rule)
     run(rule, ours, theirs)
     # Keras takes 1 - beta**t in float32, so that Adam's first steps carry a relative error of
     # about 2**-24 / (1 - beta_2).
@@ -83,11 +122,13 @@ def test_the_oracle_in_float32_stays_near_the_oracle_in_float64(rule):
     run(rule, rounded, truth)
     assert rounded.weights.dtype == np.float32
     assert truth.weights.dtype == np.float64
-    assert_rows_close(rounded.weights, truth.weights, rtol=1e-5, offset=start())
+    # Ftrl loses digits to n^p - acc^p, where a small gradient hardly moves the accumulator.
+    rtol = 1e-2 if rule.name == "ftrl" else 1e-5
+    assert_rows_close(rounded.weights, truth.weights, rtol, offset=start())
     for name, slot in truth.slots.items():
         assert slot.dtype == np.float64
         assert rounded.slots[name].dtype == np.float32
-        assert_rows_close(rounded.slots[name], slot, rtol=1e-5)
+        assert_rows_close(rounded.slots[name], slot, rtol)
 
 
 @each(["sgd", "adam"])

@@ -7,6 +7,7 @@ import pickle
 import pytest
 
 import rowwise
+from rowwise.rules import pytorch
 from rules_under_test import every_rule
 
 KINDS = [rowwise.SGD, rowwise.RMSprop, rowwise.Adagrad, rowwise.Adam, rowwise.AdamW]
@@ -91,7 +92,7 @@ def test_a_rule_is_frozen_comparable_and_hashable(rule):
 
 @every_rule
 def test_a_repr_is_the_expression_that_makes_the_rule(rule):
-    assert eval(repr(rule), vars(rowwise)) == rule
+    assert eval(repr(rule), vars(pytorch if "pytorch" in rule.name else rowwise)) == rule
 
 
 @every_rule
@@ -108,7 +109,7 @@ def test_a_table_takes_a_rule_by_its_name(kind):
     assert rowwise.Table(2, 2, kind.__name__.lower()).rule == kind()
 
 
-@pytest.mark.parametrize("name", ["adamm", "", "lion"])
+@pytest.mark.parametrize("name", ["adamm", "", "lamb"])
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name):
     with pytest.raises(ValueError, match=r"adam.*rmsprop.*sgd"):
         rowwise.Table(2, 2, name)

@@ -6,7 +6,19 @@ Keras layer on top of it.
 
 from rowwise import rules
 from rowwise._native import get_num_threads
-from rowwise.rules import SGD, Adagrad, Adam, AdamW, RMSprop, Rule
+from rowwise.rules import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Ftrl,
+    Lion,
+    Nadam,
+    RMSprop,
+    Rule,
+)
 from rowwise.table import Table, set_num_threads
 from rowwise.vocabulary import Vocabulary
 
@@ -14,9 +26,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
+    "Ftrl",
+    "Lion",
+    "Nadam",
     "RMSprop",
     "Rule",
     "Table",

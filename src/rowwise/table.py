@@ -164,12 +164,11 @@ class Table:
             _check_finite(gradients)
         rate = self.learning_rate if learning_rate is None else _rate(learning_rate)
         number = self._steps + 1 if iteration is None else iteration
+        scales = self._rule.scales(rate, number)
         keep = self._rule.keep(rate)
         if keep <= 0:  # logarithms of the decay would not exist: leave no row waiting for it
             self.sync()
-        bad = self._native.update(
-            ids, gradients, self._steps + 1, rate, keep, self._rule.scale(rate, number)
-        )
+        bad = self._native.update(ids, gradients, self._steps + 1, rate, keep, *scales)
         if bad >= 0:
             raise outside(ids, bad, self.rows)
         self._steps += 1
@@ -346,9 +345,9 @@ class Table:
         """Takes up a rule, with fresh slots; every row is current."""
         self.learning_rate = rule.learning_rate if rule else 0.0
         self._slots = [matrix(self.rows, self.dim) for _ in range(self._slots_of(rule))]
-        if rule is not None and rule.slot_start:
-            for slot in self._slots:
-                slot.fill(rule.slot_start)
+        for slot, start in zip(self._slots, rule.slot_starts if rule else (), strict=True):
+            if start:
+                slot.fill(start)
         self._follow(rule, fresh=True)
 
     def _follow(self, rule: Rule | None, *, fresh: bool) -> None:

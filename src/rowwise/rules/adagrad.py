@@ -23,8 +23,8 @@ class Adagrad(Rule):
     Source: Duchi, Hazan, Singer, Adaptive subgradient methods, JMLR 2011; in Keras's form.
 
     Example:
-        >>> Adagrad().slot_start
-        0.1
+        >>> Adagrad().slot_starts
+        (0.1,)
     """
 
     learning_rate: float = field(default=0.001, kw_only=False)
@@ -49,9 +49,9 @@ class Adagrad(Rule):
         return ("accumulator",)
 
     @property
-    def slot_start(self) -> float:
+    def slot_starts(self) -> tuple[float, ...]:
         """The accumulator's first value."""
-        return self.initial_accumulator_value
+        return (self.initial_accumulator_value,)
 
     @property
     def motion(self) -> Motion:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from rowwise import _native
 
@@ -14,26 +14,39 @@ from rowwise import _native
 class Motion:
     """How a row moves in a step that did not touch it.
 
-    A missed step j moves the weight by
-    `scale_j * x * ratio**j / (1 + y * (growth**j - 1))`, where x and y belong to the row, and
-    multiplies slot i by `slot_decay[i]`; see `native/clock.hpp`.
+    Missed step j moves the weight by `scale_j * x * ratio**j / (1 + y * (growth**j - 1))`, where x
+    and y belong to the row, and multiplies slot i by `slot_decay[i]`; see `native/clock.hpp`.
+    `shrink` is what it does to the denominator that x is divided by. `endless`: ratio is 1, so
+    that no missed step is too long ago to matter.
     """
 
     slot_decay: tuple[float, ...] = ()
     ratio: float = 0.0
     growth: float = 1.0
     terms: int = 0
+    shrink: float = 1.0
+    endless: bool = False
+
+
+class Scales(NamedTuple):
+    """What a rule's formula makes of a step's learning rate and number."""
+
+    movement: float = 0.0  # factor of the movement along the slots, in a missed step too
+    gradient: float = 0.0  # factor of the gradient itself, where the formula has one
+    epsilon: float = 1.0  # factor of epsilon
 
 
 # Missed steps after which what remains of the movement is below 2^-30 of it are not summed.
 _NEGLIGIBLE = 2.0**-30
+# For an endless sum: how many of the latest steps are summed one by one, not by difference.
+_LATEST = 64
 # A sum longer than this is not worth its upkeep: such a rule brings all rows along at every step.
 _LONGEST_WINDOW = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """An update rule, in Keras's form; the base of `SGD`, `RMSprop`, `Adagrad`, `Adam`, `AdamW`.
+    """An update rule; the base of all of them, in Keras's form or in PyTorch's.
 
     The learning rate comes first, everything else by keyword.
 
@@ -62,18 +75,18 @@ class Rule:
         return ()
 
     @property
-    def slot_start(self) -> float:
-        """The number a slot starts with."""
-        return 0.0
+    def slot_starts(self) -> tuple[float, ...]:
+        """The number that each slot starts with."""
+        return (0.0,) * len(self.slot_names)
 
     @property
     def motion(self) -> Motion:
         """What a missed step does to a row."""
         return Motion()
 
-    def scale(self, learning_rate: float, iteration: int) -> float:
-        """Scale of the movement of step `iteration` (counted from 1)."""
-        return 0.0
+    def scales(self, learning_rate: float, iteration: int) -> Scales:
+        """The factors of step `iteration` (counted from 1)."""
+        return Scales()
 
     def keep(self, learning_rate: float) -> float:
         """Factor of the decoupled weight decay: 1 - lr * weight_decay."""
@@ -89,6 +102,8 @@ class Rule:
     def window(self) -> int:
         """Missed steps after which the movement is over, to 2**-30 of it."""
         motion = self.motion
+        if motion.endless:
+            return _LATEST
         if not motion.terms or motion.ratio <= 0:
             return 1
         if motion.ratio >= 1:
@@ -104,16 +119,29 @@ class Rule:
         """The rule as the kernels read it."""
         known = ("momentum", "rho", "beta_1", "beta_2", "epsilon")
         given = {f.name for f in dataclasses.fields(self)}
-        return _native.rule(self.family, **{k: getattr(self, k) for k in known if k in given})
+        return _native.rule(
+            self.family,
+            shrink=self.motion.shrink,
+            window=self._window,
+            **{name: getattr(self, name) for name in known if name in given},
+            **self.hyperparameters,
+        )
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """Those of this rule alone, by the kernels' names."""
+        return {}
 
     def clock(self) -> dict[str, Any]:
         """What the clock of a table with this rule needs to know."""
+        motion = dataclasses.asdict(self.motion)
+        del motion["shrink"]
+        return {**motion, "window": self._window, "advances": not self.still}
+
+    @property
+    def _window(self) -> int:
         # Without laziness a row never misses more than the step just made.
-        return {
-            **dataclasses.asdict(self.motion),
-            "window": self.window if self.lazy else 1,
-            "advances": not self.still,
-        }
+        return self.window if self.lazy else 1
 
     def config(self) -> dict[str, object]:
         """The rule as plain data; `rules.get(config)` makes it again."""
@@ -133,7 +161,7 @@ def get(rule: Rule | str | dict[str, object] | None) -> Rule | None:
     """A rule from its name, its config, or itself.
 
     Args:
-        rule: a `Rule`; "sgd", "rmsprop", "adagrad", "adam" or "adamw" for its defaults; what
+        rule: a `Rule`; the lower-case name of one ("sgd", "adam"...) for its defaults; what
             `Rule.config()` gave; or None.
 
     Raises:
@@ -141,12 +169,12 @@ def get(rule: Rule | str | dict[str, object] | None) -> Rule | None:
 
     Example:
         >>> import rowwise
-        >>> rowwise.rules.get("adam")
-        Adam(learning_rate=0.001, weight_decay=None, beta_1=0.9, beta_2=0.999, epsilon=1e-07)
+        >>> rowwise.rules.get("sgd")
+        SGD(learning_rate=0.01, weight_decay=None, momentum=0.0, nesterov=False)
     """
     if rule is None or isinstance(rule, Rule):
         return rule
-    kinds = {kind.name: kind for kind in _subclasses(Rule)}
+    kinds = {kind.name: kind for kind in _subclasses(Rule) if kind.name}
     config = {"name": rule} if isinstance(rule, str) else dict(rule)
     name = str(config.pop("name", None)).lower()
     if name not in kinds:

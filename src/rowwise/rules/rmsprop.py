@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from rowwise.rules.base import Motion, Rule
+from rowwise.rules.base import Motion, Rule, Scales
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +66,16 @@ class RMSprop(Rule):
     @property
     def motion(self) -> Motion:
         """v and a decay by `rho`, b by `momentum`; w moves along b."""
-        decay = {"velocity": self.rho, "momentum": self.momentum, "average_gradient": self.rho}
         return Motion(
-            slot_decay=tuple(decay[name] for name in self.slot_names),
+            slot_decay=(
+                self.rho,
+                *((self.momentum,) if self.momentum else ()),
+                *((self.rho,) if self.centered else ()),
+            ),
             ratio=self.momentum,
             terms=1 if self.momentum else 0,
         )
 
-    def scale(self, learning_rate: float, iteration: int) -> float:
+    def scales(self, learning_rate: float, iteration: int) -> Scales:
         """The learning rate is in b already."""
-        return 1.0
+        return Scales(1.0)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from rowwise.rules.base import Motion, Rule
+from rowwise.rules.base import Motion, Rule, Scales
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,6 @@ class SGD(Rule):
             return Motion()
         return Motion(slot_decay=(self.momentum,), ratio=self.momentum, terms=1)
 
-    def scale(self, learning_rate: float, iteration: int) -> float:
+    def scales(self, learning_rate: float, iteration: int) -> Scales:
         """The learning rate is in b already; w goes up along it."""
-        return -self.momentum if self.nesterov else -1.0
+        return Scales(-self.momentum if self.nesterov else -1.0)
