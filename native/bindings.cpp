@@ -1,13 +1,17 @@
 // The one binding file: NumPy buffers in, NumPy buffers out, the GIL released while rows move.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <stdexcept>
 
@@ -27,6 +31,10 @@ using Matrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Vectors = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Out = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const int64_t, nb::c_contig, nb::device::cpu>;
+using Positions = nb::ndarray<int64_t, nb::c_contig, nb::device::cpu>;
+using Weights = std::optional<Vectors>;
+using PerId = std::pair<nb::ndarray<nb::numpy, int64_t, nb::ndim<1>>,
+                        nb::ndarray<nb::numpy, float, nb::ndim<2>>>;
 using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // Zeroed bytes on huge pages, freed with the array.
@@ -134,6 +142,48 @@ int64_t first_nonfinite(Vectors values) {
     return first == n ? -1 : first.load();
 }
 
+// Bag b of a batch of n ids holds those from offsets[b] to offsets[b + 1].
+void check_offsets(Ids offsets, int64_t n) {
+    const int64_t* at = offsets.data();
+    const int64_t count = static_cast<int64_t>(offsets.size()) - 1;
+    if (count < 0 || at[0] != 0) throw std::invalid_argument("offsets must begin with 0");
+    for (int64_t b = 0; b < count; ++b)
+        if (at[b + 1] < at[b])
+            throw std::invalid_argument(
+                "offset " + std::to_string(at[b + 1]) + " at position " + std::to_string(b + 1) +
+                " is below the one before it, " + std::to_string(at[b]));
+    if (at[count] != n)
+        throw std::invalid_argument("the last offset, " + std::to_string(at[count]) +
+                                    ", must be the number of ids, " + std::to_string(n));
+}
+
+// Bags as the kernels take them.
+Bags make_bags(const Ids& ids, const Ids& offsets, const Weights& weights) {
+    const auto n = static_cast<int64_t>(ids.size());
+    if (weights && static_cast<int64_t>(weights->size()) != n)
+        throw std::invalid_argument("weights must hold one number per id");
+    check_offsets(offsets, n);
+    return {ids.data(), offsets.data(), weights ? weights->data() : nullptr, n,
+            static_cast<int64_t>(offsets.size()) - 1};
+}
+
+// (n,) the bag of each position.
+std::vector<uint32_t> bag_of_each(const Bags& bags) {
+    std::vector<uint32_t> bag_of(bags.n);
+    for (int64_t b = 0; b < bags.count; ++b)
+        std::fill(bag_of.begin() + bags.offsets[b], bag_of.begin() + bags.offsets[b + 1],
+                  static_cast<uint32_t>(b));
+    return bag_of;
+}
+
+// A NumPy array that owns its memory, not yet written.
+template <class T, class... Shape>
+auto fresh_array(Shape... shape) {
+    auto* data = new T[(std::size_t{1} * ... * shape)];
+    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    return nb::ndarray<nb::numpy, T, nb::ndim<sizeof...(shape)>>(data, {shape...}, owner);
+}
+
 // A table's buffers and the rule and clock they follow, with one lock: readers beside each other,
 // a writer alone. It is taken without the GIL, or by someone whom no holder waits for.
 class Rows {
@@ -176,6 +226,55 @@ class Rows {
         const int64_t bad = first_outside(ids.data(), n, store_.rows);
         if (bad < 0) kernels().lookup(store_, rule_, *clock_, ids.data(), n, out.data());
         return bad;
+    }
+
+    // The kernels' `pool`; returns -1, or the position of an id outside the table; then nothing
+    // was written.
+    int64_t pool(Ids ids, Ids offsets, Weights weights, Out out) const {
+        const Bags bags = make_bags(ids, offsets, weights);
+        check_size(out, bags.count * store_.dim, "out must hold one vector per bag");
+        return reading(bags, [&](const Kernels& kernels) {
+            kernels.pool(store_, rule_, *clock_, bags, out.data());
+        });
+    }
+
+    int64_t pool_max(Ids ids, Ids offsets, Out out, Positions argmax) const {
+        const Bags bags = make_bags(ids, offsets, std::nullopt);
+        check_size(out, bags.count * store_.dim, "out must hold one vector per bag");
+        check_size(argmax, bags.count * store_.dim, "argmax must have the shape of out");
+        return reading(bags, [&](const Kernels& kernels) {
+            kernels.pool_max(store_, rule_, *clock_, bags, out.data(), argmax.data());
+        });
+    }
+
+    int64_t pool_dots(Ids ids, Ids offsets, Vectors gradients, Out out) const {
+        const Bags bags = make_bags(ids, offsets, std::nullopt);
+        check_size(gradients, bags.count * store_.dim, "gradients must hold one vector per bag");
+        check_size(out, bags.n, "out must hold one number per id");
+        return reading(bags, [&](const Kernels& kernels) {
+            kernels.pool_dots(store_, rule_, *clock_, bags, gradients.data(), out.data());
+        });
+    }
+
+    // The distinct ids (m,) of the batch, ascending, and their gradients (m, dim), where `pool`
+    // has the gradients (bags, dim).
+    PerId pool_gradient(Ids ids, Ids offsets, Weights weights, Vectors gradients) const {
+        const Bags bags = make_bags(ids, offsets, weights);
+        check_size(gradients, bags.count * store_.dim, "gradients must hold one vector per bag");
+        return per_distinct_id(bags, [&](const Plan& plan, const uint32_t* bag_of, float* out) {
+            kernels().pool_gradient(plan, bags, bag_of, store_.dim, gradients.data(), out);
+        });
+    }
+
+    // The same for `pool_max`.
+    PerId pool_max_gradient(Ids ids, Ids offsets, Ids argmax, Vectors gradients) const {
+        const Bags bags = make_bags(ids, offsets, std::nullopt);
+        check_size(gradients, bags.count * store_.dim, "gradients must hold one vector per bag");
+        check_size(argmax, bags.count * store_.dim, "argmax must have the shape of gradients");
+        return per_distinct_id(bags, [&](const Plan& plan, const uint32_t* bag_of, float* out) {
+            kernels().pool_max_gradient(plan, bag_of, store_.dim, argmax.data(), gradients.data(),
+                                        out);
+        });
     }
 
     // One step of the whole table: returns -1, or the position of an id outside the table; then
@@ -233,6 +332,46 @@ class Rows {
         clock_->restart();
     }
 
+    template <class Array>
+    static void check_size(const Array& array, int64_t size, const char* message) {
+        if (static_cast<int64_t>(array.size()) != size) throw std::invalid_argument(message);
+    }
+
+    // Calls read(kernels) beside other readers, unless an id is outside: then returns where.
+    template <class Read>
+    int64_t reading(const Bags& bags, Read&& read) const {
+        const nb::gil_scoped_release release;
+        const std::shared_lock lock(mutex_);
+        const int64_t bad = first_outside(bags.ids, bags.n, store_.rows);
+        if (bad < 0) read(kernels());
+        return bad;
+    }
+
+    // The distinct ids (m,), and the (m, dim) that sum(plan, bag_of, out) writes for them.
+    template <class Sum>
+    PerId per_distinct_id(const Bags& bags, Sum&& sum) const {
+        if (bags.n >= int64_t{1} << 32 || bags.count >= int64_t{1} << 32)
+            throw std::invalid_argument("a batch has at most 2**32 - 1 ids and bags");
+        Plan plan;
+        std::vector<uint32_t> bag_of;
+        {
+            const nb::gil_scoped_release release;
+            if (first_outside(bags.ids, bags.n, store_.rows) >= 0)
+                throw std::out_of_range("an id is outside the table");
+            plan = make_plan(bags.ids, bags.n, store_.rows);
+            bag_of = bag_of_each(bags);
+        }
+        const auto distinct = static_cast<std::size_t>(plan.distinct());
+        auto ids = fresh_array<int64_t>(distinct);
+        auto sums = fresh_array<float>(distinct, static_cast<std::size_t>(store_.dim));
+        {
+            const nb::gil_scoped_release release;
+            std::copy(plan.ids.begin(), plan.ids.end(), ids.data());
+            sum(plan, bag_of.data(), sums.data());
+        }
+        return {std::move(ids), std::move(sums)};
+    }
+
     mutable std::shared_mutex mutex_;
     Matrix weights_;
     std::vector<Matrix> slots_;
@@ -265,6 +404,13 @@ NB_MODULE(_native, m) {
         .def("follow", &Rows::follow, "rule"_a, "slots"_a, nb::kw_only(), "fresh"_a, "advances"_a,
              "ratio"_a, "growth"_a, "terms"_a, "endless"_a, "window"_a, "slot_decay"_a)
         .def("lookup", &Rows::lookup, "ids"_a, "out"_a)
+        .def("pool", &Rows::pool, "ids"_a, "offsets"_a, "weights"_a.none(), "out"_a)
+        .def("pool_max", &Rows::pool_max, "ids"_a, "offsets"_a, "out"_a, "argmax"_a)
+        .def("pool_dots", &Rows::pool_dots, "ids"_a, "offsets"_a, "gradients"_a, "out"_a)
+        .def("pool_gradient", &Rows::pool_gradient, "ids"_a, "offsets"_a, "weights"_a.none(),
+             "gradients"_a)
+        .def("pool_max_gradient", &Rows::pool_max_gradient, "ids"_a, "offsets"_a, "argmax"_a,
+             "gradients"_a)
         .def("update", &Rows::update, "ids"_a, "gradients"_a, "number"_a, "lr"_a, "keep"_a,
              "scale"_a, "gradient_scale"_a, "epsilon_factor"_a)
         .def("sync", &Rows::sync)
@@ -275,6 +421,7 @@ NB_MODULE(_native, m) {
 
     m.def("zeros", &zeros, "bytes"_a);
     m.def("first_nonfinite", &first_nonfinite, "values"_a);
+    m.def("check_offsets", &check_offsets, "offsets"_a, "n"_a);
     m.def("set_num_threads", &set_num_threads, "threads"_a);
     m.def("get_num_threads", &num_threads);
     m.def("kernels", [] { return kernels().name; });

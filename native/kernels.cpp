@@ -2,6 +2,7 @@
 // ahead before it works on its own.
 #include <cstring>
 
+#include "rows.hpp"
 #include "rules.hpp"
 #include "threads.hpp"
 
@@ -9,27 +10,6 @@ namespace rowwise {
 namespace ROWWISE_ISA {
 
 namespace {
-
-constexpr int64_t kAhead = 3;  // rows prefetched ahead; measured: 2 to 4 alike, 12 slower
-constexpr int64_t kRowsPerTask = 512;
-
-// Working memory of one task. Not a std::vector: its code would be shared between the copies of
-// this file, and an old processor could be handed a new one's instructions.
-template <class T>
-struct Scratch {
-    T* data;
-    explicit Scratch(int64_t count) : data(new T[count]) {}
-    ~Scratch() { delete[] data; }
-    Scratch(const Scratch&) = delete;
-    Scratch& operator=(const Scratch&) = delete;
-};
-
-template <bool Write>
-inline void prefetch_row(const float* row, int64_t dim) {
-    // The head of a wide row is enough: the processor's own prefetcher sees the rest coming.
-    const int64_t floats = dim < 128 ? dim : 128;
-    for (int64_t d = 0; d < floats; d += 16) __builtin_prefetch(row + d, Write);
-}
 
 template <class R>
 struct Row {
@@ -176,26 +156,33 @@ void skip_and_step(const Skip& skip, const Rule& rule, const Step& step, const R
     }
 }
 
+// out (end - begin, dim) <- the present values of rows ids[begin..end).
+template <class R>
+void read_range(const Past<R>& past, const Rule& rule, const int64_t* ids, int64_t n,
+                int64_t begin, int64_t end, float* out) {
+    const Store& store = past.store;
+    const bool lazy = past.now != 0;
+    for (int64_t i = begin; i < end; ++i, out += store.dim) {
+        if (lazy && i + 2 * kAhead < n) __builtin_prefetch(store.states + ids[i + 2 * kAhead]);
+        if (i + kAhead < n) {
+            const int64_t id = ids[i + kAhead];
+            const bool slots = lazy && past.slots_matter(store.states[id]);
+            Row<R>(store, id).template prefetch<false>(store.dim, slots);
+        }
+        const Row<R> row(store, ids[i]);
+        if (lazy)
+            value_at(past, rule, store.states[ids[i]], row, out);
+        else
+            std::memcpy(out, row.w, store.dim * sizeof(float));
+    }
+}
+
 template <class R>
 void lookup_rows(const Store& store, const Rule& rule, const Clock& clock, const int64_t* ids,
                  int64_t n, float* out) {
     const Past<R> past(store, clock);
     parallel(n, kRowsPerTask, [&](int64_t begin, int64_t end) {
-        const bool lazy = past.now != 0;
-        for (int64_t i = begin; i < end; ++i) {
-            if (lazy && i + 2 * kAhead < n) __builtin_prefetch(store.states + ids[i + 2 * kAhead]);
-            if (i + kAhead < n) {
-                const int64_t id = ids[i + kAhead];
-                const bool slots = lazy && past.slots_matter(store.states[id]);
-                Row<R>(store, id).template prefetch<false>(store.dim, slots);
-            }
-            float* to = out + i * store.dim;
-            const Row<R> row(store, ids[i]);
-            if (lazy)
-                value_at(past, rule, store.states[ids[i]], row, to);
-            else
-                std::memcpy(to, row.w, store.dim * sizeof(float));
-        }
+        read_range(past, rule, ids, n, begin, end, out + begin * store.dim);
     });
 }
 
@@ -332,10 +319,19 @@ void slot_values(const Store& store, const Rule& rule, const Clock& clock, int s
 
 }  // namespace
 
+void read_rows(const Store& store, const Rule& rule, const Clock& clock, const int64_t* ids,
+               int64_t n, int64_t begin, int64_t end, float* out) {
+    with_rule(rule, [&](auto r) {
+        const Past<decltype(r)> past(store, clock);
+        read_range(past, rule, ids, n, begin, end, out);
+    });
+}
+
 #define ROWWISE_TEXT(name) #name
 #define ROWWISE_NAME(name) ROWWISE_TEXT(name)
 extern const Kernels table;
-const Kernels table = {ROWWISE_NAME(ROWWISE_ISA), lookup, update, sync, slot_values};
+const Kernels table = {ROWWISE_NAME(ROWWISE_ISA), lookup, update, sync, slot_values,
+                       pool, pool_max, pool_dots, pool_gradient, pool_max_gradient};
 
 }  // namespace ROWWISE_ISA
 }  // namespace rowwise

@@ -70,6 +70,14 @@ struct Step {
     uint32_t stamp = 0;  // the clock's reading after it
 };
 
+// A batch of bags: bag b holds the ids from offsets[b] to offsets[b + 1].
+struct Bags {
+    const int64_t* ids;      // (n,)
+    const int64_t* offsets;  // (count + 1,) ascending, from 0 to n
+    const float* weights;    // (n,), or null: all are 1
+    int64_t n, count;
+};
+
 struct Kernels {
     const char* name;
     // out (n, dim) <- the present values of rows ids (n,). Writes nothing else.
@@ -82,6 +90,22 @@ struct Kernels {
     void (*sync)(Store&, const Rule&, const Clock&);
     // out (rows, dim) <- the present values of slot `slot`.
     void (*slot_values)(const Store&, const Rule&, const Clock&, int slot, float* out);
+
+    // out (bags, dim) <- the weighted sum of each bag's rows; 0 where it is empty.
+    void (*pool)(const Store&, const Rule&, const Clock&, const Bags&, float* out);
+    // out (bags, dim) <- the largest of each bag's values, weights aside, and argmax (bags, dim)
+    // <- the first position that has it; 0 and -1 where the bag is empty.
+    void (*pool_max)(const Store&, const Rule&, const Clock&, const Bags&, float* out,
+                     int64_t* argmax);
+    // out (n,) <- the product of each row with its bag's gradient, of gradients (bags, dim).
+    void (*pool_dots)(const Store&, const Rule&, const Clock&, const Bags&,
+                      const float* gradients, float* out);
+    // out (distinct, dim) <- the gradient of each distinct id, from gradients (bags, dim) and the
+    // bag of each position, bag_of (n,).
+    void (*pool_gradient)(const Plan&, const Bags&, const uint32_t* bag_of, int64_t dim,
+                          const float* gradients, float* out);
+    void (*pool_max_gradient)(const Plan&, const uint32_t* bag_of, int64_t dim,
+                              const int64_t* argmax, const float* gradients, float* out);
 };
 
 const Kernels& kernels();                 // the best this processor runs

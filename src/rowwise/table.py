@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise import _native, rules
+from rowwise import _native, pooling, rules
 from rowwise.ids import as_ids, outside
 from rowwise.init import Init, fill
 from rowwise.memory import check_fits, matrix, row_states
@@ -107,6 +107,36 @@ class Table:
         bad = self._native.lookup(ids, vectors)
         if bad >= 0:
             raise outside(ids, bad, self.rows)
+
+    def pool(
+        self, ids: Any, offsets: Any = None, weights: Any = None, combiner: str = "mean"
+    ) -> Floats:
+        """Bags of rows reduced to one vector each, at no more memory than the result.
+
+        Args:
+            ids: (..., length), the last axis a bag; or (n,) with offsets.
+            offsets: (bags + 1,) ascending from 0 to n: bag b is ids[offsets[b]:offsets[b + 1]].
+            weights: a number for each id, 1 unless given.
+            combiner: "mean" (divided by the sum of the weights), "sum", or "sqrtn" (divided by the
+                root of the sum of their squares).
+
+        Returns:
+            vectors (..., dim) or (bags, dim) float32; 0 for a bag without ids or weight.
+
+        Raises:
+            IndexError, TypeError: bad ids, see `lookup`.
+            ValueError: an unknown combiner; offsets or weights that do not fit the ids.
+
+        Example:
+            >>> table = Table(3, 2, init=np.array([[1, 2], [3, 4], [5, 6]]))
+            >>> table.pool([[0, 2], [1, 1]])
+            array([[3., 4.],
+                   [3., 4.]], dtype=float32)
+            >>> table.pool([0, 2, 1], offsets=[0, 2, 3], weights=[1, 1, 10], combiner="sum")
+            array([[ 6.,  8.],
+                   [30., 40.]], dtype=float32)
+        """
+        return pooling.pool(self, ids, offsets, weights, combiner)
 
     def to_numpy(self) -> Floats:
         """The present values of all rows, (rows, dim), a fresh array; the table does not change."""

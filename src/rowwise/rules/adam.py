@@ -2,6 +2,9 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from rowwise import _native
 from rowwise.rules.base import Motion, Rule, Scales
@@ -153,18 +156,15 @@ class Nadam(_TwoMeans):
             root,
         )
 
-    def momentum_at(self, iteration: int) -> float:
+    def momentum_at(self, iteration: Any) -> Any:
         """u_t."""
         return self.beta_1 * (1.0 - 0.5 * 0.96**iteration)
 
     def momentum_product(self, iteration: int) -> float:
-        """U_t, to within 2**-80."""
-        product = 1.0
-        for t in range(1, iteration + 1):
-            product *= self.momentum_at(t)
-            if product < 2.0**-80:  # 1 - U_t is 1
-                return 0.0
-        return product
+        """U_t; 0 from where it is below 2**-80, as u_t <= beta_1."""
+        if self.beta_1**iteration < 2.0**-80:
+            return 0.0
+        return float(np.prod(self.momentum_at(np.arange(1.0, iteration + 1))))
 
 
 @dataclass(frozen=True, kw_only=True)

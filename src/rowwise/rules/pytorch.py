@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from rowwise.rules import adadelta, adagrad, adam, rmsprop, sgd
 from rowwise.rules.base import Scales
@@ -229,7 +230,7 @@ class NAdam(adam.Nadam):
         """m and v."""
         return ("exp_avg", "exp_avg_sq")
 
-    def momentum_at(self, iteration: int) -> float:
+    def momentum_at(self, iteration: Any) -> Any:
         """u_t."""
         return self.beta_1 * (1.0 - 0.5 * 0.96 ** (iteration * self.momentum_decay))
 

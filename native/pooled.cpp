@@ -1,0 +1,139 @@
+// Bags of rows reduced to one vector each, forward and back. Vectors of single ids exist a few at
+// a time, in the first-level cache; an array (ids, dim) is never formed.
+#include <cstring>
+
+#include "rows.hpp"
+#include "threads.hpp"
+
+namespace rowwise {
+namespace ROWWISE_ISA {
+
+namespace {
+
+// Bags that hold about as many rows as a task should.
+int64_t bags_per_task(const Bags& bags) {
+    const int64_t rows_per_bag = bags.n / (bags.count > 0 ? bags.count : 1) + 1;
+    const int64_t count = kRowsPerTask / rows_per_bag;
+    return count > 0 ? count : 1;
+}
+
+// Calls take(bag, position, row's present value (dim,)) for all ids of bags begin..end, in order.
+template <class Take>
+void each_row(const Store& store, const Rule& rule, const Clock& clock, const Bags& bags,
+              int64_t begin, int64_t end, Take&& take) {
+    constexpr int64_t kFloats = 4096;  // 16 KiB: half of a small first-level cache
+    const int64_t last = bags.offsets[end];
+    int64_t tile = kFloats / store.dim;
+    tile = tile < 1 ? 1 : tile > 64 ? 64 : tile;
+    const Scratch<float> values(tile * store.dim);
+    int64_t bag = begin;
+    for (int64_t from = bags.offsets[begin]; from < last; from += tile) {
+        const int64_t to = from + tile < last ? from + tile : last;
+        read_rows(store, rule, clock, bags.ids, bags.n, from, to, values.data);
+        for (int64_t i = from; i < to; ++i) {
+            while (i >= bags.offsets[bag + 1]) ++bag;
+            take(bag, i, values.data + (i - from) * store.dim);
+        }
+    }
+}
+
+// <a, b>, in sixteen partial sums: the same bits for any width of vector instructions.
+float dot(const float* __restrict a, const float* __restrict b, int64_t dim) {
+    constexpr int kLanes = 16;
+    float lane[kLanes] = {};
+    int64_t d = 0;
+    for (; d + kLanes <= dim; d += kLanes)
+        for (int j = 0; j < kLanes; ++j) lane[j] += a[d + j] * b[d + j];
+    for (int j = 0; d < dim; ++d, ++j) lane[j] += a[d] * b[d];
+    for (int half = kLanes / 2; half > 0; half /= 2)
+        for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
+    return lane[0];
+}
+
+// Calls add(sum (dim,), position) for all positions of each distinct id, in batch order; `from`
+// is what it will read of, (bags, dim), and is asked for ahead.
+template <class Add>
+void each_distinct(const Plan& plan, const uint32_t* bag_of, int64_t dim, const float* from,
+                   float* out, Add&& add) {
+    const auto n = static_cast<int64_t>(plan.positions.size());
+    const uint32_t* positions = plan.positions.data();
+    parallel(plan.distinct(), kRowsPerTask, [&](int64_t begin, int64_t end) {
+        std::memset(out + begin * dim, 0, (end - begin) * dim * sizeof(float));
+        for (int64_t i = begin; i < end; ++i) {
+            for (int64_t p = plan.start[i]; p < plan.start[i + 1]; ++p) {
+                if (p + kAhead < n)
+                    prefetch_row<false>(from + int64_t{bag_of[positions[p + kAhead]]} * dim, dim);
+                add(out + i * dim, positions[p]);
+            }
+        }
+    });
+}
+
+}  // namespace
+
+void pool(const Store& store, const Rule& rule, const Clock& clock, const Bags& bags, float* out) {
+    const int64_t dim = store.dim;
+    parallel(bags.count, bags_per_task(bags), [&](int64_t begin, int64_t end) {
+        std::memset(out + begin * dim, 0, (end - begin) * dim * sizeof(float));
+        each_row(store, rule, clock, bags, begin, end,
+                 [&](int64_t bag, int64_t i, const float* __restrict value) {
+                     const float weight = bags.weights ? bags.weights[i] : 1.0f;
+                     float* __restrict sum = out + bag * dim;
+                     for (int64_t d = 0; d < dim; ++d) sum[d] += weight * value[d];
+                 });
+    });
+}
+
+void pool_max(const Store& store, const Rule& rule, const Clock& clock, const Bags& bags,
+              float* out, int64_t* argmax) {
+    const int64_t dim = store.dim;
+    parallel(bags.count, bags_per_task(bags), [&](int64_t begin, int64_t end) {
+        for (int64_t d = begin * dim; d < end * dim; ++d) {
+            out[d] = 0;
+            argmax[d] = -1;
+        }
+        each_row(store, rule, clock, bags, begin, end,
+                 [&](int64_t bag, int64_t i, const float* __restrict value) {
+                     const bool first = i == bags.offsets[bag];
+                     float* __restrict best = out + bag * dim;
+                     int64_t* __restrict at = argmax + bag * dim;
+                     for (int64_t d = 0; d < dim; ++d) {
+                         const bool better =
+                             first | (value[d] > best[d]) | (value[d] != value[d]);
+                         best[d] = better ? value[d] : best[d];
+                         at[d] = better ? i : at[d];
+                     }
+                 });
+    });
+}
+
+void pool_dots(const Store& store, const Rule& rule, const Clock& clock, const Bags& bags,
+               const float* gradients, float* out) {
+    parallel(bags.count, bags_per_task(bags), [&](int64_t begin, int64_t end) {
+        each_row(store, rule, clock, bags, begin, end,
+                 [&](int64_t bag, int64_t i, const float* value) {
+                     out[i] = dot(gradients + bag * store.dim, value, store.dim);
+                 });
+    });
+}
+
+void pool_gradient(const Plan& plan, const Bags& bags, const uint32_t* bag_of, int64_t dim,
+                   const float* gradients, float* out) {
+    each_distinct(plan, bag_of, dim, gradients, out, [&](float* __restrict sum, uint32_t p) {
+        const float weight = bags.weights ? bags.weights[p] : 1.0f;
+        const float* __restrict g = gradients + int64_t{bag_of[p]} * dim;
+        for (int64_t d = 0; d < dim; ++d) sum[d] += weight * g[d];
+    });
+}
+
+void pool_max_gradient(const Plan& plan, const uint32_t* bag_of, int64_t dim,
+                       const int64_t* argmax, const float* gradients, float* out) {
+    each_distinct(plan, bag_of, dim, gradients, out, [&](float* __restrict sum, uint32_t p) {
+        const int64_t* __restrict at = argmax + int64_t{bag_of[p]} * dim;
+        const float* __restrict g = gradients + int64_t{bag_of[p]} * dim;
+        for (int64_t d = 0; d < dim; ++d) sum[d] += at[d] == p ? g[d] : 0.0f;
+    });
+}
+
+}  // namespace ROWWISE_ISA
+}  // namespace rowwise
