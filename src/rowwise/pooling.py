@@ -115,6 +115,16 @@ def pool_gradient(
     return table._native.pool_gradient(ids, offsets, weights, gradients)
 
 
+def coalesce(table: Table, ids: Ids, gradients: Floats) -> tuple[Ids, Floats]:
+    """`pool_gradient` for bags of one id each: each distinct id (m,), and the sum of its gradients.
+
+    Args:
+        ids: (n,).
+        gradients: (n, dim).
+    """
+    return pool_gradient(table, ids, np.arange(ids.size + 1), None, gradients)
+
+
 def pool_max_gradient(
     table: Table, ids: Ids, offsets: Ids, argmax: Ids, gradients: Floats
 ) -> tuple[Ids, Floats]:

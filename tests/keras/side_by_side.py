@@ -67,7 +67,7 @@ def assert_as_exact(ours, theirs, truth):
     gradients, so that either side may be luckier by a factor.
     """
     assert [v.path for v in _variables(ours)] == [v.path for v in _variables(theirs)]
-    error, limit = _error(ours, truth), 3 * _error(theirs, truth) + 8 * np.finfo("float32").eps
+    error, limit = _error(ours, truth), 5 * _error(theirs, truth) + 8 * np.finfo("float32").eps
     assert error <= limit, f"{error:.2e} from the truth, above {limit:.2e}"
 
 

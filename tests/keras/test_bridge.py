@@ -8,10 +8,13 @@ import sys
 import keras
 import numpy as np
 import pytest
+from keras.src.backend.torch.optimizers.torch_optimizer import TorchOptimizer
+from keras.src.backend.torch.optimizers.torch_parallel_optimizer import TorchParallelOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import serialization_lib
 
 import rowwise.keras
+from rowwise.keras.optimizers import _ARGUMENTS
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,15 @@ import rowwise.keras
             "_overwrite_variables_directly_with_gradients",
             ["self", "grads", "vars"],
         ),
+        (TorchOptimizer, "_apply_weight_decay", ["self", "variables"]),
+        *(
+            (
+                owner,
+                "_backend_update_step",
+                ["self", "grads", "trainable_variables", "learning_rate"],
+            )
+            for owner in (BaseOptimizer, TorchParallelOptimizer)
+        ),
         (keras.optimizers.LossScaleOptimizer, "check_finite", ["self", "grads"]),
         (
             serialization_lib,
@@ -40,15 +52,22 @@ def test_the_methods_taken_over_are_there(owner, method, arguments):
     assert list(inspect.signature(getattr(owner, method)).parameters) == arguments
 
 
-@pytest.mark.parametrize("name", ["SGD", "RMSprop", "Adagrad", "Adam", "AdamW"])
+@pytest.mark.parametrize("name", _ARGUMENTS)
 def test_optimizers_have_the_attributes_that_rules_are_made_of(name):
     from rowwise.keras.optimizers import rule_of
 
     optimizer = getattr(keras.optimizers, name)()
     rule = rule_of(optimizer, keras.Variable(np.zeros((2, 2))))
     assert type(rule).__name__ == name
-    for attribute in ("_use_weight_decay", "_track_variable", "iterations", "loss_scale_factor"):
+    for attribute in ("_use_weight_decay", "_track_variable", "iterations", "_iterations"):
         assert hasattr(optimizer, attribute)
+
+
+def test_what_accumulation_and_nadam_keep_is_where_it_was():
+    optimizer = keras.optimizers.Nadam(gradient_accumulation_steps=2)
+    optimizer.build([keras.Variable(np.zeros((2, 2)))])
+    assert [v.path.endswith("_gradient_accumulator") for v in optimizer._accumulated_gradients]
+    assert float(optimizer._u_product.numpy()) == 1.0
 
 
 def test_slots_are_named_as_keras_names_them():

@@ -344,19 +344,12 @@ def test_variables_are_excluded_from_weight_decay():
 # ---------------------------------------------------------------------- what runs densely
 
 DENSE = {
-    "clipnorm": lambda: keras.optimizers.Adam(0.01, clipnorm=0.01),
-    "clipvalue": lambda: keras.optimizers.SGD(0.1, momentum=0.9, clipvalue=0.01),
-    "global_clipnorm": lambda: keras.optimizers.RMSprop(0.01, global_clipnorm=0.01),
     "use_ema": lambda: keras.optimizers.Adam(0.01, use_ema=True, ema_overwrite_frequency=5),
-    "gradient_accumulation": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=3),
-    "amsgrad": lambda: keras.optimizers.Adam(0.01, amsgrad=True),
-    "Adadelta": lambda: keras.optimizers.Adadelta(1.0),
-    "Adamax": lambda: keras.optimizers.Adamax(0.01),
-    "Nadam": lambda: keras.optimizers.Nadam(0.01),
-    "Lion": lambda: keras.optimizers.Lion(0.001),
-    "Ftrl": lambda: keras.optimizers.Ftrl(0.1),
+    "l2_shrinkage": lambda: keras.optimizers.Ftrl(0.1, l2_shrinkage_regularization_strength=0.1),
     "Adafactor": lambda: keras.optimizers.Adafactor(0.01),
     "Lamb": lambda: keras.optimizers.Lamb(0.01),
+    "Muon": lambda: keras.optimizers.Muon(0.01, exclude_layers=["embedding"]),
+    "ScheduleFreeAdamW": lambda: keras.optimizers.ScheduleFreeAdamW(0.01),
 }
 
 

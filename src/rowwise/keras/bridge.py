@@ -1,10 +1,11 @@
 """Where Keras's optimizers meet tables: the one file that touches what is private to Keras.
 
-An optimizer does four things with a variable, and each is taken over for a `TableVariable`:
-`build` (take up the rule), `add_variable_from_reference` (its slots are the table's),
-`_overwrite_variables_directly_with_gradients` (Keras's own place for variables that are not
-stepped as usual, inside `apply`: make the step) and, in `LossScaleOptimizer`, `check_finite`.
-For every other variable they do what they did. A fifth thing belongs to files:
+What an optimizer does with a variable is taken over for a `TableVariable`: `build` (take up the
+rule), `add_variable_from_reference` (its slots are the table's), and within `apply`
+`_overwrite_variables_directly_with_gradients` (the first thing done: let the rows' gradients stand
+for the whole one, so that Keras unscales and clips them as any other), `_apply_weight_decay` (the
+rule decays) and `_backend_update_step` (the table makes the step); in `LossScaleOptimizer`,
+`check_finite`. For every other variable they do what they did. One thing belongs to files:
 `_retrieve_class_or_fn`, which finds a saved layer's class. And of Keras's scopes two are asked
 for: whether values are cast (mixed precision), and whether they are a caller's (stateless).
 """
@@ -21,13 +22,19 @@ from contextvars import ContextVar
 from typing import Any
 
 import keras
+import torch
 from keras.src.backend import AutocastScope, in_stateless_scope
+from keras.src.backend.torch.optimizers.torch_optimizer import TorchOptimizer
+from keras.src.backend.torch.optimizers.torch_parallel_optimizer import TorchParallelOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import serialization_lib
 
 from rowwise.keras.optimizers import NoRule, iteration, learning_rate, rule_of
-from rowwise.keras.variable import SlotVariable, TableVariable
+from rowwise.keras.variable import AccumulatorVariable, SlotVariable, TableVariable
+from rowwise.pooling import coalesce
 from rowwise.torch.lookup import rows_and_gradients
+
+_ACCUMULATOR = "gradient_accumulator"  # Keras's name for it
 
 
 def takes_sparse_gradient(variable: TableVariable) -> bool:
@@ -81,6 +88,10 @@ def _go_dense(variable: TableVariable, cause: NoRule) -> None:
     """From now on Keras makes the steps, over all rows; slots stay where they are."""
     variable.table.rule = None
     variable.lazy = False
+    optimizer: Any = variable.keeper() if variable.keeper else None
+    if optimizer in variable.accumulators:
+        index = optimizer._get_variable_index(variable)
+        optimizer._accumulated_gradients[index] = variable.accumulators[optimizer]
     warnings.warn(
         f"{variable.path}: {cause}; every training step visits all {variable.shape[0]} rows, "
         "with Keras's own numbers at Keras's own speed",
@@ -88,25 +99,47 @@ def _go_dense(variable: TableVariable, cause: NoRule) -> None:
     )
 
 
-def _step(optimizer: Any, variable: TableVariable, gradient: Any) -> bool:
-    """Makes the optimizer's step by rows, where that can be done."""
-    if in_stateless_scope() or not _lazy(optimizer, variable):
-        return False
-    rate = learning_rate(optimizer)
-    if not 0 <= rate < math.inf:
-        _go_dense(variable, NoRule(f"the learning rate {rate} is none that a rule by rows takes"))
-        return False
+def _rows_of(optimizer: Any, variable: TableVariable, gradient: Any) -> Any:
+    """What stands for the whole gradient in `apply`: those of the rows `variable.rows`, (n, D).
+
+    None where the batch is only one of several whose gradients are summed up first.
+    """
     ids, gradients = rows_and_gradients(gradient)
-    if optimizer.loss_scale_factor is not None:
-        gradients = gradients / optimizer.loss_scale_factor
+    several = optimizer.gradient_accumulation_steps
+    if several or optimizer.clipnorm or optimizer.clipvalue or optimizer.global_clipnorm:
+        ids, gradients = coalesce(variable.table, ids, gradients)
+    if several:
+        accumulator = variable.accumulators[optimizer]
+        accumulator.add(ids, gradients)
+        if (int(optimizer._iterations.numpy()) + 1) % several:
+            return None
+        ids, gradients = accumulator.take()
+    variable.rows = ids
+    return torch.from_numpy(gradients)
+
+
+def _step(optimizer: Any, variable: TableVariable, gradients: Any) -> None:
+    """Makes the optimizer's step by rows. Where that cannot be done, NoRule says why."""
+    rate, number = learning_rate(optimizer), iteration(optimizer)
+    try:
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"the learning rate {rate} is none that a rule by rows takes")
+        rule_of(optimizer, variable).scales(rate, number)
+    except ValueError as cause:
+        raise NoRule(f"{cause}") from cause
     variable.table.update(
-        ids,
-        gradients,
+        variable.rows,
+        gradients.numpy(),
         rate,
-        iteration=iteration(optimizer),
+        iteration=number,
         check_finite=False,  # a NaN goes where Keras would let it go
     )
-    return True
+
+
+def _whole(variable: TableVariable, gradients: Any) -> Any:
+    """The gradient of all rows, from those of `variable.rows`."""
+    ids = torch.from_numpy(variable.rows)
+    return torch.zeros(tuple(variable.shape)).index_add_(0, ids, gradients)
 
 
 def _is_wrapper(optimizer: Any) -> bool:
@@ -144,32 +177,86 @@ def _add_slot(
     original: Any, self: Any, reference_variable: Any, name: Any = None, initializer: Any = "zeros"
 ) -> Any:
     variable = reference_variable
-    if not (
-        isinstance(variable, TableVariable)
-        and _lazy(self, variable)
-        and name in variable.table.slot_names
-    ):
-        return original(self, reference_variable, name=name, initializer=initializer)
-    full_name = f"{variable.path.replace('/', '_')}_{name}"
+    by_rows = (
+        isinstance(variable, TableVariable) and not _is_wrapper(self) and _lazy(self, variable)
+    )
+    if by_rows and name == _ACCUMULATOR:
+        return _add_accumulator(self, variable)
+    if not by_rows or name not in variable.table.slot_names:
+        return original(self, variable, name=name, initializer=initializer)
     with keras.name_scope(self.name, caller=self):
-        slot = SlotVariable(variable.table, name, full_name)
+        slot = SlotVariable(variable.table, name, _full_name(variable, name))
     self._track_variable(slot)
     variable.slots[self][name] = slot
     return slot
 
 
+def _add_accumulator(optimizer: Any, variable: TableVariable) -> Any:
+    """Adds the variable that Keras would, and returns what stands for it in Keras's sums: a zero,
+    for the table sums by itself."""
+    with keras.name_scope(optimizer.name, caller=optimizer):
+        name = _full_name(variable, _ACCUMULATOR)
+        accumulator = AccumulatorVariable(*variable.table.shape, name)
+    optimizer._track_variable(accumulator)
+    variable.accumulators[optimizer] = accumulator
+    return keras.Variable(0.0, trainable=False, name="nothing")
+
+
+def _full_name(variable: TableVariable, name: str) -> str:
+    return f"{variable.path.replace('/', '_')}_{name}"
+
+
 @_around(BaseOptimizer, "_overwrite_variables_directly_with_gradients")
-def _step_tables(original: Any, self: Any, grads: Any, variables: Any) -> Any:
+def _take_rows(original: Any, self: Any, grads: Any, variables: Any) -> Any:
     rest = []
     for gradient, variable in zip(grads, variables, strict=True):
         if isinstance(variable, TableVariable):
-            if _step(self, variable, gradient):
-                continue
             if not in_stateless_scope():
-                variable.table.stepped_from_outside(rows_and_gradients(gradient)[0])
+                if _lazy(self, variable):
+                    gradient = _rows_of(self, variable, gradient)
+                else:
+                    variable.table.stepped_from_outside(rows_and_gradients(gradient)[0])
+            if gradient is None:
+                continue
             gradient = gradient.to_dense() if gradient.is_sparse else gradient
         rest.append((gradient, variable))
     return original(self, [g for g, _ in rest], [v for _, v in rest])
+
+
+@_around(TorchOptimizer, "_apply_weight_decay")
+def _decay_the_others(original: Any, self: Any, variables: Any) -> Any:
+    rest = [v for v in variables if not _steps_itself(v)]
+    return original(self, rest) if rest else None
+
+
+def _step_tables(
+    original: Any, self: Any, grads: Any, trainable_variables: Any, learning_rate: Any
+) -> Any:
+    rest = []
+    for gradient, variable in zip(grads, trainable_variables, strict=True):
+        if _steps_itself(variable):
+            try:
+                _step(self, variable, gradient)
+                continue
+            except NoRule as cause:
+                _go_dense(variable, cause)
+                self._apply_weight_decay([variable])
+                gradient = _whole(variable, gradient)
+        rest.append((gradient, variable))
+    if rest:
+        return original(self, [g for g, _ in rest], [v for _, v in rest], learning_rate)
+    if isinstance(self, keras.optimizers.Nadam):  # as its own step would have done
+        momentum = self.beta_1 * (1.0 - 0.5 * keras.ops.power(0.96, iteration(self)))
+        self._u_product.assign(self._u_product * momentum)
+    return None
+
+
+for _owner in (BaseOptimizer, TorchParallelOptimizer):
+    _around(_owner, "_backend_update_step")(_step_tables)
+
+
+def _steps_itself(variable: Any) -> bool:
+    return isinstance(variable, TableVariable) and variable.lazy and not in_stateless_scope()
 
 
 @_around(keras.optimizers.LossScaleOptimizer, "check_finite")

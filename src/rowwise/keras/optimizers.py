@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any
 
 import keras
@@ -10,27 +10,28 @@ import keras
 from rowwise import rules
 from rowwise.rules import Rule
 
-_RULES: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "SGD": lambda o: {"momentum": o.momentum, "nesterov": o.nesterov},
-    "RMSprop": lambda o: {
-        "rho": o.rho, "momentum": o.momentum, "epsilon": o.epsilon, "centered": o.centered,
-    },
-    "Adagrad": lambda o: {
-        "initial_accumulator_value": o.initial_accumulator_value, "epsilon": o.epsilon,
-    },
-    "Adam": lambda o: {"beta_1": o.beta_1, "beta_2": o.beta_2, "epsilon": o.epsilon},
-    "AdamW": lambda o: {"beta_1": o.beta_1, "beta_2": o.beta_2, "epsilon": o.epsilon},
-}  # fmt: skip
+# The arguments of a Keras optimizer that its rule takes, by the names both have.
+_ARGUMENTS = {
+    "SGD": ("momentum", "nesterov"),
+    "RMSprop": ("rho", "momentum", "epsilon", "centered"),
+    "Adagrad": ("initial_accumulator_value", "epsilon"),
+    "Adadelta": ("rho", "epsilon"),
+    "Adam": ("beta_1", "beta_2", "epsilon", "amsgrad"),
+    "AdamW": ("beta_1", "beta_2", "epsilon", "amsgrad"),
+    "Adamax": ("beta_1", "beta_2", "epsilon"),
+    "Nadam": ("beta_1", "beta_2", "epsilon"),
+    "Lion": ("beta_1", "beta_2"),
+    "Ftrl": (
+        "learning_rate_power",
+        "initial_accumulator_value",
+        "l1_regularization_strength",
+        "l2_regularization_strength",
+        "beta",
+    ),
+}
 
-# Options that need the whole gradient or the whole table at every step.
-_DENSE_OPTIONS = (
-    "amsgrad",
-    "clipnorm",
-    "clipvalue",
-    "global_clipnorm",
-    "use_ema",
-    "gradient_accumulation_steps",
-)
+# Options that need the whole table at every step.
+_DENSE_OPTIONS = ("use_ema", "l2_shrinkage_regularization_strength")
 
 
 class NoRule(Exception):
@@ -45,23 +46,36 @@ def rule_of(optimizer: Any, variable: Any) -> Rule:
     """
     name = type(optimizer).__name__
     # A user's subclass may do anything; only Keras's own classes are known by heart.
-    if name not in _RULES or not type(optimizer).__module__.startswith("keras."):
+    if name not in _ARGUMENTS or not type(optimizer).__module__.startswith("keras."):
         raise NoRule(f"the optimizer {name} has no rule by rows")
     for option in _DENSE_OPTIONS:
         if getattr(optimizer, option, None):
-            raise NoRule(f"{name}({option}={getattr(optimizer, option)!r}) needs whole gradients")
+            raise NoRule(
+                f"{name}({option}={getattr(optimizer, option)!r}) needs every row at every step"
+            )
     if variable.constraint is not None:
         raise NoRule("embeddings_constraint applies to every row at every step")
     decays = optimizer.weight_decay and optimizer._use_weight_decay(variable)
     try:
-        return getattr(rules, name)(
+        rule: Rule = getattr(rules, name)(
             # The step's own rate comes with the step: it may follow a schedule.
             learning_rate=0.0,
             weight_decay=float(optimizer.weight_decay) if decays else None,
-            **_RULES[name](optimizer),
+            **{argument: getattr(optimizer, argument) for argument in _ARGUMENTS[name]},
         )
     except (TypeError, ValueError) as error:
         raise NoRule(f"{name}: {error}") from error
+    if isinstance(rule, rules.Nadam) and hasattr(optimizer, "_u_product"):
+        _check_momentum_product(optimizer, rule)
+    return rule
+
+
+def _check_momentum_product(optimizer: Any, rule: rules.Nadam) -> None:
+    """Nadam keeps the product of its momentums beside the count of its iterations."""
+    kept = float(optimizer._u_product.numpy())
+    expected = rule.momentum_product(iteration(optimizer) - 1)
+    if not math.isclose(kept, expected, rel_tol=1e-3, abs_tol=1e-6):
+        raise NoRule(f"its momentum product is {kept:g}, where its iterations make {expected:g}")
 
 
 def learning_rate(optimizer: Any) -> float:

@@ -1,4 +1,4 @@
-"""Keras variables whose memory is a table's: its weights, and the slots of its optimizer."""
+"""Keras variables on a table: its weights, the slots of its optimizer, a sum of gradients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 import keras
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
+from rowwise.memory import matrix
 from rowwise.table import Table
 from rowwise.torch.parameter import TableParameter
 
@@ -31,14 +34,18 @@ class TableVariable(keras.Variable):
         """No optimizer has this table in its care."""
         self.keeper: weakref.ref[Any] | None = None  # the optimizer whose rule the table has
         self.lazy = False  # whether the table makes its steps, and not Keras
+        self.rows: NDArray[np.int64] = np.empty(0, np.int64)  # of the gradient being applied
         # Slots of every optimizer that came by: optimizer -> {slot name: variable}
         self.slots: weakref.WeakKeyDictionary[Any, dict[str, SlotVariable]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self.accumulators: weakref.WeakKeyDictionary[Any, AccumulatorVariable] = (
             weakref.WeakKeyDictionary()
         )
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has its own optimizer, or none yet.
-        dropped = ("keeper", "lazy", "slots")
+        dropped = ("keeper", "lazy", "rows", "slots", "accumulators")
         return {name: value for name, value in self.__dict__.items() if name not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -60,3 +67,42 @@ class SlotVariable(keras.Variable):
         """Takes the slot's memory of `table` for its own."""
         self.table = table
         self._value = TableParameter(table, self.slot, requires_grad=False)
+
+
+class AccumulatorVariable(keras.Variable):
+    """Sums of gradients over several batches, of a table's rows: (rows, dim) float32.
+
+    Only rows that a batch touched are visited.
+    """
+
+    def __init__(self, rows: int, dim: int, name: str) -> None:
+        self._extent = (rows, dim)
+        self._touched: list[NDArray[np.int64]] = []
+        super().__init__(np.zeros(()), dtype="float32", trainable=False, name=name)
+
+    def _initialize(self, value: Any) -> None:
+        memory = torch.from_numpy(matrix(*self._extent))
+        self._value = torch.nn.Parameter(memory, requires_grad=False)
+
+    @property
+    def _sums(self) -> NDArray[np.float32]:
+        return self._value.detach().numpy()
+
+    def assign(self, value: Any) -> Any:
+        """Takes the sums from `value`, with whichever rows are not zero."""
+        result = super().assign(value)
+        self._touched = [np.flatnonzero(self._sums.any(axis=1))]
+        return result
+
+    def add(self, ids: NDArray[np.int64], gradients: NDArray[np.float32]) -> None:
+        """Adds gradients (n, dim) of the rows ids (n,), each of them once."""
+        self._sums[ids] += gradients
+        self._touched.append(ids)
+
+    def take(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The rows touched so far, ascending, and their sums, which are zero again."""
+        ids = np.unique(np.concatenate([np.empty(0, np.int64), *self._touched]))
+        sums = self._sums[ids]
+        self._sums[ids] = 0
+        self._touched = []
+        return ids, sums
