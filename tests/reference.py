@@ -11,7 +11,7 @@ step t (1-based), its learning rate lr, the gradient g (V, D), the weights w (V,
 w and the slots are changed in place.
 """
 
-from math import prod, sqrt
+from math import sqrt
 
 import numpy as np
 
@@ -75,14 +75,13 @@ def adam_means(rule, g, slots):
 
 def nadam(rule, t, lr, g, w, slots):
     m, root = adam_means(rule, g, slots)
-    u = [rule.beta_1 * (1 - 0.96 ** (i * psi(rule)) / 2) for i in range(1, t + 2)]
-    product = prod(u[:t])
-    mean = u[t] / (1 - product * u[t]) * m + (1 - u[t - 1]) / (1 - product) * g
+
+    def u(i):
+        return rule.beta_1 * (1 - 0.96 ** (i * getattr(rule, "momentum_decay", 1)) / 2)
+
+    product = np.prod(u(np.arange(1.0, min(t, 3000) + 1)))  # 0 long before
+    mean = u(t + 1) / (1 - product * u(t + 1)) * m + (1 - u(t)) / (1 - product) * g
     w -= lr * mean / (root / sqrt(1 - rule.beta_2**t) + rule.epsilon)
-
-
-def psi(rule):
-    return getattr(rule, "momentum_decay", 1)
 
 
 def adamax(rule, t, lr, g, w, slots):
