@@ -65,19 +65,28 @@ def fit(optimizer="adam", weighted=False, **options):
     return train
 
 
+OPTIMIZERS = {
+    "sgd": lambda: keras.optimizers.SGD(0.01),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+}
+
+
 @COMBINERS
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-@pytest.mark.parametrize("mask_zero", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize(
-    "optimizer",
+    ("name", "weighted", "mask_zero"),
     [
-        lambda: keras.optimizers.SGD(0.01),
-        lambda: keras.optimizers.RMSprop(0.01),
-        lambda: keras.optimizers.Adam(0.01),
+        ("adam", False, False),
+        ("adam", False, True),
+        ("adam", True, False),
+        ("adam", True, True),
+        ("sgd", True, True),
+        ("rmsprop", True, True),
     ],
-    ids=["sgd", "rmsprop", "adam"],
 )
-def test_fit_gives_the_weights_of_embedding_and_reduction(combiner, weighted, mask_zero, optimizer):
+def test_fit_gives_the_weights_of_embedding_and_reduction(combiner, name, weighted, mask_zero):
+    optimizer = OPTIMIZERS[name]
+
     def make(layer):
         return bag_model(layer, combiner, weighted, mask_zero)
 
@@ -110,18 +119,19 @@ def test_the_last_axis_is_combined(combiner, weighted, shape):
 
 @COMBINERS
 def test_a_masked_id_counts_for_nothing_and_nothing_counts_as_zero(combiner):
-    layer = EmbedReduce(ROWS, DIM, combiner=combiner, weights=VALUES)
-    weights = torch.tensor([[1.0, 2.0, np.nan], [3.0, 4.0, 5.0]], requires_grad=True)
-    mask = np.array([[True, True, False], [False, False, False]])
-    result = layer(np.array([[3, 4, 5], [6, 7, 8]]), weights=weights, mask=mask)
+    layer = EmbedReduce(ROWS, DIM, combiner=combiner, weights=VALUES, mask_zero=True)
+    ids = np.array([[3, 4, 5, 0], [6, 7, 8, 0]])
+    weights = torch.tensor([[1.0, 2.0, np.nan, 9.0], [3.0, 4.0, 5.0, 9.0]], requires_grad=True)
+    mask = np.array([[True, True, False, True], [False, False, False, True]])
+    result = layer(ids, weights=weights, mask=mask)
     assert (result[1] == 0).all()
     alone = layer(np.array([[3, 4]]), weights=np.float32([[1, 2]]))
     np.testing.assert_allclose(result[:1].detach(), alone.detach(), rtol=1e-6)
     result.sum().backward()
-    assert (weights.grad[~torch.from_numpy(mask)] == 0).all()
+    assert (weights.grad[~torch.from_numpy(mask & (ids != 0))] == 0).all()
     gradient = layer._embeddings.value.grad.to_dense()
     assert torch.isfinite(gradient).all()
-    assert (gradient[[5, 6, 7, 8]] == 0).all()
+    assert (gradient[[0, 5, 6, 7, 8]] == 0).all()
 
 
 @COMBINERS
@@ -134,8 +144,11 @@ def test_every_path_gives_the_same_numbers_and_gradients(combiner, path):
         warnings.filterwarnings("ignore", ".*a table of float64 is trained densely")
         layer.build()
     layer.set_weights([VALUES])
+    table = VALUES
     if path == "lora":
         layer.enable_lora(2)
+        layer.lora_embeddings_b.assign(VALUES[:2])
+        table = VALUES + layer.lora_embeddings_a.numpy() @ VALUES[:2]
     weights = torch.tensor(SCORES[:6], requires_grad=True)
     if path == "stateless":
         parameters = [torch.tensor(VALUES, requires_grad=True)]
@@ -144,7 +157,7 @@ def test_every_path_gives_the_same_numbers_and_gradients(combiner, path):
         result = layer(IDS[:6], weights=weights)
     result.square().sum().backward()
 
-    values = torch.tensor(VALUES, dtype=torch.float64, requires_grad=True)
+    values = torch.tensor(table, dtype=torch.float64, requires_grad=True)
     exact = torch.tensor(SCORES[:6], dtype=torch.float64, requires_grad=True)
     shares = exact * torch.from_numpy(IDS[:6] != 0)
     expected = Reduce(combiner, dtype="float64")(values[IDS[:6]], shares)
