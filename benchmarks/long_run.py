@@ -1,6 +1,6 @@
 """20,000 steps of every rule beside dense training: does the error grow?
 
-    python benchmarks/long_run.py docs/long-run.svg
+    python benchmarks/long_run.py docs/long-run.png
 
 Each rule trains a table three times with the same batches: by rows, densely in float32, and
 densely in float64, which is the truth. Rows are touched by a Zipf law, so that some wait for

@@ -37,8 +37,8 @@ using PerId = std::pair<nb::ndarray<nb::numpy, int64_t, nb::ndim<1>>,
                         nb::ndarray<nb::numpy, float, nb::ndim<2>>>;
 using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-// Zeroed bytes on huge pages, freed with the array.
-nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> zeros(std::size_t bytes) {
+// Zeroed bytes on huge pages, and what frees them.
+std::pair<void*, nb::capsule> zeroed(std::size_t bytes) {
     struct Block {
         void* memory;
         std::size_t bytes;
@@ -51,6 +51,11 @@ nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> zeros(std::size_t bytes) {
         release(block->memory, block->bytes);
         delete block;
     });
+    return {memory, std::move(owner)};
+}
+
+nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> zeros(std::size_t bytes) {
+    const auto [memory, owner] = zeroed(bytes);
     return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory, {bytes}, owner);
 }
 
@@ -176,12 +181,18 @@ std::vector<uint32_t> bag_of_each(const Bags& bags) {
     return bag_of;
 }
 
-// A NumPy array that owns its memory, not yet written.
+// A NumPy array of numbers not yet written, on huge pages where it is large.
 template <class T, class... Shape>
 auto fresh_array(Shape... shape) {
-    auto* data = new T[(std::size_t{1} * ... * shape)];
+    const std::size_t bytes = (sizeof(T) * ... * shape);
+    using Array = nb::ndarray<nb::numpy, T, nb::ndim<sizeof...(shape)>>;
+    if (bytes >= std::size_t{1} << 22) {
+        const auto [memory, owner] = zeroed(bytes);
+        return Array(memory, {shape...}, owner);
+    }
+    auto* data = new T[bytes / sizeof(T)];
     nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-    return nb::ndarray<nb::numpy, T, nb::ndim<sizeof...(shape)>>(data, {shape...}, owner);
+    return Array(data, {shape...}, owner);
 }
 
 // A table's buffers and the rule and clock they follow, with one lock: readers beside each other,

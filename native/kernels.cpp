@@ -156,25 +156,23 @@ void skip_and_step(const Skip& skip, const Rule& rule, const Step& step, const R
     }
 }
 
-// out (end - begin, dim) <- the present values of rows ids[begin..end).
+// The present value (dim,) of row ids[i] of the n: in the table, where the row is current, or else
+// in `out`. Asks for the rows ahead.
 template <class R>
-void read_range(const Past<R>& past, const Rule& rule, const int64_t* ids, int64_t n,
-                int64_t begin, int64_t end, float* out) {
+const float* present(const Past<R>& past, const Rule& rule, const int64_t* ids, int64_t n,
+                     int64_t i, float* out) {
     const Store& store = past.store;
     const bool lazy = past.now != 0;
-    for (int64_t i = begin; i < end; ++i, out += store.dim) {
-        if (lazy && i + 2 * kAhead < n) __builtin_prefetch(store.states + ids[i + 2 * kAhead]);
-        if (i + kAhead < n) {
-            const int64_t id = ids[i + kAhead];
-            const bool slots = lazy && past.slots_matter(store.states[id]);
-            Row<R>(store, id).template prefetch<false>(store.dim, slots);
-        }
-        const Row<R> row(store, ids[i]);
-        if (lazy)
-            value_at(past, rule, store.states[ids[i]], row, out);
-        else
-            std::memcpy(out, row.w, store.dim * sizeof(float));
+    if (lazy && i + 2 * kAhead < n) __builtin_prefetch(store.states + ids[i + 2 * kAhead]);
+    if (i + kAhead < n) {
+        const int64_t id = ids[i + kAhead];
+        const bool slots = lazy && past.slots_matter(store.states[id]);
+        Row<R>(store, id).template prefetch<false>(store.dim, slots);
     }
+    const Row<R> row(store, ids[i]);
+    if (!lazy || store.states[ids[i]].stamp == past.now) return row.w;
+    value_at(past, rule, store.states[ids[i]], row, out);
+    return out;
 }
 
 template <class R>
@@ -182,7 +180,11 @@ void lookup_rows(const Store& store, const Rule& rule, const Clock& clock, const
                  int64_t n, float* out) {
     const Past<R> past(store, clock);
     parallel(n, kRowsPerTask, [&](int64_t begin, int64_t end) {
-        read_range(past, rule, ids, n, begin, end, out + begin * store.dim);
+        for (int64_t i = begin; i < end; ++i) {
+            float* to = out + i * store.dim;
+            const float* value = present(past, rule, ids, n, i, to);
+            if (value != to) std::memcpy(to, value, store.dim * sizeof(float));
+        }
     });
 }
 
@@ -320,10 +322,11 @@ void slot_values(const Store& store, const Rule& rule, const Clock& clock, int s
 }  // namespace
 
 void read_rows(const Store& store, const Rule& rule, const Clock& clock, const int64_t* ids,
-               int64_t n, int64_t begin, int64_t end, float* out) {
+               int64_t n, int64_t begin, int64_t end, float* scratch, const float** rows) {
     with_rule(rule, [&](auto r) {
         const Past<decltype(r)> past(store, clock);
-        read_range(past, rule, ids, n, begin, end, out);
+        for (int64_t i = begin; i < end; ++i)
+            rows[i - begin] = present(past, rule, ids, n, i, scratch + (i - begin) * store.dim);
     });
 }
 

@@ -1,5 +1,5 @@
-// Bags of rows reduced to one vector each, forward and back. Vectors of single ids exist a few at
-// a time, in the first-level cache; an array (ids, dim) is never formed.
+// Bags of rows reduced to one vector each, forward and back. Rows are summed where they lie, or a
+// few at a time in the first-level cache; an array (ids, dim) is never formed.
 #include <cstring>
 
 #include "rows.hpp"
@@ -21,18 +21,17 @@ int64_t bags_per_task(const Bags& bags) {
 template <class Take>
 void each_row(const Store& store, const Rule& rule, const Clock& clock, const Bags& bags,
               int64_t begin, int64_t end, Take&& take) {
-    constexpr int64_t kFloats = 4096;  // 16 KiB: half of a small first-level cache
+    constexpr int64_t kTile = 4;  // few, for the rows asked for to come just ahead of their use
     const int64_t last = bags.offsets[end];
-    int64_t tile = kFloats / store.dim;
-    tile = tile < 1 ? 1 : tile > 64 ? 64 : tile;
-    const Scratch<float> values(tile * store.dim);
+    const Scratch<float> scratch(kTile * store.dim);
+    const float* rows[kTile];
     int64_t bag = begin;
-    for (int64_t from = bags.offsets[begin]; from < last; from += tile) {
-        const int64_t to = from + tile < last ? from + tile : last;
-        read_rows(store, rule, clock, bags.ids, bags.n, from, to, values.data);
+    for (int64_t from = bags.offsets[begin]; from < last; from += kTile) {
+        const int64_t to = from + kTile < last ? from + kTile : last;
+        read_rows(store, rule, clock, bags.ids, bags.n, from, to, scratch.data, rows);
         for (int64_t i = from; i < to; ++i) {
             while (i >= bags.offsets[bag + 1]) ++bag;
-            take(bag, i, values.data + (i - from) * store.dim);
+            take(bag, i, rows[i - from]);
         }
     }
 }

@@ -26,9 +26,10 @@ inline void prefetch_row(const float* row, int64_t dim) {
     for (int64_t d = 0; d < floats; d += 16) __builtin_prefetch(row + d, Write);
 }
 
-// out (end - begin, dim) <- the present values of rows ids[begin..end) of ids (n,), on this thread.
+// rows (end - begin,) <- where the present values of rows ids[begin..end) of the n are: in the
+// table itself, or in scratch (end - begin, dim), which this thread alone writes.
 void read_rows(const Store&, const Rule&, const Clock&, const int64_t* ids, int64_t n,
-               int64_t begin, int64_t end, float* out);
+               int64_t begin, int64_t end, float* scratch, const float** rows);
 
 // The pooled kernels, described in kernels.hpp.
 void pool(const Store&, const Rule&, const Clock&, const Bags&, float* out);

@@ -19,7 +19,8 @@ if _keras.backend.backend() != "torch":
         "keras is imported"
     )
 
+from rowwise.keras.embed_reduce import EmbedReduce
 from rowwise.keras.embedding import Embedding
 from rowwise.keras.loading import load_model
 
-__all__ = ["Embedding", "load_model"]
+__all__ = ["EmbedReduce", "Embedding", "load_model"]

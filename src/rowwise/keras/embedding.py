@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -11,6 +13,18 @@ from rowwise.keras.bridge import takes_sparse_gradient, uncast_value
 from rowwise.keras.variable import TableVariable
 from rowwise.table import Table
 from rowwise.torch.lookup import lookup
+
+
+@contextmanager
+def naming_the_cast() -> Iterator[None]:
+    """Says, where ids are no whole numbers, how they may have come to be floats."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. Keras casts ids to the dtype of the model's input, which is a float "
+            "unless the model starts with keras.Input(shape, dtype='int64')"
+        ) from None
 
 
 @keras.saving.register_keras_serializable(package="rowwise")
@@ -136,13 +150,8 @@ class Embedding(keras.layers.Embedding):
         # In a stateless call the values are the caller's; with LoRA they are a sum of two.
         if value is not embeddings._value or self.lora_enabled:
             return super().call(inputs)
-        try:
+        with naming_the_cast():
             vectors = lookup(value, inputs, takes_sparse_gradient(embeddings))
-        except ValueError as error:
-            raise ValueError(
-                f"{error}. Keras casts ids to the dtype of the model's input, which is a float "
-                "unless the model starts with keras.Input(shape, dtype='int64')"
-            ) from None
         return keras.ops.cast(vectors, dtype=self.compute_dtype)
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:

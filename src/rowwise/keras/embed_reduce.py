@@ -1,0 +1,188 @@
+"""`rowwise.keras.EmbedReduce`: a sequence of ids embedded as one vector, on a rowwise table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from rowwise.keras.bridge import takes_sparse_gradient, uncast_value
+from rowwise.keras.embedding import Embedding, naming_the_cast
+from rowwise.keras.variable import TableVariable
+from rowwise.pooling import COMBINERS
+from rowwise.torch.pooled import pool
+
+
+@keras.saving.register_keras_serializable(package="rowwise")
+class EmbedReduce(Embedding):
+    """Embeds ids and combines those of the last axis into one vector.
+
+    What `Embedding` followed by a weighted mean or sum gives, in training too, without the vectors
+    of single ids ever standing in memory: time and memory are those of the distinct ids and the
+    results. Arguments are those of `keras_rs.layers.EmbedReduce`.
+
+    With vectors v and weights w (1 unless given, 0 where masked), the combination of a sequence is
+
+        "mean":   sum(w v) / sum(w)
+        "sum":    sum(w v)
+        "sqrtn":  sum(w v) / sqrt(sum(w^2))
+
+    and 0 where the divisor is 0, as it is where everything is masked.
+
+    Args:
+        input_dim: number of rows V; ids are 0..V-1.
+        output_dim: length D of a vector.
+        embeddings_initializer: what the rows start with.
+        embeddings_regularizer: a penalty on the embeddings, added to the loss.
+        embeddings_constraint: applied to the embeddings after each step.
+        mask_zero: whether id 0 is padding, to be left out of the combination.
+        weights: the initial embeddings, (V, D), instead of the initializer's.
+        combiner: "mean", "sum" or "sqrtn".
+        **kwargs: of `rowwise.keras.Embedding` (name, dtype, trainable...).
+
+    Call arguments:
+        inputs: (..., length) integers, or floats that are whole. Ids of shape (n,), without a
+            length, are embedded one by one; weights then matter to "sum" alone.
+        weights: floats of the shape of inputs, or None. They may be trainable.
+        mask: booleans of the shape of inputs, False where an id is left out, or None.
+
+    Output shape:
+        (..., D).
+
+    Raises:
+        ValueError: an unknown combiner; when called, weights or a mask of another shape.
+        IndexError: an id outside 0..V-1, masked or not, when the layer is called.
+
+    Example:
+        >>> import numpy as np
+        >>> from keras import Sequential
+        >>> rows = np.array([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]])
+        >>> layer = EmbedReduce(3, 2, weights=rows, mask_zero=True)
+        >>> layer(np.array([[1, 2, 0], [2, 2, 2], [0, 0, 0]])).detach().numpy()
+        array([[2., 3.],
+               [3., 4.],
+               [0., 0.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        output_dim: int,
+        embeddings_initializer: Any = "uniform",
+        embeddings_regularizer: Any = None,
+        embeddings_constraint: Any = None,
+        mask_zero: bool = False,
+        weights: Any = None,
+        combiner: str = "mean",
+        **kwargs: Any,
+    ) -> None:
+        if combiner not in COMBINERS:
+            raise ValueError(f"combiner={combiner!r} is not one of {', '.join(COMBINERS)}")
+        super().__init__(
+            input_dim,
+            output_dim,
+            embeddings_initializer,
+            embeddings_regularizer,
+            embeddings_constraint,
+            mask_zero,
+            weights,
+            **kwargs,
+        )
+        self.combiner = combiner
+        self.supports_masking = True
+
+    def build(self, input_shape: Any = None) -> None:
+        """Makes the table."""
+        if self.quantization_mode is not None:
+            raise NotImplementedError(
+                f"{self.name}: EmbedReduce has no {self.quantization_mode} form; reduce the output "
+                "of a quantized Embedding instead"
+            )
+        super().build(input_shape)
+
+    def call(self, inputs: Any, weights: Any = None, mask: Any = None) -> Any:
+        """Combined vectors (..., D) of the rows inputs (..., length)."""
+        single = len(inputs.shape) < 2
+        if single and self.combiner != "sum":
+            weights = None  # w v / w
+        weights = self._effective_weights(inputs, weights, mask)
+        if single:
+            vectors = super().call(inputs)
+            return vectors if weights is None else vectors * _column(weights, vectors.dtype)
+        summed = self._sum(inputs, weights)
+        if self.combiner != "sum":
+            if weights is None:
+                weights = ops.ones_like(inputs, dtype=self.variable_dtype)
+            summed = self._divided(summed, weights)
+        return ops.cast(summed, self.compute_dtype)
+
+    def _effective_weights(self, inputs: Any, weights: Any, mask: Any) -> Any:
+        """Weights of the shape of inputs, 0 where masked, or None: all are 1."""
+        if weights is not None:
+            weights = ops.cast(ops.convert_to_tensor(weights), self.variable_dtype)
+            _check_shape("weights", weights, inputs)
+        if mask is not None:
+            mask = ops.cast(ops.convert_to_tensor(mask), "bool")
+            _check_shape("mask", mask, inputs)
+        if self.mask_zero:
+            present = ops.not_equal(inputs, 0)
+            mask = present if mask is None else ops.logical_and(mask, present)
+        if mask is None:
+            return weights
+        if weights is None:
+            return ops.cast(mask, self.variable_dtype)
+        return ops.where(mask, weights, ops.zeros_like(weights))
+
+    def _sum(self, inputs: Any, weights: Any) -> Any:
+        """The weighted sum (..., D) of the rows inputs (..., length)."""
+        embeddings = self._embeddings
+        if isinstance(embeddings, TableVariable) and not self.lora_enabled:
+            value = uncast_value(embeddings)
+            if value is embeddings._value:  # and not a caller's, in a stateless call
+                with naming_the_cast():
+                    return pool(value, inputs, None, weights, takes_sparse_gradient(embeddings))
+        vectors = super().call(inputs)
+        if weights is not None:
+            vectors = vectors * _column(weights, vectors.dtype)
+        return ops.sum(vectors, axis=-2)
+
+    def _divided(self, summed: Any, weights: Any) -> Any:
+        """The sum (..., D), divided as the combiner says."""
+        total = ops.sum(weights if self.combiner == "mean" else weights * weights, axis=-1)
+        total = _column(total, summed.dtype)
+        # Nowhere a division by 0, or the root of it: their gradients would be NaN.
+        nothing = ops.equal(total, 0)
+        divisor = ops.where(nothing, ops.ones_like(total), total)
+        divisor = divisor if self.combiner == "mean" else ops.sqrt(divisor)
+        return ops.where(nothing, ops.zeros_like(summed), summed / divisor)
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> None:
+        """None: what was masked has been left out."""
+        return None
+
+    def compute_output_shape(self, input_shape: Any, weights_shape: Any = None) -> Any:
+        """(..., D) for ids (..., length)."""
+        shape = tuple(input_shape)
+        return (*(shape if len(shape) < 2 else shape[:-1]), self.output_dim)
+
+    def compute_output_spec(self, inputs: Any, weights: Any = None, mask: Any = None) -> Any:
+        """Shape and dtype of what a call returns."""
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """What `from_config` needs to make the layer again."""
+        return {**super().get_config(), "combiner": self.combiner}
+
+
+def _column(weights: Any, dtype: Any) -> Any:
+    """Weights (...,) as (..., 1), to be multiplied with vectors (..., D)."""
+    return ops.cast(ops.expand_dims(weights, -1), keras.backend.standardize_dtype(dtype))
+
+
+def _check_shape(argument: str, values: Any, inputs: Any) -> None:
+    if tuple(values.shape) != tuple(inputs.shape):
+        raise ValueError(
+            f"{argument} have shape {tuple(values.shape)}, the ids {tuple(inputs.shape)}; "
+            "there must be one for each id"
+        )

@@ -1,0 +1,116 @@
+"""The pooled lookup as torch's autograd sees it: one vector per bag out, distinct rows back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from rowwise import pooling
+from rowwise.torch.lookup import _checked
+from rowwise.torch.parameter import TableParameter
+
+
+class _Pool(torch.autograd.Function):
+    """pooled[b, :] = sum of weights[i] * table[ids[i], :] over the positions i of bag b."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        parameter: TableParameter,
+        ids: torch.Tensor,
+        offsets: torch.Tensor,
+        weights: torch.Tensor | None,
+        sparse: bool,
+    ) -> Any:
+        table = parameter.table
+        pooled = torch.empty((len(offsets) - 1, table.dim), dtype=torch.float32)
+        factors = None if weights is None else weights.detach().numpy()
+        pooling.pool_into(table, ids.numpy(), offsets.numpy(), factors, pooled.numpy())
+        ctx.save_for_backward(ids, offsets, weights)
+        ctx.table, ctx.sparse = table, sparse
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        ids, offsets, weights = ctx.saved_tensors
+        batch = ctx.table, ids.numpy(), offsets.numpy()
+        bags = gradient.contiguous().numpy()
+        of_rows = of_weights = None
+        if ctx.needs_input_grad[0]:
+            factors = None if weights is None else weights.detach().numpy()
+            distinct, sums = pooling.pool_gradient(*batch, factors, bags)
+            of_rows = torch.sparse_coo_tensor(
+                torch.from_numpy(distinct).reshape(1, -1),
+                torch.from_numpy(sums),
+                ctx.table.shape,
+                check_invariants=False,
+                is_coalesced=True,
+            )
+            of_rows = of_rows if ctx.sparse else of_rows.to_dense()
+        if ctx.needs_input_grad[3]:
+            of_weights = torch.from_numpy(pooling.pool_weight_gradient(*batch, bags))
+        return of_rows, None, None, of_weights, None
+
+
+@torch.compiler.disable
+def pool(
+    parameter: TableParameter,
+    ids: torch.Tensor,
+    offsets: torch.Tensor | None,
+    weights: torch.Tensor | None,
+    sparse: bool,
+) -> torch.Tensor:
+    """Weighted sums of the rows of each bag, differentiable in the rows and the weights.
+
+    Args:
+        parameter: of the table's weights.
+        ids: (..., length), the last axis a bag; or (n,) with offsets. Any integer dtype, or whole
+            floats.
+        offsets: (bags + 1,) ascending from 0 to n.
+        weights: floats of the shape of ids; None: all are 1.
+        sparse: whether the optimizer takes a row-sparse gradient, of distinct ids; else it gets a
+            dense one.
+
+    Returns:
+        pooled (..., D) or (bags, D) float32; 0 for an empty bag.
+
+    Raises:
+        IndexError, TypeError, ValueError: as `rowwise.Table.pool`.
+    """
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # torch's own operations only
+        return _recorded(parameter, ids, offsets, weights)
+    if offsets is None:
+        shape = ids.shape[:-1]
+        bounds = torch.from_numpy(pooling.offsets_of(tuple(ids.shape)))
+    else:
+        shape = torch.Size([len(offsets) - 1])
+        bounds = offsets.detach().to("cpu", torch.int64).contiguous()
+    if weights is not None:
+        weights = weights.to("cpu", torch.float32).reshape(-1).contiguous()
+    pooled: torch.Tensor = _Pool.apply(
+        parameter, _checked(ids.detach().cpu()), bounds, weights, sparse
+    )
+    return pooled.reshape(*shape, pooled.shape[-1]).to(ids.device)
+
+
+def _recorded(
+    parameter: TableParameter,
+    ids: torch.Tensor,
+    offsets: torch.Tensor | None,
+    weights: torch.Tensor | None,
+) -> torch.Tensor:
+    present = torch.from_numpy(parameter.table.to_numpy())
+    if offsets is None:
+        vectors = torch.nn.functional.embedding(ids.long(), present)
+        return (vectors if weights is None else vectors * weights[..., None]).sum(dim=-2)
+    return torch.nn.functional.embedding_bag(
+        ids.long(),
+        present,
+        offsets.long(),
+        mode="sum",
+        per_sample_weights=weights,
+        include_last_offset=True,
+    )
