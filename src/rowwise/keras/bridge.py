@@ -5,8 +5,8 @@ An optimizer does four things with a variable, and each is taken over for a `Tab
 `_overwrite_variables_directly_with_gradients` (Keras's own place for variables that are not
 stepped as usual, inside `apply`: make the step) and, in `LossScaleOptimizer`, `check_finite`.
 For every other variable they do what they did. A fifth thing belongs to files:
-`_retrieve_class_or_fn`, which finds a saved layer's class. And of Keras's scopes two are asked
-for: whether values are cast (mixed precision), and whether they are a caller's (stateless).
+`_retrieve_class_or_fn`, which finds a saved layer's class. And of Keras's scopes three are asked
+for: whether values are cast (mixed precision), are a caller's (stateless), or count at all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from contextvars import ContextVar
 from typing import Any
 
 import keras
-from keras.src.backend import AutocastScope, in_stateless_scope
+from keras.src.backend import (
+    AutocastScope,
+    get_autocast_scope,
+    in_stateless_scope,
+    in_symbolic_scope,
+)
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import serialization_lib
 
@@ -35,10 +40,21 @@ def takes_sparse_gradient(variable: TableVariable) -> bool:
     return variable.lazy and variable.keeper is not None and variable.keeper() is not None
 
 
-def uncast_value(variable: TableVariable) -> Any:
+def uncast_value(variable: Any) -> Any:
     """The variable's value here and now, not cast to the dtype of a mixed-precision layer."""
     with AutocastScope(None):
         return variable.value
+
+
+def cast_as_read(variable: Any, rows: Any) -> Any:
+    """Rows of the variable's uncast value, cast as the value itself would be here and now."""
+    scope = get_autocast_scope()
+    return rows if scope is None or not variable._autocast else scope.maybe_cast(rows)
+
+
+def only_shapes_count() -> bool:
+    """Whether Keras is calling layers on placeholders, to learn the shapes of their outputs."""
+    return in_symbolic_scope()
 
 
 def _lazy(optimizer: Any, variable: TableVariable) -> bool:

@@ -7,10 +7,10 @@ from typing import Any
 
 import keras
 
-from rowwise.keras.bridge import takes_sparse_gradient, uncast_value
+from rowwise.keras.quantized import dequantized_int4, dequantized_int8
+from rowwise.keras.rows import ids_of, rows_of
 from rowwise.keras.variable import TableVariable
 from rowwise.table import Table
-from rowwise.torch.lookup import lookup
 
 
 @keras.saving.register_keras_serializable(package="rowwise")
@@ -86,33 +86,43 @@ class Embedding(keras.layers.Embedding):
         )
         self.supports_jit = False  # torch.compile would have to break the graph at every lookup
 
-    def build(self, input_shape: Any = None) -> None:
-        """Makes the table."""
-        if self.built:
-            return
-        if self.quantization_mode is not None or self.variable_dtype != "float32":
-            if self.quantization_mode is None:
-                warnings.warn(
-                    f"{self.name}: a table of {self.variable_dtype} is trained densely, by Keras; "
-                    "rowwise's tables are float32",
-                    stacklevel=2,
-                )
-            super().build(input_shape)
-            return
-        with keras.name_scope(self.name, caller=self):
-            embeddings = TableVariable(
-                initializer=self.embeddings_initializer,
-                shape=(self.input_dim, self.output_dim),
-                dtype=self.variable_dtype,
-                name="embeddings",
+    def add_weight(self, *args: Any, name: str | None = None, **options: Any) -> Any:
+        """Makes a variable, as Keras does; on a table, if it is one row per id."""
+        dtype = keras.backend.standardize_dtype(options.get("dtype") or self.variable_dtype)
+        if name in ("embeddings", "lora_embeddings_a") and dtype == "float32" and not args:
+            return self._add_table(name=name, **options)
+        if name == "embeddings" and "float" in dtype:
+            warnings.warn(
+                f"{self.name}: a table of {dtype} is trained densely, by Keras; rowwise's tables "
+                "are float32",
+                stacklevel=3,
             )
-        embeddings.regularizer = self.embeddings_regularizer
-        embeddings.constraint = self.embeddings_constraint
-        self._embeddings = embeddings
-        embeddings.trainable = self.trainable
-        self.built = True
-        if self.lora_rank:
-            self.enable_lora(self.lora_rank)
+        return super().add_weight(*args, name=name, **options)
+
+    def _add_table(
+        self,
+        *,
+        name: str,
+        shape: tuple[int, int],
+        initializer: Any,
+        dtype: Any = None,
+        regularizer: Any = None,
+        constraint: Any = None,
+        trainable: bool = True,
+    ) -> TableVariable:
+        with keras.name_scope(self.name, caller=self):
+            variable = TableVariable(
+                initializer=keras.initializers.get(initializer),
+                shape=shape,
+                dtype="float32",
+                trainable=trainable,
+                name=name,
+            )
+        variable.regularizer = keras.regularizers.get(regularizer)
+        variable.constraint = keras.constraints.get(constraint)
+        self._track_variable(variable)
+        variable.trainable = trainable and self.trainable  # once tracked as what can be trained
+        return variable
 
     @property
     def table(self) -> Table:
@@ -129,20 +139,22 @@ class Embedding(keras.layers.Embedding):
 
     def call(self, inputs: Any) -> Any:
         """vectors (..., D) of the rows inputs (...,)."""
-        embeddings = self._embeddings
-        if not isinstance(embeddings, TableVariable):
-            return super().call(inputs)
-        value = uncast_value(embeddings)
-        # In a stateless call the values are the caller's; with LoRA they are a sum of two.
-        if value is not embeddings._value or self.lora_enabled:
-            return super().call(inputs)
-        try:
-            vectors = lookup(value, inputs, takes_sparse_gradient(embeddings))
-        except ValueError as error:
-            raise ValueError(
-                f"{error}. Keras casts ids to the dtype of the model's input, which is a float "
-                "unless the model starts with keras.Input(shape, dtype='int64')"
-            ) from None
+        ids = ids_of(inputs)
+        return self._adapted(rows_of(self._embeddings, ids), ids)
+
+    def _int8_call(self, inputs: Any, training: Any = None) -> Any:
+        ids = ids_of(inputs)
+        return self._adapted(dequantized_int8(self, ids), ids)
+
+    def _int4_call(self, inputs: Any, training: Any = None) -> Any:
+        ids = ids_of(inputs)
+        return self._adapted(dequantized_int4(self, ids), ids)
+
+    def _adapted(self, vectors: Any, ids: Any) -> Any:
+        """vectors (..., D) of rows ids (...,), moved by LoRA: + alpha / rank * A[ids] @ B."""
+        if self.lora_enabled:
+            moves = keras.ops.matmul(rows_of(self.lora_embeddings_a, ids), self.lora_embeddings_b)
+            vectors = keras.ops.add(vectors, (self.lora_alpha / self.lora_rank) * moves)
         return keras.ops.cast(vectors, dtype=self.compute_dtype)
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:

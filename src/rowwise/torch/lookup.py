@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from rowwise.ids import as_ids
+from rowwise.ids import as_ids, outside
 from rowwise.torch.parameter import TableParameter
 
 
@@ -47,19 +47,60 @@ def lookup(parameter: TableParameter, ids: torch.Tensor, sparse: bool) -> torch.
     Raises:
         IndexError, TypeError, ValueError: as `rowwise.Table.lookup`.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # torch's own operations only
+    if _being_recorded():
         present = torch.from_numpy(parameter.table.to_numpy())
         return torch.nn.functional.embedding(ids.long(), present)
-    vectors: torch.Tensor = _Lookup.apply(parameter, _checked(ids.detach().cpu()), sparse)
+    ids_here = whole_ids(ids).cpu()
+    vectors: torch.Tensor = _Lookup.apply(parameter, ids_here, sparse)
     return vectors.to(ids.device)
 
 
-def _checked(ids: torch.Tensor) -> torch.Tensor:
-    if ids.dtype is torch.bfloat16:  # NumPy has none; whole numbers collide from 2^8 on
-        if (ids.abs() >= 256).any():
+@torch.compiler.disable
+def whole_ids(ids: torch.Tensor) -> torch.Tensor:
+    """ids (...,) of any integer dtype, or whole floats, as int64; in a recording, unchecked.
+
+    Raises:
+        TypeError, ValueError: as `rowwise.ids.as_ids`.
+    """
+    if _being_recorded():
+        return ids.long()
+    if ids.dtype is torch.int64:
+        return ids.detach()
+    values = _plain(ids)
+    if values.dtype is torch.bfloat16:  # NumPy has none; whole numbers collide from 2^8 on
+        if (values.abs() >= 256).any():
             raise ValueError("ids of 256 and more collide as bfloat16; give ids as integers")
-        ids = ids.float()
-    return torch.from_numpy(as_ids(ids.numpy()))
+        values = values.float()
+    whole = as_ids(values.numpy())
+    # Under vmap `ids` is more than its values.
+    return torch.from_numpy(whole).to(ids.device) if values.ndim == ids.ndim else ids.long()
+
+
+@torch.compiler.disable
+def check_range(ids: torch.Tensor, rows: int) -> None:
+    """Refuses ids (...,) int64 outside 0..rows-1; not on the meta device, nor in a recording.
+
+    Raises:
+        IndexError: the first such id, with its position.
+    """
+    if ids.is_meta or _being_recorded():
+        return
+    values = _plain(ids)
+    bad = (values < 0) | (values >= rows)
+    if bad.any():
+        raise outside(values.numpy(), int(bad.reshape(-1).nonzero()[0, 0]), rows)
+
+
+def _being_recorded() -> bool:
+    """Whether torch's operations go into a graph, in which nothing else would be seen."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's values on the CPU; of all samples at once under `torch.func.vmap`."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor.detach().cpu()
 
 
 def rows_and_gradients(gradient: torch.Tensor) -> tuple[Any, Any]:
