@@ -7,12 +7,14 @@ from typing import Any
 
 import keras
 
+from rowwise.keras.inputs import takes_ids
 from rowwise.keras.quantized import dequantized_int4, dequantized_int8
 from rowwise.keras.rows import ids_of, rows_of
 from rowwise.keras.variable import TableVariable
 from rowwise.table import Table
 
 
+@takes_ids
 @keras.saving.register_keras_serializable(package="rowwise")
 class Embedding(keras.layers.Embedding):
     """Turns nonnegative integers (indexes) into dense vectors of fixed size.
@@ -36,13 +38,15 @@ class Embedding(keras.layers.Embedding):
         **kwargs: of `keras.layers.Layer` (name, dtype, trainable...).
 
     Input shape:
-        (...,) integers, or floats that are whole.
+        (...,) integers, or floats that are whole. Integers stay what they are on their way through
+        a model's input, also where Keras would cast them to float, in which large ids collide.
 
     Output shape:
         (..., D).
 
     Raises:
         IndexError: an id outside 0..V-1, when the layer is called.
+        ValueError: an id that is no whole number, or too large a float to be told from the next.
 
     Example:
         >>> import numpy as np

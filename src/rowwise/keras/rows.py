@@ -29,8 +29,8 @@ def ids_of(inputs: Any) -> Any:
         return whole_ids(ids)
     except ValueError as error:
         raise ValueError(
-            f"{error}. Where other layers come before the embedding, Keras casts ids to the dtype "
-            "of the model's input; declare it: keras.Input(shape, dtype='int64')"
+            f"{error}. On their way through other layers Keras casts ids to the dtype of the "
+            "model's input; declare it: keras.Input(shape, dtype='int64')"
         ) from None
 
 
