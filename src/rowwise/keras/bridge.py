@@ -84,6 +84,8 @@ def _adopt(optimizer: Any, variable: TableVariable) -> None:
     except NoRule as cause:
         _go_dense(variable, cause)
         return
+    if variable.regularizer is not None:  # a step by rows like any other, but of all of them
+        _warn(variable, NoRule("embeddings_regularizer gives every row a gradient"))
     table = variable.table
     table.rule = rule
     variable.lazy = True
@@ -97,6 +99,10 @@ def _go_dense(variable: TableVariable, cause: NoRule) -> None:
     """From now on Keras makes the steps, over all rows; slots stay where they are."""
     variable.table.rule = None
     variable.lazy = False
+    _warn(variable, cause)
+
+
+def _warn(variable: TableVariable, cause: NoRule) -> None:
     warnings.warn(
         f"{variable.path}: {cause}; every training step visits all {variable.shape[0]} rows, "
         "with Keras's own numbers at Keras's own speed",

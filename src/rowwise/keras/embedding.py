@@ -22,8 +22,8 @@ class Embedding(keras.layers.Embedding):
     Arguments, shapes, masking, weights and files are those of `keras.layers.Embedding`, and so
     are the numbers, in training too; but a training step costs what the batch costs, however
     many rows the table has. Where an option needs every row at every step (an
-    `embeddings_constraint`, an optimizer that is not known by rows), Keras's own dense step is
-    made, with a warning that names the cause.
+    `embeddings_regularizer` or `embeddings_constraint`, an optimizer that is not known by rows),
+    every row is visited, to Keras's numbers, with a warning that names the cause.
 
     Args:
         input_dim: number of rows V; ids are 0..V-1.
