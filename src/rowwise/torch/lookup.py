@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from rowwise.ids import as_ids, outside
 from rowwise.torch.parameter import TableParameter
@@ -50,7 +51,7 @@ def lookup(parameter: TableParameter, ids: torch.Tensor, sparse: bool) -> torch.
     if _being_recorded():
         present = torch.from_numpy(parameter.table.to_numpy())
         return torch.nn.functional.embedding(ids.long(), present)
-    ids_here = whole_ids(ids).cpu()
+    ids_here = whole_ids(ids).cpu().contiguous()
     vectors: torch.Tensor = _Lookup.apply(parameter, ids_here, sparse)
     return vectors.to(ids.device)
 
@@ -66,12 +67,11 @@ def whole_ids(ids: torch.Tensor) -> torch.Tensor:
         return ids.long()
     if ids.dtype is torch.int64:
         return ids.detach()
-    values = _plain(ids)
-    if values.dtype is torch.bfloat16:  # NumPy has none; whole numbers collide from 2^8 on
-        if (values.abs() >= 256).any():
-            raise ValueError("ids of 256 and more collide as bfloat16; give ids as integers")
-        values = values.float()
-    whole = as_ids(values.numpy())
+    values = _values(ids)
+    # Whole numbers collide as bfloat16 from 2^8 on; NumPy has no such dtype to know it by.
+    if ids.dtype is torch.bfloat16 and (abs(values) >= 256).any():
+        raise ValueError("ids of 256 and more collide as bfloat16; give ids as integers")
+    whole = as_ids(values)
     # Under vmap `ids` is more than its values.
     return torch.from_numpy(whole).to(ids.device) if values.ndim == ids.ndim else ids.long()
 
@@ -85,10 +85,10 @@ def check_range(ids: torch.Tensor, rows: int) -> None:
     """
     if ids.is_meta or _being_recorded():
         return
-    values = _plain(ids)
+    values = _values(ids)
     bad = (values < 0) | (values >= rows)
     if bad.any():
-        raise outside(values.numpy(), int(bad.reshape(-1).nonzero()[0, 0]), rows)
+        raise outside(values, int(bad.argmax()), rows)
 
 
 def _being_recorded() -> bool:
@@ -96,11 +96,13 @@ def _being_recorded() -> bool:
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
-def _plain(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor's values on the CPU; of all samples at once under `torch.func.vmap`."""
+def _values(tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor's numbers; under `torch.func.vmap` those of all samples."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor.detach().cpu()
+    with torch._C._DisableFuncTorch():
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def rows_and_gradients(gradient: torch.Tensor) -> tuple[Any, Any]:
