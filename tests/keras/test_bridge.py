@@ -29,6 +29,8 @@ import rowwise.keras
             "_overwrite_variables_directly_with_gradients",
             ["self", "grads", "vars"],
         ),
+        (BaseOptimizer, "apply", ["self", "grads", "trainable_variables"]),
+        (BaseOptimizer, "finalize_variable_values", ["self", "var_list"]),
         (keras.optimizers.LossScaleOptimizer, "check_finite", ["self", "grads"]),
         (Functional, "_convert_inputs_to_tensors", ["self", "flat_inputs"]),
         (

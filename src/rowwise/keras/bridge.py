@@ -1,4 +1,4 @@
-"""Where Keras's optimizers meet tables: the one file that touches what is private to Keras.
+"""Where Keras's optimizers meet tables, by what is private to Keras (so do inputs.py, frozen.py).
 
 An optimizer does four things with a variable, and each is taken over for a `TableVariable`:
 `build` (take up the rule), `add_variable_from_reference` (its slots are the table's),
@@ -121,7 +121,7 @@ def _step(optimizer: Any, variable: TableVariable, gradient: Any) -> bool:
     ids, gradients = rows_and_gradients(gradient)
     if optimizer.loss_scale_factor is not None:
         gradients = gradients / optimizer.loss_scale_factor
-    variable.table.update(
+    variable.update(
         ids,
         gradients,
         rate,

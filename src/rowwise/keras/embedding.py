@@ -6,7 +6,9 @@ import warnings
 from typing import Any
 
 import keras
+import torch
 
+from rowwise.keras.frozen import freeze_row
 from rowwise.keras.inputs import takes_ids
 from rowwise.keras.quantized import dequantized_int4, dequantized_int8
 from rowwise.keras.rows import ids_of, rows_of
@@ -35,6 +37,9 @@ class Embedding(keras.layers.Embedding):
         weights: the initial embeddings, (V, D), instead of the initializer's.
         lora_rank, lora_alpha, quantization_config: as in Keras.
         input_length: length of the input sequences, where the input shape leaves it open.
+        freeze_mask_row: whether row 0, which `mask_zero` makes padding, stays bit for bit what it
+            is, whatever Keras optimizer trains the others. (Keras's layer has no such option, and
+            does not open a file of a layer that uses it.)
         **kwargs: of `keras.layers.Layer` (name, dtype, trainable...).
 
     Input shape:
@@ -72,9 +77,14 @@ class Embedding(keras.layers.Embedding):
         lora_alpha: int | None = None,
         quantization_config: Any = None,
         input_length: int | None = None,
+        *,
+        freeze_mask_row: bool = False,
         **kwargs: Any,
     ) -> None:
+        if freeze_mask_row and not mask_zero:
+            raise ValueError("freeze_mask_row=True needs mask_zero=True: no row is a mask's row")
         self.input_length = input_length
+        self.freeze_mask_row = freeze_mask_row
         super().__init__(
             input_dim,
             output_dim,
@@ -93,15 +103,20 @@ class Embedding(keras.layers.Embedding):
     def add_weight(self, *args: Any, name: str | None = None, **options: Any) -> Any:
         """Makes a variable, as Keras does; on a table, if it is one row per id."""
         dtype = keras.backend.standardize_dtype(options.get("dtype") or self.variable_dtype)
-        if name in ("embeddings", "lora_embeddings_a") and dtype == "float32" and not args:
-            return self._add_table(name=name, **options)
-        if name == "embeddings" and "float" in dtype:
+        if name not in ("embeddings", "lora_embeddings_a") or "float" not in dtype or args:
+            return super().add_weight(*args, name=name, **options)
+        if dtype == "float32":
+            variable = self._add_table(name=name, **options)
+        else:
             warnings.warn(
                 f"{self.name}: a table of {dtype} is trained densely, by Keras; rowwise's tables "
                 "are float32",
                 stacklevel=3,
             )
-        return super().add_weight(*args, name=name, **options)
+            variable = super().add_weight(name=name, **options)
+        if self.freeze_mask_row:
+            freeze_row(variable, 0)
+        return variable
 
     def _add_table(
         self,
@@ -161,6 +176,16 @@ class Embedding(keras.layers.Embedding):
             vectors = keras.ops.add(vectors, (self.lora_alpha / self.lora_rank) * moves)
         return keras.ops.cast(vectors, dtype=self.compute_dtype)
 
+    def enable_lora(self, rank: int, *args: Any, **options: Any) -> None:
+        """Adapts the embeddings by A @ B, (V, rank) and (rank, D), and trains these alone.
+
+        Arguments and errors are Keras's: rank, lora_alpha, a_initializer, b_initializer.
+        """
+        super().enable_lora(rank, *args, **options)
+        if self.freeze_mask_row:
+            with torch.no_grad():
+                self.lora_embeddings_a.value[0] = 0.0  # and so it stays: B cannot move row 0
+
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         """Quantizes the embeddings in place, as Keras does; they leave their table."""
         super().quantize(mode, type_check and type(self) is not Embedding, config)
@@ -177,4 +202,6 @@ class Embedding(keras.layers.Embedding):
         config = super().get_config()
         if self.input_length is not None:
             config["input_length"] = self.input_length
+        if self.freeze_mask_row:
+            config["freeze_mask_row"] = True
         return config

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import torch
 
 from rowwise.keras.bridge import (
     cast_as_read,
@@ -43,10 +44,13 @@ def rows_of(variable: Any, ids: Any) -> Any:
         IndexError: an id outside 0..V-1.
     """
     value = uncast_value(variable)
+    frozen = getattr(variable, "frozen_row", None)
     # In a stateless call the values are the caller's.
     if isinstance(variable, TableVariable) and value is variable._value:
-        rows = lookup(value, ids, takes_sparse_gradient(variable))
+        rows = lookup(value, ids, takes_sparse_gradient(variable), frozen)
     else:
         check_range(ids, value.shape[0])
         rows = keras.ops.take(value, ids, axis=0)
+        if frozen is not None:
+            rows = torch.where((ids == frozen)[..., None], rows.detach(), rows)
     return cast_as_read(variable, rows)

@@ -15,35 +15,39 @@ class _Lookup(torch.autograd.Function):
     """vectors[..., :] = table[ids[...], :]; its gradient is ids and the vectors' gradient."""
 
     @staticmethod
-    def forward(ctx: Any, parameter: TableParameter, ids: torch.Tensor, sparse: bool) -> Any:
+    def forward(
+        ctx: Any, parameter: TableParameter, ids: torch.Tensor, sparse: bool, frozen: int | None
+    ) -> Any:
         table = parameter.table
         vectors = torch.empty((*ids.shape, table.dim), dtype=torch.float32)
         table.lookup_into(ids.numpy(), vectors.numpy())
         ctx.save_for_backward(ids)
-        ctx.shape, ctx.sparse = table.shape, sparse
+        ctx.shape, ctx.sparse, ctx.frozen = table.shape, sparse, frozen
         return vectors
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (ids,) = ctx.saved_tensors
         rows, dim = ctx.shape
-        gradient = torch.sparse_coo_tensor(
-            ids.reshape(1, -1),
-            gradients[0].reshape(-1, dim).contiguous(),
-            (rows, dim),
-            check_invariants=False,
-        )
-        return gradient if ctx.sparse else gradient.to_dense(), None, None
+        ids, values = ids.reshape(-1), gradients[0].reshape(-1, dim).contiguous()
+        if ctx.frozen is not None:
+            moving = ids != ctx.frozen
+            ids, values = ids[moving], values[moving]
+        gradient = torch.sparse_coo_tensor(ids[None], values, (rows, dim), check_invariants=False)
+        return gradient if ctx.sparse else gradient.to_dense(), None, None, None
 
 
 @torch.compiler.disable
-def lookup(parameter: TableParameter, ids: torch.Tensor, sparse: bool) -> torch.Tensor:
+def lookup(
+    parameter: TableParameter, ids: torch.Tensor, sparse: bool, frozen: int | None = None
+) -> torch.Tensor:
     """Present vectors (..., D) of the rows ids (...,), differentiable.
 
     Args:
         parameter: of the table's weights.
         ids: any integer dtype, or whole floats.
         sparse: whether the optimizer takes a row-sparse gradient; else it gets a dense one.
+        frozen: a row that gets no gradient.
 
     Raises:
         IndexError, TypeError, ValueError: as `rowwise.Table.lookup`.
@@ -52,7 +56,7 @@ def lookup(parameter: TableParameter, ids: torch.Tensor, sparse: bool) -> torch.
         present = torch.from_numpy(parameter.table.to_numpy())
         return torch.nn.functional.embedding(ids.long(), present)
     ids_here = whole_ids(ids).cpu().contiguous()
-    vectors: torch.Tensor = _Lookup.apply(parameter, ids_here, sparse)
+    vectors: torch.Tensor = _Lookup.apply(parameter, ids_here, sparse, frozen)
     return vectors.to(ids.device)
 
 
