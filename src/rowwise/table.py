@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -350,6 +352,15 @@ class Table:
         touched = np.unique(ids)
         self._states["updates"][touched] += 1
         self._states["last_update"][touched] = self._steps
+
+    @contextmanager
+    def keeping(self, row: int) -> Iterator[None]:
+        """While it lasts, an update that touches `row` leaves it as it was, and uncounted."""
+        vector, state = self.lookup([row])[0], self._states[row].copy()
+        yield
+        self._weights[row] = vector  # of now: the update has touched the row
+        for name in ("updates", "last_update"):
+            self._states[name][row] = state[name]
 
     def slots_written(self) -> None:
         """Says that slots were written from outside, so that none may be taken for its start."""

@@ -48,6 +48,60 @@ def test_a_bad_id_is_named_and_the_table_stays(call, ids, error, message):
     assert table.steps == before[2]
 
 
+WAYS = {
+    "table": {},
+    "table, LoRA": {"lora_rank": 2},
+    "table, mixed": {"dtype": "mixed_bfloat16"},
+    "int8": {"dtype": "int8_from_float32"},
+    "int8, LoRA": {"dtype": "int8_from_float32", "lora_rank": 2},
+    "int4": {"dtype": "int4_from_float32"},
+    "int4, LoRA": {"dtype": "int4_from_float32", "lora_rank": 2},
+    "float16": {"dtype": "float16"},
+    "float64": {"dtype": "float64"},
+    "float64, LoRA": {"dtype": "float64", "lora_rank": 2},
+}
+
+
+def stateless(layer, ids):
+    trained = [v.value.detach() + 1 for v in layer.trainable_variables]
+    others = [v.value.detach() for v in layer.non_trainable_variables]
+    return layer.stateless_call(trained, others, ids)
+
+
+@pytest.mark.filterwarnings("ignore:.*is trained densely")
+@pytest.mark.parametrize("call", ["layer", "stateless"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("id", "error", "message"),
+    [
+        (-1, IndexError, r"id -1 at position \(0, 1\) is outside the table's 5 rows"),
+        (5, IndexError, r"id 5 at position \(0, 1\) is outside the table's 5 rows"),
+        (1.5, ValueError, r"id 1.5 at position \(0, 1\) is not a whole number"),
+        (np.nan, ValueError, r"id nan at position \(0, 1\) is not a whole number"),
+    ],
+)
+def test_every_way_to_keep_and_read_rows_refuses_a_bad_id(way, call, id, error, message):
+    layer = Embedding(5, 2, **WAYS[way])
+    layer.build()
+    before = layer.get_weights()
+    with pytest.raises(error, match=message):
+        (layer if call == "layer" else lambda ids: stateless(layer, ids))(np.array([[0, id]]))
+    for mine, was in zip(layer.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, was)
+
+
+def test_shapes_are_learnt_from_placeholders_that_are_no_ids():
+    class Outer(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.inner = Embedding(1, 2)
+
+        def call(self, ids):
+            return keras.ops.squeeze(self.inner(ids), axis=0)
+
+    assert Outer()(keras.Input(batch_shape=(1, 3), dtype="int32")).shape == (3, 2)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "int32", "int64", "float32", "float64"])
 def test_any_number_that_is_whole_is_an_id(dtype):
     layer = Embedding(5, 2)

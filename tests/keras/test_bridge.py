@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from keras.src.backend.torch.optimizers.torch_optimizer import TorchOptimizer
 from keras.src.backend.torch.optimizers.torch_parallel_optimizer import TorchParallelOptimizer
+from keras.src.models import Functional
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import serialization_lib
 
@@ -40,7 +41,10 @@ from rowwise.keras.optimizers import _ARGUMENTS
             )
             for owner in (BaseOptimizer, TorchParallelOptimizer)
         ),
+        (BaseOptimizer, "apply", ["self", "grads", "trainable_variables"]),
+        (BaseOptimizer, "finalize_variable_values", ["self", "var_list"]),
         (keras.optimizers.LossScaleOptimizer, "check_finite", ["self", "grads"]),
+        (Functional, "_convert_inputs_to_tensors", ["self", "flat_inputs"]),
         (
             serialization_lib,
             "_retrieve_class_or_fn",
@@ -50,6 +54,17 @@ from rowwise.keras.optimizers import _ARGUMENTS
 )
 def test_the_methods_taken_over_are_there(owner, method, arguments):
     assert list(inspect.signature(getattr(owner, method)).parameters) == arguments
+
+
+def test_a_model_knows_which_layers_take_its_inputs():
+    ids = keras.Input((2,))
+    layer = keras.layers.Embedding(5, 2)
+    model = keras.Model(ids, layer(ids))
+    assert [tensor is ids for tensor in (*model._inputs, *model._outputs)] == [True, False]
+    nodes = [node for level in model._nodes_by_depth.values() for node in level]
+    assert [n.operation for n in nodes if any(t is ids for t in n.input_tensors)] == [layer]
+    sequential = keras.Sequential([ids, layer])
+    assert isinstance(sequential._functional, Functional)
 
 
 @pytest.mark.parametrize("name", _ARGUMENTS)

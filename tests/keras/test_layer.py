@@ -9,7 +9,6 @@ import pytest
 import torch
 from side_by_side import DIM, ROWS, assert_equal, both, classifier, data
 
-import rowwise.keras
 from rowwise.keras import Embedding
 
 
@@ -377,32 +376,6 @@ def test_a_users_own_subclass_of_adam_runs_as_written():
     assert_equal(*both(compile_and_fit(lambda: Halved(0.01))))
 
 
-@pytest.mark.filterwarnings("ignore:.*visits all")
-def test_constraints_apply_to_every_row():
-    def make(layer):
-        return classifier(layer, embeddings_constraint=keras.constraints.UnitNorm(axis=1))
-
-    assert_equal(*both(compile_and_fit("adam"), make))
-
-
-def test_regularizers_pull_every_row():
-    def make(layer):
-        return classifier(layer, embeddings_regularizer=keras.regularizers.L2(0.01))
-
-    assert_equal(*both(compile_and_fit("adam"), make), rtol=1e-4)
-
-
-@pytest.mark.filterwarnings("ignore:.*float64 is trained densely")
-def test_float64_tables_are_kerass():
-    def make(layer):
-        return classifier(layer, dtype="float64")
-
-    ours, theirs = both(compile_and_fit("adam"), make)
-    assert_equal(ours, theirs)
-    with pytest.raises(ValueError, match="has no table"):
-        _ = ours.layers[0].table
-
-
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(policy):
     def make(layer):
@@ -420,18 +393,3 @@ def test_mixed_precision(policy):
         ours.predict(data()[0][:2], verbose=0).dtype
         == theirs.predict(data()[0][:2], verbose=0).dtype
     )
-
-
-def test_lora_and_quantization_are_kerass():
-    values = np.random.default_rng(0).standard_normal((ROWS, DIM)).astype("float32")
-    ids = np.arange(12).reshape(3, 4)
-    outputs = []
-    for layer in (rowwise.keras.Embedding, keras.layers.Embedding):
-        keras.utils.set_random_seed(0)
-        lora = layer(ROWS, DIM, weights=values)
-        lora.enable_lora(2)
-        lora.lora_embeddings_b.assign(np.ones((2, DIM)))
-        quantized = layer(ROWS, DIM, weights=values)
-        quantized.quantize("int8")
-        outputs.append([lora(ids).detach().numpy(), quantized(ids).detach().numpy()])
-    np.testing.assert_array_equal(outputs[0], outputs[1])

@@ -1,4 +1,4 @@
-"""Half precision around a float32 table, and ids that Keras has made floats of."""
+"""Half precision around a float32 table."""
 
 import keras
 import numpy as np
@@ -39,33 +39,3 @@ def test_a_table_of_another_dtype_warns_and_is_kerass():
     with pytest.warns(UserWarning, match="a table of float16 is trained densely"):
         layer.build()
     assert layer.embeddings.dtype == "float16"
-
-
-@HALVES
-def test_ids_that_keras_rounded_are_refused_and_the_way_out_is_named(policy):
-    """A Sequential model without an Input casts ids to its compute dtype."""
-    keras.config.set_dtype_policy(policy)
-    try:
-        model = keras.Sequential([Embedding(5000, 2), keras.layers.Flatten()])
-        with pytest.raises(ValueError, match=r"keras.Input\(shape, dtype='int64'\)"):
-            model.predict(np.array([[3, 4999]]), verbose=0)
-        model = keras.Sequential([keras.Input((2,), dtype="int64"), Embedding(5000, 2)])
-        rows = model.predict(np.array([[3, 4999]]), verbose=0)
-    finally:
-        keras.config.set_dtype_policy("float32")
-    assert rows.shape == (1, 2, 2)
-
-
-def test_ids_above_two_to_the_24_never_collide():
-    rows = 2**24 + 4
-    embed = Embedding(rows, 1, embeddings_initializer="zeros")
-    embed.build()
-    values = (np.arange(rows) % 2).reshape(-1, 1)
-    embed.set_weights([values])
-    ids = np.array([[2**24, 2**24 + 1]])
-    model = keras.Sequential([keras.Input((2,), dtype="int64"), embed])
-    assert model.predict(ids, verbose=0).ravel().tolist() == [0.0, 1.0]
-    assert model(ids.astype("float64")).ravel().tolist() == [0.0, 1.0]
-    model = keras.Sequential([embed])
-    with pytest.raises(ValueError, match=r"float32.*keras.Input\(shape, dtype='int64'\)"):
-        model.predict(ids, verbose=0)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import torch
-from side_by_side import DIM, ROWS, assert_equal, both, classifier, data
+from side_by_side import DIM, LAYERS, ROWS, assert_equal, both, classifier, data
 
 from rowwise.keras import Embedding
 
@@ -257,3 +257,22 @@ def test_a_stateless_step_is_the_callers_and_changes_nothing_here():
         stateless_step(Embedding), stateless_step(keras.layers.Embedding), strict=True
     ):
         np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_of_single_samples_by_vmap():
+    def of_samples(layer, ids):
+        embed = layer(ROWS, DIM, embeddings_initializer="ones")
+        embed.build()
+
+        def loss(value, sample):
+            return (embed.stateless_call([value], [], sample)[0] ** 2).sum()
+
+        value = embed.embeddings.value.detach().clone()
+        return torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(value, ids)
+
+    ids = torch.from_numpy(data()[0][:4])
+    for dtype in (torch.int64, torch.int32):
+        ours, theirs = (of_samples(layer, ids.to(dtype)) for layer in LAYERS)
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(IndexError, match=rf"id {ROWS + 1} at position \(0, 0\) is outside"):
+        of_samples(Embedding, torch.tensor([[ROWS + 1]]))

@@ -1,4 +1,4 @@
-"""Where Keras's optimizers meet tables: the one file that touches what is private to Keras.
+"""Where Keras's optimizers meet tables, by what is private to Keras (so do inputs.py, frozen.py).
 
 What an optimizer does with a variable is taken over for a `TableVariable`: `build` (take up the
 rule), `add_variable_from_reference` (its slots are the table's), and within `apply`
@@ -6,8 +6,8 @@ rule), `add_variable_from_reference` (its slots are the table's), and within `ap
 for the whole one, so that Keras unscales and clips them as any other), `_apply_weight_decay` (the
 rule decays) and `_backend_update_step` (the table makes the step); in `LossScaleOptimizer`,
 `check_finite`. For every other variable they do what they did. One thing belongs to files:
-`_retrieve_class_or_fn`, which finds a saved layer's class. And of Keras's scopes two are asked
-for: whether values are cast (mixed precision), and whether they are a caller's (stateless).
+`_retrieve_class_or_fn`, which finds a saved layer's class. And of Keras's scopes three are asked
+for: whether values are cast (mixed precision), are a caller's (stateless), or count at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ from typing import Any
 
 import keras
 import torch
-from keras.src.backend import AutocastScope, in_stateless_scope
+from keras.src.backend import (
+    AutocastScope,
+    get_autocast_scope,
+    in_stateless_scope,
+    in_symbolic_scope,
+)
 from keras.src.backend.torch.optimizers.torch_optimizer import TorchOptimizer
 from keras.src.backend.torch.optimizers.torch_parallel_optimizer import TorchParallelOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
@@ -42,10 +47,21 @@ def takes_sparse_gradient(variable: TableVariable) -> bool:
     return variable.lazy and variable.keeper is not None and variable.keeper() is not None
 
 
-def uncast_value(variable: TableVariable) -> Any:
+def uncast_value(variable: Any) -> Any:
     """The variable's value here and now, not cast to the dtype of a mixed-precision layer."""
     with AutocastScope(None):
         return variable.value
+
+
+def cast_as_read(variable: Any, rows: Any) -> Any:
+    """Rows of the variable's uncast value, cast as the value itself would be here and now."""
+    scope = get_autocast_scope()
+    return rows if scope is None or not variable._autocast else scope.maybe_cast(rows)
+
+
+def only_shapes_count() -> bool:
+    """Whether Keras is calling layers on placeholders, to learn the shapes of their outputs."""
+    return in_symbolic_scope()
 
 
 def _lazy(optimizer: Any, variable: TableVariable) -> bool:
@@ -75,6 +91,8 @@ def _adopt(optimizer: Any, variable: TableVariable) -> None:
     except NoRule as cause:
         _go_dense(variable, cause)
         return
+    if variable.regularizer is not None:  # a step by rows like any other, but of all of them
+        _warn(variable, NoRule("embeddings_regularizer gives every row a gradient"))
     table = variable.table
     table.rule = rule
     variable.lazy = True
@@ -92,6 +110,10 @@ def _go_dense(variable: TableVariable, cause: NoRule) -> None:
     if optimizer in variable.accumulators:
         index = optimizer._get_variable_index(variable)
         optimizer._accumulated_gradients[index] = variable.accumulators[optimizer]
+    _warn(variable, cause)
+
+
+def _warn(variable: TableVariable, cause: NoRule) -> None:
     warnings.warn(
         f"{variable.path}: {cause}; every training step visits all {variable.shape[0]} rows, "
         "with Keras's own numbers at Keras's own speed",
@@ -127,7 +149,7 @@ def _step(optimizer: Any, variable: TableVariable, gradients: Any) -> None:
         rule_of(optimizer, variable).scales(rate, number)
     except ValueError as cause:
         raise NoRule(f"{cause}") from cause
-    variable.table.update(
+    variable.update(
         variable.rows,
         gradients.numpy(),
         rate,

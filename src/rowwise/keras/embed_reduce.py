@@ -8,7 +8,8 @@ import keras
 from keras import ops
 
 from rowwise.keras.bridge import takes_sparse_gradient, uncast_value
-from rowwise.keras.embedding import Embedding, naming_the_cast
+from rowwise.keras.embedding import Embedding
+from rowwise.keras.rows import ids_of
 from rowwise.keras.variable import TableVariable
 from rowwise.pooling import COMBINERS
 from rowwise.torch.pooled import pool
@@ -103,6 +104,7 @@ class EmbedReduce(Embedding):
 
     def call(self, inputs: Any, weights: Any = None, mask: Any = None) -> Any:
         """Combined vectors (..., D) of the rows inputs (..., length)."""
+        inputs = ids_of(inputs)
         single = len(inputs.shape) < 2
         if single and self.combiner != "sum":
             weights = None  # w v / w
@@ -140,8 +142,7 @@ class EmbedReduce(Embedding):
         if isinstance(embeddings, TableVariable) and not self.lora_enabled:
             value = uncast_value(embeddings)
             if value is embeddings._value:  # and not a caller's, in a stateless call
-                with naming_the_cast():
-                    return pool(value, inputs, None, weights, takes_sparse_gradient(embeddings))
+                return pool(value, inputs, None, weights, takes_sparse_gradient(embeddings))
         vectors = super().call(inputs)
         if weights is not None:
             vectors = vectors * _column(weights, vectors.dtype)

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import keras
+import torch
 
-from rowwise.keras.bridge import takes_sparse_gradient, uncast_value
+from rowwise.keras.frozen import freeze_row
+from rowwise.keras.inputs import takes_ids
+from rowwise.keras.quantized import dequantized_int4, dequantized_int8
+from rowwise.keras.rows import ids_of, rows_of
 from rowwise.keras.variable import TableVariable
 from rowwise.table import Table
-from rowwise.torch.lookup import lookup
 
 
-@contextmanager
-def naming_the_cast() -> Iterator[None]:
-    """Says, where ids are no whole numbers, how they may have come to be floats."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(
-            f"{error}. Keras casts ids to the dtype of the model's input, which is a float "
-            "unless the model starts with keras.Input(shape, dtype='int64')"
-        ) from None
-
-
+@takes_ids
 @keras.saving.register_keras_serializable(package="rowwise")
 class Embedding(keras.layers.Embedding):
     """Turns nonnegative integers (indexes) into dense vectors of fixed size.
@@ -34,8 +24,8 @@ class Embedding(keras.layers.Embedding):
     Arguments, shapes, masking, weights and files are those of `keras.layers.Embedding`, and so
     are the numbers, in training too; but a training step costs what the batch costs, however
     many rows the table has. Where an option needs every row at every step (an
-    `embeddings_constraint`, an optimizer that is not known by rows), Keras's own dense step is
-    made, with a warning that names the cause.
+    `embeddings_regularizer` or `embeddings_constraint`, an optimizer that is not known by rows),
+    every row is visited, to Keras's numbers, with a warning that names the cause.
 
     Args:
         input_dim: number of rows V; ids are 0..V-1.
@@ -47,16 +37,21 @@ class Embedding(keras.layers.Embedding):
         weights: the initial embeddings, (V, D), instead of the initializer's.
         lora_rank, lora_alpha, quantization_config: as in Keras.
         input_length: length of the input sequences, where the input shape leaves it open.
+        freeze_mask_row: whether row 0, which `mask_zero` makes padding, stays bit for bit what it
+            is, whatever Keras optimizer trains the others. (Keras's layer has no such option, and
+            does not open a file of a layer that uses it.)
         **kwargs: of `keras.layers.Layer` (name, dtype, trainable...).
 
     Input shape:
-        (...,) integers, or floats that are whole.
+        (...,) integers, or floats that are whole. Integers stay what they are on their way through
+        a model's input, also where Keras would cast them to float, in which large ids collide.
 
     Output shape:
         (..., D).
 
     Raises:
         IndexError: an id outside 0..V-1, when the layer is called.
+        ValueError: an id that is no whole number, or too large a float to be told from the next.
 
     Example:
         >>> import numpy as np
@@ -82,9 +77,14 @@ class Embedding(keras.layers.Embedding):
         lora_alpha: int | None = None,
         quantization_config: Any = None,
         input_length: int | None = None,
+        *,
+        freeze_mask_row: bool = False,
         **kwargs: Any,
     ) -> None:
+        if freeze_mask_row and not mask_zero:
+            raise ValueError("freeze_mask_row=True needs mask_zero=True: no row is a mask's row")
         self.input_length = input_length
+        self.freeze_mask_row = freeze_mask_row
         super().__init__(
             input_dim,
             output_dim,
@@ -100,33 +100,48 @@ class Embedding(keras.layers.Embedding):
         )
         self.supports_jit = False  # torch.compile would have to break the graph at every lookup
 
-    def build(self, input_shape: Any = None) -> None:
-        """Makes the table."""
-        if self.built:
-            return
-        if self.quantization_mode is not None or self.variable_dtype != "float32":
-            if self.quantization_mode is None:
-                warnings.warn(
-                    f"{self.name}: a table of {self.variable_dtype} is trained densely, by Keras; "
-                    "rowwise's tables are float32",
-                    stacklevel=2,
-                )
-            super().build(input_shape)
-            return
-        with keras.name_scope(self.name, caller=self):
-            embeddings = TableVariable(
-                initializer=self.embeddings_initializer,
-                shape=(self.input_dim, self.output_dim),
-                dtype=self.variable_dtype,
-                name="embeddings",
+    def add_weight(self, *args: Any, name: str | None = None, **options: Any) -> Any:
+        """Makes a variable, as Keras does; on a table, if it is one row per id."""
+        dtype = keras.backend.standardize_dtype(options.get("dtype") or self.variable_dtype)
+        if name not in ("embeddings", "lora_embeddings_a") or "float" not in dtype or args:
+            return super().add_weight(*args, name=name, **options)
+        if dtype == "float32":
+            variable = self._add_table(name=name, **options)
+        else:
+            warnings.warn(
+                f"{self.name}: a table of {dtype} is trained densely, by Keras; rowwise's tables "
+                "are float32",
+                stacklevel=3,
             )
-        embeddings.regularizer = self.embeddings_regularizer
-        embeddings.constraint = self.embeddings_constraint
-        self._embeddings = embeddings
-        embeddings.trainable = self.trainable
-        self.built = True
-        if self.lora_rank:
-            self.enable_lora(self.lora_rank)
+            variable = super().add_weight(name=name, **options)
+        if self.freeze_mask_row:
+            freeze_row(variable, 0)
+        return variable
+
+    def _add_table(
+        self,
+        *,
+        name: str,
+        shape: tuple[int, int],
+        initializer: Any,
+        dtype: Any = None,
+        regularizer: Any = None,
+        constraint: Any = None,
+        trainable: bool = True,
+    ) -> TableVariable:
+        with keras.name_scope(self.name, caller=self):
+            variable = TableVariable(
+                initializer=keras.initializers.get(initializer),
+                shape=shape,
+                dtype="float32",
+                trainable=trainable,
+                name=name,
+            )
+        variable.regularizer = keras.regularizers.get(regularizer)
+        variable.constraint = keras.constraints.get(constraint)
+        self._track_variable(variable)
+        variable.trainable = trainable and self.trainable  # once tracked as what can be trained
+        return variable
 
     @property
     def table(self) -> Table:
@@ -143,16 +158,33 @@ class Embedding(keras.layers.Embedding):
 
     def call(self, inputs: Any) -> Any:
         """vectors (..., D) of the rows inputs (...,)."""
-        embeddings = self._embeddings
-        if not isinstance(embeddings, TableVariable):
-            return super().call(inputs)
-        value = uncast_value(embeddings)
-        # In a stateless call the values are the caller's; with LoRA they are a sum of two.
-        if value is not embeddings._value or self.lora_enabled:
-            return super().call(inputs)
-        with naming_the_cast():
-            vectors = lookup(value, inputs, takes_sparse_gradient(embeddings))
+        ids = ids_of(inputs)
+        return self._adapted(rows_of(self._embeddings, ids), ids)
+
+    def _int8_call(self, inputs: Any, training: Any = None) -> Any:
+        ids = ids_of(inputs)
+        return self._adapted(dequantized_int8(self, ids), ids)
+
+    def _int4_call(self, inputs: Any, training: Any = None) -> Any:
+        ids = ids_of(inputs)
+        return self._adapted(dequantized_int4(self, ids), ids)
+
+    def _adapted(self, vectors: Any, ids: Any) -> Any:
+        """vectors (..., D) of rows ids (...,), moved by LoRA: + alpha / rank * A[ids] @ B."""
+        if self.lora_enabled:
+            moves = keras.ops.matmul(rows_of(self.lora_embeddings_a, ids), self.lora_embeddings_b)
+            vectors = keras.ops.add(vectors, (self.lora_alpha / self.lora_rank) * moves)
         return keras.ops.cast(vectors, dtype=self.compute_dtype)
+
+    def enable_lora(self, rank: int, *args: Any, **options: Any) -> None:
+        """Adapts the embeddings by A @ B, (V, rank) and (rank, D), and trains these alone.
+
+        Arguments and errors are Keras's: rank, lora_alpha, a_initializer, b_initializer.
+        """
+        super().enable_lora(rank, *args, **options)
+        if self.freeze_mask_row:
+            with torch.no_grad():
+                self.lora_embeddings_a.value[0] = 0.0  # and so it stays: B cannot move row 0
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         """Quantizes the embeddings in place, as Keras does; they leave their table."""
@@ -170,4 +202,6 @@ class Embedding(keras.layers.Embedding):
         config = super().get_config()
         if self.input_length is not None:
             config["input_length"] = self.input_length
+        if self.freeze_mask_row:
+            config["freeze_mask_row"] = True
         return config

@@ -23,6 +23,7 @@ class TableVariable(keras.Variable):
     """
 
     table: Table
+    frozen_row: int | None = None  # that training leaves alone
 
     def _initialize(self, value: Any) -> None:
         array = keras.ops.convert_to_tensor(value).detach().cpu().numpy()
@@ -42,6 +43,19 @@ class TableVariable(keras.Variable):
         self.accumulators: weakref.WeakKeyDictionary[Any, AccumulatorVariable] = (
             weakref.WeakKeyDictionary()
         )
+
+    def update(self, ids: Any, gradients: Any, *args: Any, **options: Any) -> None:
+        """`Table.update`; the frozen row, if there is one, stays what it is."""
+        row = self.frozen_row
+        if row is None:
+            self.table.update(ids, gradients, *args, **options)
+            return
+        moving = ids != row
+        # With a gradient of zero the row is brought to now, and need not be made up for later.
+        ids = np.append(ids[moving], row)
+        gradients = np.vstack([gradients[moving], np.zeros((1, self.table.dim), np.float32)])
+        with self.table.keeping(row):
+            self.table.update(ids, gradients, *args, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has its own optimizer, or none yet.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
-from rowwise.ids import as_ids
+from rowwise.ids import as_ids, outside
 from rowwise.torch.parameter import TableParameter
 
 
@@ -14,52 +15,98 @@ class _Lookup(torch.autograd.Function):
     """vectors[..., :] = table[ids[...], :]; its gradient is ids and the vectors' gradient."""
 
     @staticmethod
-    def forward(ctx: Any, parameter: TableParameter, ids: torch.Tensor, sparse: bool) -> Any:
+    def forward(
+        ctx: Any, parameter: TableParameter, ids: torch.Tensor, sparse: bool, frozen: int | None
+    ) -> Any:
         table = parameter.table
         vectors = torch.empty((*ids.shape, table.dim), dtype=torch.float32)
         table.lookup_into(ids.numpy(), vectors.numpy())
         ctx.save_for_backward(ids)
-        ctx.shape, ctx.sparse = table.shape, sparse
+        ctx.shape, ctx.sparse, ctx.frozen = table.shape, sparse, frozen
         return vectors
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (ids,) = ctx.saved_tensors
         rows, dim = ctx.shape
-        gradient = torch.sparse_coo_tensor(
-            ids.reshape(1, -1),
-            gradients[0].reshape(-1, dim).contiguous(),
-            (rows, dim),
-            check_invariants=False,
-        )
-        return gradient if ctx.sparse else gradient.to_dense(), None, None
+        ids, values = ids.reshape(-1), gradients[0].reshape(-1, dim).contiguous()
+        if ctx.frozen is not None:
+            moving = ids != ctx.frozen
+            ids, values = ids[moving], values[moving]
+        gradient = torch.sparse_coo_tensor(ids[None], values, (rows, dim), check_invariants=False)
+        return gradient if ctx.sparse else gradient.to_dense(), None, None, None
 
 
 @torch.compiler.disable
-def lookup(parameter: TableParameter, ids: torch.Tensor, sparse: bool) -> torch.Tensor:
+def lookup(
+    parameter: TableParameter, ids: torch.Tensor, sparse: bool, frozen: int | None = None
+) -> torch.Tensor:
     """Present vectors (..., D) of the rows ids (...,), differentiable.
 
     Args:
         parameter: of the table's weights.
         ids: any integer dtype, or whole floats.
         sparse: whether the optimizer takes a row-sparse gradient; else it gets a dense one.
+        frozen: a row that gets no gradient.
 
     Raises:
         IndexError, TypeError, ValueError: as `rowwise.Table.lookup`.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # torch's own operations only
+    if being_recorded():
         present = torch.from_numpy(parameter.table.to_numpy())
         return torch.nn.functional.embedding(ids.long(), present)
-    vectors: torch.Tensor = _Lookup.apply(parameter, _checked(ids.detach().cpu()), sparse)
+    ids_here = whole_ids(ids).cpu().contiguous()
+    vectors: torch.Tensor = _Lookup.apply(parameter, ids_here, sparse, frozen)
     return vectors.to(ids.device)
 
 
-def _checked(ids: torch.Tensor) -> torch.Tensor:
-    if ids.dtype is torch.bfloat16:  # NumPy has none; whole numbers collide from 2^8 on
-        if (ids.abs() >= 256).any():
-            raise ValueError("ids of 256 and more collide as bfloat16; give ids as integers")
-        ids = ids.float()
-    return torch.from_numpy(as_ids(ids.numpy()))
+@torch.compiler.disable
+def whole_ids(ids: torch.Tensor) -> torch.Tensor:
+    """ids (...,) of any integer dtype, or whole floats, as int64; in a recording, unchecked.
+
+    Raises:
+        TypeError, ValueError: as `rowwise.ids.as_ids`.
+    """
+    if being_recorded():
+        return ids.long()
+    if ids.dtype is torch.int64:
+        return ids.detach()
+    values = _values(ids)
+    # Whole numbers collide as bfloat16 from 2^8 on; NumPy has no such dtype to know it by.
+    if ids.dtype is torch.bfloat16 and (abs(values) >= 256).any():
+        raise ValueError("ids of 256 and more collide as bfloat16; give ids as integers")
+    whole = as_ids(values)
+    # Under vmap `ids` is more than its values.
+    return torch.from_numpy(whole).to(ids.device) if values.ndim == ids.ndim else ids.long()
+
+
+@torch.compiler.disable
+def check_range(ids: torch.Tensor, rows: int) -> None:
+    """Refuses ids (...,) int64 outside 0..rows-1; not on the meta device, nor in a recording.
+
+    Raises:
+        IndexError: the first such id, with its position.
+    """
+    if ids.is_meta or being_recorded():
+        return
+    values = _values(ids)
+    bad = (values < 0) | (values >= rows)
+    if bad.any():
+        raise outside(values, int(bad.argmax()), rows)
+
+
+def being_recorded() -> bool:
+    """Whether torch's operations go into a graph, in which nothing else would be seen."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+def _values(tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor's numbers; under `torch.func.vmap` those of all samples."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    with torch._C._DisableFuncTorch():
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def rows_and_gradients(gradient: torch.Tensor) -> tuple[Any, Any]:

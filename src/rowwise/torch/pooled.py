@@ -8,7 +8,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from rowwise import pooling
-from rowwise.torch.lookup import _checked
+from rowwise.torch.lookup import being_recorded, whole_ids
 from rowwise.torch.parameter import TableParameter
 
 
@@ -80,7 +80,7 @@ def pool(
     Raises:
         IndexError, TypeError, ValueError: as `rowwise.Table.pool`.
     """
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # torch's own operations only
+    if being_recorded():
         return _recorded(parameter, ids, offsets, weights)
     if offsets is None:
         shape = ids.shape[:-1]
@@ -91,7 +91,7 @@ def pool(
     if weights is not None:
         weights = weights.to("cpu", torch.float32).reshape(-1).contiguous()
     pooled: torch.Tensor = _Pool.apply(
-        parameter, _checked(ids.detach().cpu()), bounds, weights, sparse
+        parameter, whole_ids(ids).cpu().contiguous(), bounds, weights, sparse
     )
     return pooled.reshape(*shape, pooled.shape[-1]).to(ids.device)
 

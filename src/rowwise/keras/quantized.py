@@ -1,0 +1,40 @@
+"""Vectors of a quantized layer, from the batch's rows alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from keras import ops
+
+from rowwise.keras.bridge import uncast_value
+from rowwise.keras.rows import rows_of
+
+
+def dequantized_int8(layer: Any, ids: Any) -> Any:
+    """vectors (..., D) of rows ids (...,): integers (..., D) over the row's scale."""
+    integers = rows_of(layer._embeddings, ids)
+    return _over_scale(layer, integers, ids)
+
+
+def dequantized_int4(layer: Any, ids: Any) -> Any:
+    """vectors (..., D) of rows ids (...,), two numbers in each byte of (..., ceil(D / 2)).
+
+    With a block size each block of a row has a scale and a zero point of its own.
+    """
+    packed = rows_of(layer._embeddings, ids)
+    # The lower half first, then the upper; shifts of int8 keep the sign.
+    integers = torch.stack([(packed << 4) >> 4, packed >> 4], dim=-1).flatten(-2)
+    integers = integers[..., : layer._orig_output_dim]
+    if layer._int4_block_size is None or layer._int4_block_size == -1:
+        return _over_scale(layer, integers, ids)
+    block = uncast_value(layer.g_idx).long()  # (D,), the block of each column
+    scale, zero = (rows_of(v, ids) for v in (layer.embeddings_scale, layer.embeddings_zero))
+    zero = ops.cast(zero, scale.dtype)
+    integers = ops.cast(integers, layer.compute_dtype)
+    return (integers - zero[..., block]) * scale[..., block]
+
+
+def _over_scale(layer: Any, integers: Any, ids: Any) -> Any:
+    scale = rows_of(layer.embeddings_scale, ids)
+    return ops.divide(ops.cast(integers, layer.compute_dtype), ops.expand_dims(scale, axis=-1))

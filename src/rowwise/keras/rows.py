@@ -1,0 +1,56 @@
+"""Rows of a layer's variables: a table's by its lookup, others by Keras's, ids checked alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import torch
+
+from rowwise.keras.bridge import (
+    cast_as_read,
+    only_shapes_count,
+    takes_sparse_gradient,
+    uncast_value,
+)
+from rowwise.keras.variable import TableVariable
+from rowwise.torch.lookup import check_range, lookup, whole_ids
+
+
+def ids_of(inputs: Any) -> Any:
+    """What a layer was called with, as ids (...,) int64.
+
+    Raises:
+        TypeError, ValueError: as `rowwise.ids.as_ids`.
+    """
+    ids = keras.ops.convert_to_tensor(inputs)
+    if only_shapes_count():
+        return keras.ops.zeros(ids.shape, dtype="int64")
+    try:
+        return whole_ids(ids)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. On their way through other layers Keras casts ids to the dtype of the "
+            "model's input; declare it: keras.Input(shape, dtype='int64')"
+        ) from None
+
+
+def rows_of(variable: Any, ids: Any) -> Any:
+    """Rows ids (...,) of a variable (V, ...), in the dtype in which Keras would read it here.
+
+    Differentiable; the gradient of a table's rows is row-sparse where its optimizer takes that.
+
+    Raises:
+        IndexError: an id outside 0..V-1.
+    """
+    value = uncast_value(variable)
+    frozen = getattr(variable, "frozen_row", None)
+    # In a stateless call the values are the caller's.
+    if isinstance(variable, TableVariable) and value is variable._value:
+        rows = lookup(value, ids, takes_sparse_gradient(variable), frozen)
+    else:
+        check_range(ids, value.shape[0])
+        rows = keras.ops.take(value, ids, axis=0)
+        if frozen is not None:
+            rows = torch.where((ids == frozen)[..., None], rows.detach(), rows)
+    return cast_as_read(variable, rows)
