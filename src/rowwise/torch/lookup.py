@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from rowwise.ids import as_ids, outside
+from rowwise.torch.gradient import RowGradient, sparse_rows
 from rowwise.torch.parameter import TableParameter
 
 
@@ -16,13 +17,19 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, parameter: TableParameter, ids: torch.Tensor, sparse: bool, frozen: int | None
+        ctx: Any,
+        parameter: TableParameter,
+        ids: torch.Tensor,
+        sparse: bool,
+        frozen: int | None,
+        by_frequency: bool,
     ) -> Any:
         table = parameter.table
         vectors = torch.empty((*ids.shape, table.dim), dtype=torch.float32)
         table.lookup_into(ids.numpy(), vectors.numpy())
         ctx.save_for_backward(ids)
         ctx.shape, ctx.sparse, ctx.frozen = table.shape, sparse, frozen
+        ctx.by_frequency = by_frequency
         return vectors
 
     @staticmethod
@@ -33,13 +40,23 @@ class _Lookup(torch.autograd.Function):
         if ctx.frozen is not None:
             moving = ids != ctx.frozen
             ids, values = ids[moving], values[moving]
-        gradient = torch.sparse_coo_tensor(ids[None], values, (rows, dim), check_invariants=False)
-        return gradient if ctx.sparse else gradient.to_dense(), None, None, None
+        if ctx.by_frequency:
+            _, which, counts = torch.unique(ids, return_inverse=True, return_counts=True)
+            values = values / counts[which, None]
+        if ctx.sparse and not torch.is_grad_enabled():
+            gradient = sparse_rows(ids, values, (rows, dim))
+        else:  # a gradient that may be differentiated again is a dense one
+            gradient = values.new_zeros(rows, dim).index_add(0, ids, values)
+        return gradient, None, None, None, None
 
 
 @torch.compiler.disable
 def lookup(
-    parameter: TableParameter, ids: torch.Tensor, sparse: bool, frozen: int | None = None
+    parameter: TableParameter,
+    ids: torch.Tensor,
+    sparse: bool,
+    frozen: int | None = None,
+    by_frequency: bool = False,
 ) -> torch.Tensor:
     """Present vectors (..., D) of the rows ids (...,), differentiable.
 
@@ -48,6 +65,7 @@ def lookup(
         ids: any integer dtype, or whole floats.
         sparse: whether the optimizer takes a row-sparse gradient; else it gets a dense one.
         frozen: a row that gets no gradient.
+        by_frequency: whether a row's gradient is divided by how often it is in the batch.
 
     Raises:
         IndexError, TypeError, ValueError: as `rowwise.Table.lookup`.
@@ -56,7 +74,7 @@ def lookup(
         present = torch.from_numpy(parameter.table.to_numpy())
         return torch.nn.functional.embedding(ids.long(), present)
     ids_here = whole_ids(ids).cpu().contiguous()
-    vectors: torch.Tensor = _Lookup.apply(parameter, ids_here, sparse, frozen)
+    vectors: torch.Tensor = _Lookup.apply(parameter, ids_here, sparse, frozen, by_frequency)
     return vectors.to(ids.device)
 
 
@@ -115,6 +133,8 @@ def rows_and_gradients(gradient: torch.Tensor) -> tuple[Any, Any]:
     A dense gradient gives the rows in which it is not zero: to an optimizer, a row with gradient
     zero is a row that the batch did not touch.
     """
+    if isinstance(gradient, RowGradient):
+        gradient = gradient.by_rows()
     gradient = gradient.detach().cpu()
     if gradient.is_sparse:
         ids, values = gradient._indices()[0], gradient._values()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from typing import Any
 
 import torch
 
 from rowwise.table import Table
+from rowwise.torch.gradient import RowGradient
 
 # What can be asked of the parameter without reading a number of it.
 _METADATA = {
@@ -35,6 +37,9 @@ _METADATA = {
     torch.Tensor.register_post_accumulate_grad_hook,
 }  # fmt: skip
 
+_GET_GRADIENT = torch.Tensor.grad.__get__  # type: ignore[attr-defined]
+_SET_GRADIENT = torch.Tensor.grad.__set__  # type: ignore[attr-defined]
+
 
 class TableParameter(torch.nn.Parameter):
     """The weights, or a slot, of a table: (rows, dim) float32, no copy.
@@ -45,6 +50,9 @@ class TableParameter(torch.nn.Parameter):
 
     table: Table
     slot: str | None
+    wanted_by: weakref.WeakSet[Any]  # optimizers that step it by rows
+    keeper: weakref.ref[Any] | None  # the one whose rule the table has
+    sparse: bool  # whether the user asked for torch's own sparse gradients
 
     def __new__(
         cls, table: Table, slot: str | None = None, requires_grad: bool = True
@@ -53,6 +61,7 @@ class TableParameter(torch.nn.Parameter):
         memory = torch.from_numpy(table.buffer(slot))
         self = torch.Tensor._make_subclass(cls, memory, requires_grad)
         self.table, self.slot = table, slot
+        self.wanted_by, self.keeper, self.sparse = weakref.WeakSet(), None, False
         return self
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -64,19 +73,34 @@ class TableParameter(torch.nn.Parameter):
         if self.slot is not None:  # torch may be about to write to it
             self.table.slots_written()
 
+    def stepped_by_rows(self) -> bool:
+        """Whether some optimizer that steps the table by rows waits for its gradient."""
+        return any(id(self) not in optimizer.dense_ids for optimizer in self.wanted_by)
+
+    def raw_gradient(self) -> torch.Tensor | None:
+        """The gradient as autograd left it."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.grad
+
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func == _SET_GRADIENT and isinstance(args[1], RowGradient):
+            args = (args[0], args[1].by_rows())
         if func not in _METADATA:
             for parameter in _parameters_in([args, kwargs]):
                 parameter.bring_to_now()
         with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+        if func == _GET_GRADIENT and result is not None and result.is_sparse:
+            return result if args[0].sparse else RowGradient.of(result, args[0])
+        return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TableParameter:
         twin = TableParameter(copy.deepcopy(self.table, memo), self.slot, self.requires_grad)
+        twin.sparse = self.sparse
         memo[id(self)] = twin
         return twin
 

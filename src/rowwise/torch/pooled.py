@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
 from rowwise import pooling
+from rowwise.torch.gradient import sparse_rows
 from rowwise.torch.lookup import being_recorded, whole_ids
 from rowwise.torch.parameter import TableParameter
 
@@ -23,13 +25,14 @@ class _Pool(torch.autograd.Function):
         offsets: torch.Tensor,
         weights: torch.Tensor | None,
         sparse: bool,
+        by_frequency: bool,
     ) -> Any:
         table = parameter.table
         pooled = torch.empty((len(offsets) - 1, table.dim), dtype=torch.float32)
         factors = None if weights is None else weights.detach().numpy()
         pooling.pool_into(table, ids.numpy(), offsets.numpy(), factors, pooled.numpy())
         ctx.save_for_backward(ids, offsets, weights)
-        ctx.table, ctx.sparse = table, sparse
+        ctx.table, ctx.sparse, ctx.by_frequency = table, sparse, by_frequency
         return pooled
 
     @staticmethod
@@ -42,17 +45,44 @@ class _Pool(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             factors = None if weights is None else weights.detach().numpy()
             distinct, sums = pooling.pool_gradient(*batch, factors, bags)
-            of_rows = torch.sparse_coo_tensor(
-                torch.from_numpy(distinct).reshape(1, -1),
-                torch.from_numpy(sums),
-                ctx.table.shape,
-                check_invariants=False,
-                is_coalesced=True,
-            )
-            of_rows = of_rows if ctx.sparse else of_rows.to_dense()
+            if ctx.by_frequency:
+                sums /= np.unique(batch[1], return_counts=True)[1][:, None]
+            of_rows = _of_rows(ctx, distinct, sums)
         if ctx.needs_input_grad[3]:
             of_weights = torch.from_numpy(pooling.pool_weight_gradient(*batch, bags))
-        return of_rows, None, None, of_weights, None
+        return of_rows, None, None, of_weights, None, None
+
+
+class _PoolMax(torch.autograd.Function):
+    """pooled[b, :] = the largest of table[ids[i], :] over the positions i of bag b."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, parameter: TableParameter, ids: torch.Tensor, offsets: torch.Tensor, sparse: bool
+    ) -> Any:
+        table = parameter.table
+        pooled = torch.empty((len(offsets) - 1, table.dim), dtype=torch.float32)
+        argmax = torch.empty(pooled.shape, dtype=torch.int64)
+        batch = ids.numpy(), offsets.numpy()
+        pooling.pool_max_into(table, *batch, pooled.numpy(), argmax.numpy())
+        ctx.save_for_backward(ids, offsets, argmax)
+        ctx.table, ctx.sparse = table, sparse
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        ids, offsets, argmax = (tensor.numpy() for tensor in ctx.saved_tensors)
+        bags = gradient.contiguous().numpy()
+        found = pooling.pool_max_gradient(ctx.table, ids, offsets, argmax, bags)
+        return _of_rows(ctx, *found), None, None, None
+
+
+def _of_rows(ctx: Any, distinct: Any, sums: Any) -> torch.Tensor:
+    """The gradient of the table, from those of distinct rows."""
+    ids, values = torch.from_numpy(distinct), torch.from_numpy(sums)
+    gradient = sparse_rows(ids, values, ctx.table.shape, distinct=True)
+    return gradient if ctx.sparse else gradient.to_dense()
 
 
 @torch.compiler.disable
@@ -62,6 +92,7 @@ def pool(
     offsets: torch.Tensor | None,
     weights: torch.Tensor | None,
     sparse: bool,
+    by_frequency: bool = False,
 ) -> torch.Tensor:
     """Weighted sums of the rows of each bag, differentiable in the rows and the weights.
 
@@ -73,6 +104,7 @@ def pool(
         weights: floats of the shape of ids; None: all are 1.
         sparse: whether the optimizer takes a row-sparse gradient, of distinct ids; else it gets a
             dense one.
+        by_frequency: whether a row's gradient is divided by how often it is in the batch.
 
     Returns:
         pooled (..., D) or (bags, D) float32; 0 for an empty bag.
@@ -91,9 +123,23 @@ def pool(
     if weights is not None:
         weights = weights.to("cpu", torch.float32).reshape(-1).contiguous()
     pooled: torch.Tensor = _Pool.apply(
-        parameter, whole_ids(ids).cpu().contiguous(), bounds, weights, sparse
+        parameter, whole_ids(ids).cpu().contiguous(), bounds, weights, sparse, by_frequency
     )
     return pooled.reshape(*shape, pooled.shape[-1]).to(ids.device)
+
+
+@torch.compiler.disable
+def pool_max(
+    parameter: TableParameter, ids: torch.Tensor, offsets: torch.Tensor, sparse: bool
+) -> torch.Tensor:
+    """The largest values (bags, D) of each bag, differentiable in the rows; see `pool`."""
+    if being_recorded():
+        return _recorded(parameter, ids, offsets, None, mode="max")
+    bounds = offsets.detach().to("cpu", torch.int64).contiguous()
+    pooled: torch.Tensor = _PoolMax.apply(
+        parameter, whole_ids(ids).cpu().contiguous(), bounds, sparse
+    )
+    return pooled.to(ids.device)
 
 
 def _recorded(
@@ -101,6 +147,7 @@ def _recorded(
     ids: torch.Tensor,
     offsets: torch.Tensor | None,
     weights: torch.Tensor | None,
+    mode: str = "sum",
 ) -> torch.Tensor:
     present = torch.from_numpy(parameter.table.to_numpy())
     if offsets is None:
@@ -110,7 +157,7 @@ def _recorded(
         ids.long(),
         present,
         offsets.long(),
-        mode="sum",
+        mode=mode,
         per_sample_weights=weights,
         include_last_offset=True,
     )
