@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
+from rowwise import _native
 from rowwise.ids import as_ids, outside
 from rowwise.torch.gradient import RowGradient, sparse_rows
 from rowwise.torch.parameter import TableParameter
@@ -25,7 +27,7 @@ class _Lookup(torch.autograd.Function):
         by_frequency: bool,
     ) -> Any:
         table = parameter.table
-        vectors = torch.empty((*ids.shape, table.dim), dtype=torch.float32)
+        vectors = empty(ids.shape, table.dim)
         table.lookup_into(ids.numpy(), vectors.numpy())
         ctx.save_for_backward(ids)
         ctx.shape, ctx.sparse, ctx.frozen = table.shape, sparse, frozen
@@ -48,6 +50,11 @@ class _Lookup(torch.autograd.Function):
         else:  # a gradient that may be differentiated again is a dense one
             gradient = values.new_zeros(rows, dim).index_add(0, ids, values)
         return gradient, None, None, None, None
+
+
+def empty(shape: tuple[int, ...], dim: int) -> torch.Tensor:
+    """Vectors (..., dim) float32, not yet written, in memory that batch after batch uses."""
+    return torch.from_numpy(_native.empty(math.prod(shape), dim)).reshape(*shape, dim)
 
 
 @torch.compiler.disable

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from rowwise import pooling
 from rowwise.torch.gradient import sparse_rows
-from rowwise.torch.lookup import being_recorded, whole_ids
+from rowwise.torch.lookup import being_recorded, empty, whole_ids
 from rowwise.torch.parameter import TableParameter
 
 
@@ -28,7 +28,7 @@ class _Pool(torch.autograd.Function):
         by_frequency: bool,
     ) -> Any:
         table = parameter.table
-        pooled = torch.empty((len(offsets) - 1, table.dim), dtype=torch.float32)
+        pooled = empty((len(offsets) - 1,), table.dim)
         factors = None if weights is None else weights.detach().numpy()
         pooling.pool_into(table, ids.numpy(), offsets.numpy(), factors, pooled.numpy())
         ctx.save_for_backward(ids, offsets, weights)
@@ -61,7 +61,7 @@ class _PoolMax(torch.autograd.Function):
         ctx: Any, parameter: TableParameter, ids: torch.Tensor, offsets: torch.Tensor, sparse: bool
     ) -> Any:
         table = parameter.table
-        pooled = torch.empty((len(offsets) - 1, table.dim), dtype=torch.float32)
+        pooled = empty((len(offsets) - 1,), table.dim)
         argmax = torch.empty(pooled.shape, dtype=torch.int64)
         batch = ids.numpy(), offsets.numpy()
         pooling.pool_max_into(table, *batch, pooled.numpy(), argmax.numpy())
