@@ -55,6 +55,7 @@ struct Block {
     std::size_t bytes;
 };
 
+constexpr std::size_t kSmall = std::size_t{1} << 16;     // below it malloc does the same
 constexpr std::size_t kMostKept = std::size_t{1} << 28;  // bytes in all
 
 // Never destroyed: arrays may outlive everything at the end of the process.
@@ -69,13 +70,14 @@ std::vector<Block>& kept() {
 
 // Batches differ a little in size, so that sizes are rounded up by an eighth at most.
 std::size_t rounded(std::size_t bytes) {
-    const std::size_t grain = std::bit_ceil(bytes | 4096) / 16;
+    const std::size_t grain = std::bit_ceil(bytes) / 16;
     return (bytes + grain - 1) / grain * grain;
 }
 
 }  // namespace
 
 void* borrow(std::size_t& bytes) {
+    if (bytes < kSmall) return std::malloc(bytes | 1);
     bytes = rounded(bytes);
     // Not worth waiting for: another thread has it, or had it when this process was forked.
     if (const std::unique_lock lock(mutex(), std::try_to_lock); lock) {
@@ -91,6 +93,7 @@ void* borrow(std::size_t& bytes) {
 }
 
 void give_back(void* memory, std::size_t bytes) {
+    if (bytes < kSmall) return std::free(memory);
     Block oldest{memory, bytes};
     if (const std::unique_lock lock(mutex(), std::try_to_lock); lock && bytes <= kMostKept / 4) {
         auto& blocks = kept();
