@@ -1,1 +1,6 @@
-"""PyTorch on rowwise tables: a table's memory as a parameter, the lookup as autograd sees it."""
+"""PyTorch on rowwise tables: `Embedding` and the optimizers in `optim`."""
+
+from rowwise.torch import optim
+from rowwise.torch.embedding import Embedding
+
+__all__ = ["Embedding", "optim"]

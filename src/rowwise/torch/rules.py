@@ -1,0 +1,104 @@
+"""Which rule a parameter group of a torch optimizer is, where it is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from rowwise.rules import Rule, pytorch
+
+Group = dict[str, Any]
+
+
+class NoRule(Exception):
+    """Why an optimizer's steps have to be made densely; the message names the cause."""
+
+
+def _adam(group: Group) -> dict[str, Any]:
+    beta_1, beta_2 = group["betas"]
+    return {"beta_1": float(beta_1), "beta_2": float(beta_2), "epsilon": group["eps"]}
+
+
+# Each class of torch.optim, with its rule and the rule's arguments; the first that fits counts.
+_RULES: dict[type, tuple[type[Rule], Callable[[Group], dict[str, Any]]]] = {
+    torch.optim.SGD: (
+        pytorch.SGD,
+        lambda group: {name: group[name] for name in ("momentum", "dampening", "nesterov")},
+    ),
+    torch.optim.RMSprop: (
+        pytorch.RMSprop,
+        lambda group: {
+            "rho": group["alpha"],
+            "epsilon": group["eps"],
+            "momentum": group["momentum"],
+            "centered": group["centered"],
+        },
+    ),
+    torch.optim.Adagrad: (
+        pytorch.Adagrad,
+        lambda group: {
+            "initial_accumulator_value": group["initial_accumulator_value"],
+            "epsilon": group["eps"],
+        },
+    ),
+    torch.optim.Adadelta: (
+        pytorch.Adadelta,
+        lambda group: {"rho": group["rho"], "epsilon": group["eps"]},
+    ),
+    torch.optim.Adam: (
+        pytorch.Adam,
+        lambda group: {**_adam(group), "amsgrad": group["amsgrad"]},
+    ),
+    torch.optim.Adamax: (pytorch.Adamax, _adam),
+    torch.optim.NAdam: (
+        pytorch.NAdam,
+        lambda group: {**_adam(group), "momentum_decay": group["momentum_decay"]},
+    ),
+}
+
+
+def rule_of(optimizer: torch.optim.Optimizer, group: Group) -> Rule:
+    """The rule by which `optimizer` moves the tables of a parameter group.
+
+    Raises:
+        NoRule: torch has to make the steps itself.
+    """
+    name = type(optimizer).__name__
+    for option in ("differentiable", "capturable"):
+        if group.get(option):
+            raise NoRule(f"{name}({option}=True) has no rule by rows")
+    rate = float(group["lr"])
+    if not math.isfinite(rate):
+        raise NoRule(f"the learning rate {rate} is none that a rule by rows takes")
+    rule, arguments = next(entry for kind, entry in _RULES.items() if isinstance(optimizer, kind))
+    try:
+        return rule(
+            # The step's own rate comes with the step: it may follow a schedule.
+            learning_rate=0.0,
+            weight_decay=_decoupled_decay(optimizer, group),
+            **arguments(group),
+        )
+    except (TypeError, ValueError) as error:
+        raise NoRule(f"{name}: {error}") from error
+
+
+def _decoupled_decay(optimizer: torch.optim.Optimizer, group: Group) -> float | None:
+    decay = float(group["weight_decay"])
+    if not decay:
+        return None
+    # lr (g + decay w) is a decay of w by itself where nothing but lr stands before it
+    plain = isinstance(optimizer, torch.optim.SGD) and not group["momentum"]
+    if not plain and not group.get("decoupled_weight_decay"):
+        raise NoRule(
+            f"{type(optimizer).__name__}(weight_decay={decay:g}) adds to the gradient of every "
+            "row (AdamW's weight decay does not)"
+        )
+    return decay
+
+
+def learning_rate(group: Group, number: int) -> float:
+    """The rate of a group's step `number`, counted from 1."""
+    return float(group["lr"]) / (1 + (number - 1) * group.get("lr_decay", 0))

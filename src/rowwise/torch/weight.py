@@ -1,0 +1,142 @@
+"""The weight of an embedding module: a parameter on a table, which it can also leave."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import Any
+
+import torch
+
+from rowwise.rules import Rule
+from rowwise.table import Table
+from rowwise.torch.gradient import RowGradient
+from rowwise.torch.parameter import TableParameter
+
+
+class Weight(TableParameter):
+    """A table's weights as the parameter of a module, with the optimizer that has it in its care.
+
+    What a table cannot hold (another dtype or device, memory shared between processes) makes an
+    ordinary `torch.nn.Parameter` of it, in place.
+    """
+
+    keeper: weakref.ref[Any] | None = None  # the rowwise optimizer that has it in a group
+    rule: Rule | None = None  # by which the keeper steps it by rows; None: densely
+    stepper: weakref.ref[Any] | None = None  # the optimizer whose slots the table has
+    warned = False
+
+    @property
+    def takes_rows(self) -> bool:
+        """Whether the next step will be made by rows."""
+        return self.rule is not None and self.keeper is not None and self.keeper() is not None
+
+    def warn_once(self, cause: str) -> None:
+        """Says why steps are made densely, the first time."""
+        if not self.warned:
+            warnings.warn(
+                f"{cause}; every step visits all {self.shape[0]} rows of this embedding, with "
+                "PyTorch's own numbers at PyTorch's own speed",
+                stacklevel=3,
+            )
+        self.warned = True
+
+    def dense_gradient_made(self) -> None:
+        """Says once that there is a faster way than the step about to be made."""
+        if self.keeper is None or self.keeper() is None:  # a keeper has said why itself
+            self.warn_once(
+                "the gradient is dense: no optimizer of rowwise.torch.optim had this embedding "
+                "in its care at the forward pass"
+            )
+
+    def leave_table(self, cause: str) -> None:
+        """Makes an ordinary parameter of it, in place."""
+        if self.table.rows * self.table.dim:
+            warnings.warn(
+                f"{cause}: this embedding is trained densely from now on, as torch.nn's is; "
+                "rowwise's tables are float32 in this process's own memory",
+                stacklevel=4,
+            )
+        self.table.sync()
+        for name in ("table", "slot", "owner", "keeper", "rule", "stepper", "warned", "_is_param"):
+            self.__dict__.pop(name, None)
+        self.__class__ = torch.nn.Parameter  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.Tensor.grad.__get__:
+            return _gradient_of(args[0])
+        if func is torch.Tensor.data.__set__ and isinstance(args[0], Weight):
+            return _set_data(*args)
+        if func is torch.Tensor.share_memory_:
+            weight = args[0]
+            (weight if weight.owner is None else weight.owner).leave_table("shared memory")
+            return func(*args)
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def _copied(self, memo: dict[int, Any]) -> torch.Tensor:
+        # A copy has an optimizer of its own, or none: the slots stay here.
+        table = self.table
+        return Weight(Table(*table.shape, init=lambda _: table.to_numpy()), None, self.requires_grad)
+
+    def _reduced(self) -> tuple[Any, ...]:
+        return weight_of, (self.plain(), self.requires_grad)
+
+
+def weight_of(values: torch.Tensor, requires_grad: bool = True) -> Weight:
+    """A weight on a new table that holds a copy of values (rows, dim)."""
+    return Weight(Table(*values.shape, init=values.detach().numpy()), None, requires_grad)
+
+
+torch.serialization.add_safe_globals([weight_of])
+
+
+def table_can_hold(values: Any) -> bool:
+    """Whether a table can take the values of this tensor."""
+    return (
+        values.dtype is torch.float32
+        and values.device.type == "cpu"
+        and values.layout is torch.strided
+        and values.dim() == 2
+        and values.numel() > 0
+        and not values.is_shared()
+    )
+
+
+def move_to_table(parameter: torch.nn.Parameter) -> None:
+    """Makes a `Weight` of an ordinary parameter, in place: its memory is a new table's."""
+    table = Table(*parameter.shape, init=parameter.detach().numpy())
+    parameter.data = torch.from_numpy(table.buffer())
+    parameter.__class__ = Weight
+    parameter._lie_over(table, None)
+
+
+def _gradient_of(weight: torch.Tensor) -> Any:
+    with torch._C.DisableTorchFunctionSubclass():
+        gradient = weight.grad
+        if gradient is not None and type(gradient) is torch.Tensor and gradient.is_sparse:
+            gradient.__class__ = RowGradient
+        return gradient
+
+
+def _set_data(weight: Weight, values: torch.Tensor) -> None:
+    """weight.data = values"""
+    if values is weight:
+        return
+    if isinstance(values, TableParameter):
+        values = values.plain()
+    fits = table_can_hold(values) and values.shape == weight.shape
+    if weight.owner is None and fits:
+        memory = weight.plain()
+        if memory.data_ptr() != values.data_ptr() or not values.is_contiguous():
+            memory.copy_(values)
+        return
+    if weight.owner is None:
+        weight.leave_table(f"{tuple(values.shape)} {values.dtype} on {values.device}")
+    else:  # a view that goes its own way
+        weight.__class__ = (
+            torch.nn.Parameter if hasattr(weight, "_is_param") else torch.Tensor  # type: ignore[assignment]
+        )
+    weight.data = values
