@@ -60,7 +60,7 @@ _AS_IT_IS = {
         "indices", "values", "_nnz", "sparse_dim", "dense_dim", "to_dense", "detach", "detach_",
         "clone", "zero_", "neg", "neg_",
     )
-} | {torch.clone, torch.neg, torch.Tensor.data.__get__, torch.Tensor.data.__set__}  # fmt: skip
+} | {torch._has_compatible_shallow_copy_type, torch.clone, torch.neg, torch.Tensor.data.__get__, torch.Tensor.data.__set__}  # fmt: skip
 
 
 def _scaled(func: Any, gradient: Any, factor: Any = None, *rest: Any, **named: Any) -> Any:

@@ -149,7 +149,9 @@ def bring_to_now(tensor: Any) -> None:
     """Brings the table to now that a tensor lies over, wrapped by torch.func or not."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
-    if type(tensor) in (torch.Tensor, torch.nn.Parameter) and _at:
+    if isinstance(tensor, TableParameter):
+        tensor.bring_to_now()
+    elif type(tensor) in (torch.Tensor, torch.nn.Parameter) and _at:
         table = _at.get(tensor.data_ptr())
         if table is not None:
             table.sync()

@@ -51,13 +51,17 @@ class Weight(TableParameter):
 
     def leave_table(self, cause: str) -> None:
         """Makes an ordinary parameter of it, in place."""
-        if self.table.rows * self.table.dim:
-            warnings.warn(
-                f"{cause}: this embedding is trained densely from now on, as torch.nn's is; "
-                "rowwise's tables are float32 in this process's own memory",
-                stacklevel=4,
-            )
+        warnings.warn(
+            f"{cause}: this embedding is trained densely from now on, as torch.nn's is; "
+            "rowwise's tables are float32 in this process's own memory",
+            stacklevel=4,
+        )
+        self._become_ordinary()
+
+    def _become_ordinary(self) -> None:
         self.table.sync()
+        if self.grad is not None and self.grad.is_sparse:
+            self.grad = self.grad.to_dense()
         for name in ("table", "slot", "owner", "keeper", "rule", "stepper", "warned", "_is_param"):
             self.__dict__.pop(name, None)
         self.__class__ = torch.nn.Parameter  # type: ignore[assignment]
@@ -66,11 +70,11 @@ class Weight(TableParameter):
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is torch.Tensor.grad.__get__:
+        if func == torch.Tensor.grad.__get__:
             return _gradient_of(args[0])
-        if func is torch.Tensor.data.__set__ and isinstance(args[0], Weight):
+        if func == torch.Tensor.data.__set__ and isinstance(args[0], Weight):
             return _set_data(*args)
-        if func is torch.Tensor.share_memory_:
+        if func == torch.Tensor.share_memory_:
             weight = args[0]
             (weight if weight.owner is None else weight.owner).leave_table("shared memory")
             return func(*args)
@@ -133,8 +137,15 @@ def _set_data(weight: Weight, values: torch.Tensor) -> None:
         if memory.data_ptr() != values.data_ptr() or not values.is_contiguous():
             memory.copy_(values)
         return
+    if weight.owner is None and table_can_hold(values):  # of another shape
+        kept = weight.keeper, weight.rule, weight.warned
+        weight._become_ordinary()
+        weight.data = values
+        move_to_table(weight)
+        weight.keeper, weight.rule, weight.warned = kept
+        return
     if weight.owner is None:
-        weight.leave_table(f"{tuple(values.shape)} {values.dtype} on {values.device}")
+        weight.leave_table(f"{values.dtype} on {values.device}")
     else:  # a view that goes its own way
         weight.__class__ = (
             torch.nn.Parameter if hasattr(weight, "_is_param") else torch.Tensor  # type: ignore[assignment]
