@@ -1,6 +1,7 @@
-"""PyTorch on rowwise tables: `Embedding` and the optimizers in `optim`."""
+"""PyTorch on rowwise tables: `Embedding`, `EmbeddingBag` and the optimizers in `optim`."""
 
 from rowwise.torch import optim
 from rowwise.torch.embedding import Embedding
+from rowwise.torch.embedding_bag import EmbeddingBag
 
-__all__ = ["Embedding", "optim"]
+__all__ = ["Embedding", "EmbeddingBag", "optim"]

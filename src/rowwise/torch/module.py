@@ -78,10 +78,7 @@ class OnTable(torch.nn.Module if TYPE_CHECKING else object):
             own is self.weight
             and isinstance(own, Weight)
             and own.owner is None
-            and type(ids) is torch.Tensor
-            and ids.dtype in _INTEGERS
-            and ids.device.type == "cpu"
-            and ids.layout is torch.strided
+            and is_ids(ids)
             and not torch._C._are_functorch_transforms_active()
         )
         if not possible:
@@ -105,3 +102,13 @@ class OnTable(torch.nn.Module if TYPE_CHECKING else object):
     def _renormalize(self, ids: torch.Tensor) -> None:
         if self.max_norm is not None:
             renormalize(self.weight, ids, self.max_norm, self.norm_type)
+
+
+def is_ids(ids: Any) -> bool:
+    """Whether this is an ordinary tensor of integers, as torch's embeddings take them."""
+    return (
+        type(ids) is torch.Tensor
+        and ids.dtype in _INTEGERS
+        and ids.device.type == "cpu"
+        and ids.layout is torch.strided
+    )

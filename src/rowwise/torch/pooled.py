@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -23,13 +25,14 @@ class _Pool(torch.autograd.Function):
         offsets: torch.Tensor,
         weights: torch.Tensor | None,
         sparse: bool,
+        on_dense: Callable[[], None] | None,
     ) -> Any:
         table = parameter.table
         pooled = torch.empty((len(offsets) - 1, table.dim), dtype=torch.float32)
         factors = None if weights is None else weights.detach().numpy()
         pooling.pool_into(table, ids.numpy(), offsets.numpy(), factors, pooled.numpy())
         ctx.save_for_backward(ids, offsets, weights)
-        ctx.table, ctx.sparse = table, sparse
+        ctx.table, ctx.sparse, ctx.on_dense = table, sparse, on_dense
         return pooled
 
     @staticmethod
@@ -41,18 +44,55 @@ class _Pool(torch.autograd.Function):
         of_rows = of_weights = None
         if ctx.needs_input_grad[0]:
             factors = None if weights is None else weights.detach().numpy()
-            distinct, sums = pooling.pool_gradient(*batch, factors, bags)
-            of_rows = torch.sparse_coo_tensor(
-                torch.from_numpy(distinct).reshape(1, -1),
-                torch.from_numpy(sums),
-                ctx.table.shape,
-                check_invariants=False,
-                is_coalesced=True,
-            )
-            of_rows = of_rows if ctx.sparse else of_rows.to_dense()
+            of_rows = _of_rows(ctx, *pooling.pool_gradient(*batch, factors, bags))
         if ctx.needs_input_grad[3]:
             of_weights = torch.from_numpy(pooling.pool_weight_gradient(*batch, bags))
-        return of_rows, None, None, of_weights, None
+        return of_rows, None, None, of_weights, None, None
+
+
+class _PoolMax(torch.autograd.Function):
+    """pooled[b, d] = the largest table[ids[i], d] over the positions i of bag b."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        parameter: TableParameter,
+        ids: torch.Tensor,
+        offsets: torch.Tensor,
+        sparse: bool,
+        on_dense: Callable[[], None] | None,
+    ) -> Any:
+        table = parameter.table
+        pooled = torch.empty((len(offsets) - 1, table.dim), dtype=torch.float32)
+        ctx.argmax = np.empty(pooled.shape, dtype=np.int64)
+        pooling.pool_max_into(table, ids.numpy(), offsets.numpy(), pooled.numpy(), ctx.argmax)
+        ctx.save_for_backward(ids, offsets)
+        ctx.table, ctx.sparse, ctx.on_dense = table, sparse, on_dense
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        ids, offsets = ctx.saved_tensors
+        batch = ctx.table, ids.numpy(), offsets.numpy()
+        bags = gradient.contiguous().numpy()
+        of_rows = _of_rows(ctx, *pooling.pool_max_gradient(*batch, ctx.argmax, bags))
+        return of_rows, None, None, None, None
+
+
+def _of_rows(ctx: Any, distinct: Any, sums: Any) -> torch.Tensor:
+    gradient = torch.sparse_coo_tensor(
+        torch.from_numpy(distinct).reshape(1, -1),
+        torch.from_numpy(sums),
+        ctx.table.shape,
+        check_invariants=False,
+        is_coalesced=True,
+    )
+    if ctx.sparse:
+        return gradient
+    if ctx.on_dense is not None:
+        ctx.on_dense()
+    return gradient.to_dense()
 
 
 @torch.compiler.disable
@@ -62,6 +102,7 @@ def pool(
     offsets: torch.Tensor | None,
     weights: torch.Tensor | None,
     sparse: bool,
+    on_dense: Callable[[], None] | None = None,
 ) -> torch.Tensor:
     """Weighted sums of the rows of each bag, differentiable in the rows and the weights.
 
@@ -73,6 +114,7 @@ def pool(
         weights: floats of the shape of ids; None: all are 1.
         sparse: whether the optimizer takes a row-sparse gradient, of distinct ids; else it gets a
             dense one.
+        on_dense: called when a dense gradient is made.
 
     Returns:
         pooled (..., D) or (bags, D) float32; 0 for an empty bag.
@@ -91,9 +133,26 @@ def pool(
     if weights is not None:
         weights = weights.to("cpu", torch.float32).reshape(-1).contiguous()
     pooled: torch.Tensor = _Pool.apply(
-        parameter, whole_ids(ids).cpu().contiguous(), bounds, weights, sparse
+        parameter, whole_ids(ids).cpu().contiguous(), bounds, weights, sparse, on_dense
     )
     return pooled.reshape(*shape, pooled.shape[-1]).to(ids.device)
+
+
+@torch.compiler.disable
+def pool_max(
+    parameter: TableParameter,
+    ids: torch.Tensor,
+    offsets: torch.Tensor,
+    sparse: bool,
+    on_dense: Callable[[], None] | None = None,
+) -> torch.Tensor:
+    """The largest values of the rows of each bag (bags, D), differentiable in the rows.
+
+    The gradient goes to the first that is the largest. Arguments and errors as for `pool`, with
+    ids (n,) int64.
+    """
+    pooled: torch.Tensor = _PoolMax.apply(parameter, ids, offsets, sparse, on_dense)
+    return pooled
 
 
 def _recorded(
