@@ -11,6 +11,10 @@ from rowwise.torch.pooled import pool, pool_max
 _MODES = ("sum", "mean", "max")
 
 
+class OutsideError(IndexError, RuntimeError):
+    """An id outside the table: as an IndexError, and as the RuntimeError that PyTorch raises."""
+
+
 class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
     """Bags of integers as one vector each, without the vectors of single integers in memory.
 
@@ -36,7 +40,7 @@ class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
         (B, D); 0 for an empty bag.
 
     Raises:
-        IndexError: an id outside 0..V-1, when the module is called.
+        IndexError: an id outside 0..V-1, when the module is called; a RuntimeError too.
         ValueError, RuntimeError, NotImplementedError: as `torch.nn.EmbeddingBag`.
 
     Example:
@@ -57,8 +61,20 @@ class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
         bags = self._bags(input, offsets, per_sample_weights) if self._by_table(input) else None
         if bags is None:  # torch's own, errors included
             return super().forward(input, offsets, per_sample_weights)
+        try:
+            return self._pooled(input, *bags)
+        except IndexError as error:
+            raise OutsideError(str(error)) from None
+
+    def _pooled(
+        self,
+        input: torch.Tensor,
+        ids: torch.Tensor,
+        bounds: torch.Tensor,
+        weights: torch.Tensor | None,
+    ) -> torch.Tensor:
         self._renormalize(input)
-        ids, bounds, weights = self._without_padding(*bags)
+        ids, bounds, weights = self._without_padding(ids, bounds, weights)
         sparse, on_dense = self._gradient_by_rows(), self.weight.dense_gradient_made
         if self.mode == "max":
             return pool_max(self.weight, ids, bounds, sparse, on_dense)
