@@ -1,4 +1,13 @@
-"""PyTorch on rowwise tables: `Embedding`, `EmbeddingBag` and the optimizers in `optim`."""
+"""PyTorch modules and optimizers on rowwise tables.
+
+`Embedding` and `EmbeddingBag` are `torch.nn`'s; with an optimizer of `rowwise.torch.optim` their
+training step costs what the batch costs, and its numbers are those of PyTorch's dense step.
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as _error:
+    raise ImportError("rowwise.torch needs PyTorch; install it: pip install torch") from _error
 
 from rowwise.torch import optim
 from rowwise.torch.embedding import Embedding

@@ -60,8 +60,8 @@ _RULES: dict[type, tuple[type[Rule], Callable[[Group], dict[str, Any]]]] = {
 }
 
 
-def rule_of(optimizer: torch.optim.Optimizer, group: Group) -> Rule:
-    """The rule by which `optimizer` moves the tables of a parameter group.
+def rule_of(optimizer: torch.optim.Optimizer, group: Group, state: Group) -> Rule:
+    """The rule by which `optimizer` moves a table of a parameter group, with this state so far.
 
     Raises:
         NoRule: torch has to make the steps itself.
@@ -75,7 +75,7 @@ def rule_of(optimizer: torch.optim.Optimizer, group: Group) -> Rule:
         raise NoRule(f"the learning rate {rate} is none that a rule by rows takes")
     rule, arguments = next(entry for kind, entry in _RULES.items() if isinstance(optimizer, kind))
     try:
-        return rule(
+        found = rule(
             # The step's own rate comes with the step: it may follow a schedule.
             learning_rate=0.0,
             weight_decay=_decoupled_decay(optimizer, group),
@@ -83,6 +83,16 @@ def rule_of(optimizer: torch.optim.Optimizer, group: Group) -> Rule:
         )
     except (TypeError, ValueError) as error:
         raise NoRule(f"{name}: {error}") from error
+    if isinstance(found, pytorch.NAdam) and "mu_product" in state:
+        _check_momentum_product(state, found)
+    return found
+
+
+def _check_momentum_product(state: Group, rule: pytorch.NAdam) -> None:
+    """NAdam keeps the product of its momentums beside the count of its steps."""
+    kept, expected = float(state["mu_product"]), rule.momentum_product(int(state["step"]))
+    if not math.isclose(kept, expected, rel_tol=1e-3, abs_tol=1e-6):
+        raise NoRule(f"its momentum product is {kept:g}, where its steps make {expected:g}")
 
 
 def _decoupled_decay(optimizer: torch.optim.Optimizer, group: Group) -> float | None:
@@ -93,8 +103,8 @@ def _decoupled_decay(optimizer: torch.optim.Optimizer, group: Group) -> float | 
     plain = isinstance(optimizer, torch.optim.SGD) and not group["momentum"]
     if not plain and not group.get("decoupled_weight_decay"):
         raise NoRule(
-            f"{type(optimizer).__name__}(weight_decay={decay:g}) adds to the gradient of every "
-            "row (AdamW's weight decay does not)"
+            f"{type(optimizer).__name__}(weight_decay={decay:g}) gives every row a gradient at "
+            "every step (AdamW's does not)"
         )
     return decay
 

@@ -120,7 +120,9 @@ def move_to_table(parameter: torch.nn.Parameter) -> None:
 def _gradient_of(weight: torch.Tensor) -> Any:
     with torch._C.DisableTorchFunctionSubclass():
         gradient = weight.grad
-        if gradient is not None and type(gradient) is torch.Tensor and gradient.is_sparse:
+        if gradient is None or type(gradient) is not torch.Tensor:
+            return gradient
+        if gradient.is_sparse and weight.takes_rows:  # else the user asked for a sparse one
             gradient.__class__ = RowGradient
         return gradient
 

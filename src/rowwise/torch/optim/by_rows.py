@@ -31,14 +31,15 @@ class ByRows(torch.optim.Optimizer if TYPE_CHECKING else object):
     def _take_into_care(self, group: Group) -> None:
         for weight in _weights(group):
             weight.keeper = weakref.ref(self)
-            self._decide(weight, group)
+            self._decide(weight, group, aloud=False)
 
-    def _decide(self, weight: Weight, group: Group) -> Rule | None:
+    def _decide(self, weight: Weight, group: Group, aloud: bool = True) -> Rule | None:
         """The rule of the weight's next step, or None if torch has to make it."""
         try:
-            rule = rule_of(self, group)
+            rule = rule_of(self, group, self.state.get(weight, {}))
         except NoRule as cause:
-            weight.warn_once(str(cause))
+            if aloud:
+                weight.warn_once(str(cause))
             rule = None
         if weight.keeper is not None and weight.keeper() is self:
             weight.rule = rule

@@ -26,6 +26,11 @@ def take_up_slots(optimizer: Any, weight: Weight, rule: Rule, state: State) -> N
         if stays and table.rule is not None and table.slot_names == rule.slot_names:
             table.retune(rule)
         else:
+            if not stays and weight.stepper is not None and weight.stepper() is not None:
+                weight.warn_once(
+                    "several optimizers step this table: the newer one has taken over, and at each "
+                    "change"
+                )
             table.rule = rule  # and fresh slots; tensors over the old ones keep what they have
             weight.stepper = weakref.ref(optimizer)
     if rule.slot_names and type(rule) is not pytorch.SGD:
