@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,22 +46,26 @@ class RowGradient(torch.Tensor):
             return self.detach().__reduce_ex__(protocol)
 
 
-_AS_IT_IS = {
-    getattr(torch.Tensor, name).__get__
-    for name in (
-        "grad", "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf",
-        "grad_fn", "is_sparse", "is_cuda", "is_cpu", "is_meta", "is_quantized", "is_mkldnn",
-        "is_nested", "itemsize", "_version", "_backward_hooks", "is_mps", "is_xpu",
-    )
-} | {
-    getattr(torch.Tensor, name)
-    for name in (
-        "__hash__", "__len__", "size", "dim", "numel", "is_complex", "is_floating_point",
-        "element_size", "requires_grad_", "coalesce", "is_coalesced", "_indices", "_values",
-        "indices", "values", "_nnz", "sparse_dim", "dense_dim", "to_dense", "detach", "detach_",
-        "clone", "zero_", "neg", "neg_",
-    )
-} | {torch._has_compatible_shallow_copy_type, torch.clone, torch.neg, torch.Tensor.data.__get__, torch.Tensor.data.__set__}  # fmt: skip
+_AS_IT_IS = (
+    {
+        getattr(torch.Tensor, name).__get__
+        for name in (
+            "grad", "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf",
+            "grad_fn", "is_sparse", "is_cuda", "is_cpu", "is_meta", "is_quantized", "is_mkldnn",
+            "is_nested", "itemsize", "_version", "_backward_hooks", "is_mps", "is_xpu", "data",
+        )
+    }
+    | {
+        getattr(torch.Tensor, name)
+        for name in (
+            "__hash__", "__len__", "size", "dim", "numel", "is_complex", "is_floating_point",
+            "element_size", "requires_grad_", "coalesce", "is_coalesced", "_indices", "_values",
+            "indices", "values", "_nnz", "sparse_dim", "dense_dim", "to_dense", "detach",
+            "detach_", "clone", "zero_", "neg", "neg_",
+        )
+    }
+    | {torch.clone, torch.neg, torch.Tensor.data.__set__, torch._has_compatible_shallow_copy_type}
+)  # fmt: skip
 
 
 def _scaled(func: Any, gradient: Any, factor: Any = None, *rest: Any, **named: Any) -> Any:
@@ -101,10 +106,11 @@ def _clamped(func: Any, gradient: Any, min: Any = None, max: Any = None) -> Any:
 
 
 _IN_PLACE = {"mul_", "div_", "__imul__", "__itruediv__"}
-_BY_ROWS = {
-    getattr(torch.Tensor, name): _scaled
-    for name in ("mul", "mul_", "div", "div_", "__mul__", "__truediv__", *_IN_PLACE)
-} | {
+_BY_ROWS: dict[Any, Callable[..., Any]] = {
+    **{
+        getattr(torch.Tensor, name): _scaled
+        for name in ("mul", "div", "__mul__", "__truediv__", *_IN_PLACE)
+    },
     torch.mul: _scaled,
     torch.div: _scaled,
     torch.linalg.vector_norm: _norm,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -16,7 +16,7 @@ from rowwise.torch.weight import Weight, move_to_table, table_can_hold
 _INTEGERS = (torch.int32, torch.int64)
 
 
-class OnTable(torch.nn.Module if TYPE_CHECKING else object):
+class OnTable(torch.nn.Module):
     """Mixed into PyTorch's module, before it.
 
     `weight` is moved to a table when it is assigned (in the constructor, by a user, by

@@ -114,9 +114,8 @@ class TableParameter(torch.Tensor):
         elif type(result) in (list, tuple):
             for part in result:
                 self._watch(part)
-        elif isinstance(result, np.ndarray):
-            if np.may_share_memory(result, self.detach().numpy()):
-                _arrays.setdefault(self.table, []).append(weakref.ref(result))
+        elif isinstance(result, np.ndarray) and np.may_share_memory(result, self.detach().numpy()):
+            _arrays.setdefault(self.table, []).append(weakref.ref(result))
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         shown = repr(self.plain().requires_grad_(self.requires_grad))

@@ -60,8 +60,9 @@ class Weight(TableParameter):
 
     def _become_ordinary(self) -> None:
         self.table.sync()
-        if self.grad is not None and self.grad.is_sparse:
-            self.grad = self.grad.to_dense()
+        gradient: Any = _gradient_of(self)
+        if gradient is not None and gradient.is_sparse:
+            self.grad = gradient.to_dense()
         for name in ("table", "slot", "owner", "keeper", "rule", "stepper", "warned", "_is_param"):
             self.__dict__.pop(name, None)
         self.__class__ = torch.nn.Parameter  # type: ignore[assignment]
@@ -83,7 +84,9 @@ class Weight(TableParameter):
     def _copied(self, memo: dict[int, Any]) -> torch.Tensor:
         # A copy has an optimizer of its own, or none: the slots stay here.
         table = self.table
-        return Weight(Table(*table.shape, init=lambda _: table.to_numpy()), None, self.requires_grad)
+        return Weight(
+            Table(*table.shape, init=lambda _: table.to_numpy()), None, self.requires_grad
+        )
 
     def _reduced(self) -> tuple[Any, ...]:
         return weight_of, (self.plain(), self.requires_grad)

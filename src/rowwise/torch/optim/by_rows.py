@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,7 +15,7 @@ from rowwise.torch.rules import Group, NoRule, learning_rate, rule_of
 from rowwise.torch.weight import Weight
 
 
-class ByRows(torch.optim.Optimizer if TYPE_CHECKING else object):
+class ByRows(torch.optim.Optimizer):
     """Mixed into one of torch's optimizers, before it."""
 
     def add_param_group(self, param_group: Group) -> None:
