@@ -13,6 +13,9 @@ from rowwise.table import Table
 from rowwise.torch.gradient import RowGradient
 from rowwise.torch.parameter import TableParameter
 
+# The rowwise optimizers that are alive.
+optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
+
 
 class Weight(TableParameter):
     """A table's weights as the parameter of a module, with the optimizer that has it in its care.
@@ -113,11 +116,18 @@ def table_can_hold(values: Any) -> bool:
 
 
 def move_to_table(parameter: torch.nn.Parameter) -> None:
-    """Makes a `Weight` of an ordinary parameter, in place: its memory is a new table's."""
+    """Makes a `Weight` of an ordinary parameter, in place: its memory is a new table's.
+
+    Rowwise optimizers that have it take it into their care.
+    """
     table = Table(*parameter.shape, init=parameter.detach().numpy())
     parameter.data = torch.from_numpy(table.buffer())
     parameter.__class__ = Weight
     parameter._lie_over(table, None)
+    for optimizer in list(optimizers):
+        for group in optimizer.param_groups:
+            if any(other is parameter for other in group["params"]):
+                optimizer.take_into_care(group)
 
 
 def _gradient_of(weight: torch.Tensor) -> Any:
@@ -143,11 +153,9 @@ def _set_data(weight: Weight, values: torch.Tensor) -> None:
             memory.copy_(values)
         return
     if weight.owner is None and table_can_hold(values):  # of another shape
-        kept = weight.keeper, weight.rule, weight.warned
         weight._become_ordinary()
         weight.data = values
         move_to_table(weight)
-        weight.keeper, weight.rule, weight.warned = kept
         return
     if weight.owner is None:
         weight.leave_table(f"{values.dtype} on {values.device}")

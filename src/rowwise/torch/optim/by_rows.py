@@ -12,7 +12,7 @@ from rowwise.torch.lookup import rows_and_gradients
 from rowwise.torch.optim.state import give_back_slots, take_up_slots
 from rowwise.torch.parameter import seen_by_numpy
 from rowwise.torch.rules import Group, NoRule, learning_rate, rule_of
-from rowwise.torch.weight import Weight
+from rowwise.torch.weight import Weight, optimizers
 
 
 class ByRows(torch.optim.Optimizer):
@@ -21,14 +21,16 @@ class ByRows(torch.optim.Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Adds a group; embeddings in it are in this optimizer's care from now on."""
         super().add_param_group(param_group)
-        self._take_into_care(self.param_groups[-1])
+        self.take_into_care(self.param_groups[-1])
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            self._take_into_care(group)
+            self.take_into_care(group)
 
-    def _take_into_care(self, group: Group) -> None:
+    def take_into_care(self, group: Group) -> None:
+        """Tells the group's embeddings that this optimizer steps them."""
+        optimizers.add(self)
         for weight in _weights(group):
             weight.keeper = weakref.ref(self)
             self._decide(weight, group, aloud=False)
