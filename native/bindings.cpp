@@ -312,6 +312,20 @@ class Rows {
         return -1;
     }
 
+    // Returns -1, or the position of an id outside the table; then nothing has changed.
+    int64_t refresh(Ids ids) {
+        const auto n = static_cast<int64_t>(ids.size());
+        if (n >= int64_t{1} << 32)
+            throw std::invalid_argument("a batch has at most 2**32 - 1 ids");
+        const nb::gil_scoped_release release;
+        const int64_t bad = first_outside(ids.data(), n, store_.rows);
+        if (bad >= 0) return bad;
+        const Plan plan = make_plan(ids.data(), n, store_.rows);
+        const std::unique_lock lock(mutex_);
+        kernels().refresh(store_, rule_, *clock_, plan);
+        return -1;
+    }
+
     void sync() {
         const nb::gil_scoped_release release;
         const std::unique_lock lock(mutex_);
@@ -419,6 +433,7 @@ NB_MODULE(_native, m) {
              "gradients"_a)
         .def("update", &Rows::update, "ids"_a, "gradients"_a, "number"_a, "lr"_a, "keep"_a,
              "scale"_a, "gradient_scale"_a, "epsilon_factor"_a)
+        .def("refresh", &Rows::refresh, "ids"_a)
         .def("sync", &Rows::sync)
         .def("slot_values", &Rows::slot_values, "slot"_a, "out"_a)
         .def_prop_ro("full", &Rows::full)

@@ -234,22 +234,38 @@ void update_rows(Store& store, const Rule& rule, const Clock& clock, const Step&
     });
 }
 
+// The row to now, whether a batch ever touched it or not.
+template <class R>
+void bring_row(const Past<R>& past, const Rule& rule, const RowState& state, const Row<R>& row) {
+    if (R::slots > 0 && past.store.fresh && state.updates == 0) {
+        Skip scratch;
+        const Skip k = past.missed(state, scratch);
+        if (R::untouched(k, 1.0f) != 1.0f)
+            for (int64_t d = 0; d < past.store.dim; ++d) row.w[d] = R::untouched(k, row.w[d]);
+    } else {
+        catch_up(past, rule, state, row);
+    }
+}
+
 template <class R>
 void sync_rows(Store& store, const Rule& rule, const Clock& clock) {
     const Past<R> past(store, clock);
     parallel(store.rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
         for (int64_t id = begin; id < end; ++id) {
-            RowState& state = store.states[id];
-            const Row<R> row(store, id);
-            Skip scratch;
-            if (R::slots > 0 && store.fresh && state.updates == 0) {
-                const Skip k = past.missed(state, scratch);
-                if (R::untouched(k, 1.0f) != 1.0f)
-                    for (int64_t d = 0; d < store.dim; ++d) row.w[d] = R::untouched(k, row.w[d]);
-            } else {
-                catch_up(past, rule, state, row);
-            }
-            state.stamp = 0;
+            bring_row(past, rule, store.states[id], Row<R>(store, id));
+            store.states[id].stamp = 0;
+        }
+    });
+}
+
+template <class R>
+void refresh_rows(Store& store, const Rule& rule, const Clock& clock, const Plan& plan) {
+    const Past<R> past(store, clock);
+    parallel(plan.distinct(), kRowsPerTask, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t id = plan.ids[i];
+            bring_row(past, rule, store.states[id], Row<R>(store, id));
+            store.states[id].stamp = past.now;
         }
     });
 }
@@ -320,6 +336,10 @@ void sync(Store& store, const Rule& rule, const Clock& clock) {
     with_rule(rule, [&](auto r) { sync_rows<decltype(r)>(store, rule, clock); });
 }
 
+void refresh(Store& store, const Rule& rule, const Clock& clock, const Plan& plan) {
+    with_rule(rule, [&](auto r) { refresh_rows<decltype(r)>(store, rule, clock, plan); });
+}
+
 void slot_values(const Store& store, const Rule& rule, const Clock& clock, int slot, float* out) {
     with_rule(rule, [&](auto r) { slot_rows<decltype(r)>(store, rule, clock, slot, out); });
 }
@@ -338,7 +358,7 @@ void read_rows(const Store& store, const Rule& rule, const Clock& clock, const i
 #define ROWWISE_TEXT(name) #name
 #define ROWWISE_NAME(name) ROWWISE_TEXT(name)
 extern const Kernels table;
-const Kernels table = {ROWWISE_NAME(ROWWISE_ISA), lookup, update, sync, slot_values,
+const Kernels table = {ROWWISE_NAME(ROWWISE_ISA), lookup, update, sync, refresh, slot_values,
                        pool, pool_max, pool_dots, pool_gradient, pool_max_gradient};
 
 }  // namespace ROWWISE_ISA

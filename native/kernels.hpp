@@ -88,6 +88,8 @@ struct Kernels {
                    const float* gradients);
     // Every row to now; the caller then restarts the clock.
     void (*sync)(Store&, const Rule&, const Clock&);
+    // The rows of the plan to now.
+    void (*refresh)(Store&, const Rule&, const Clock&, const Plan&);
     // out (rows, dim) <- the present values of slot `slot`.
     void (*slot_values)(const Store&, const Rule&, const Clock&, int slot, float* out);
 

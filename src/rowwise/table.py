@@ -346,6 +346,16 @@ class Table:
         """
         return self._weights if slot is None else self._slots[self._slot_index(slot)]
 
+    def refresh(self, ids: NDArray[np.int64]) -> None:
+        """Brings the rows `ids` to now in the table's memory, where they may then be written.
+
+        Raises:
+            IndexError: an id outside the table; nothing has changed.
+        """
+        bad = self._native.refresh(ids)
+        if bad >= 0:
+            raise outside(ids, bad, self.rows)
+
     def stepped_from_outside(self, ids: NDArray[np.int64]) -> None:
         """Counts a step that somebody else made on the buffer, with gradients for rows `ids`."""
         self._steps += 1

@@ -187,7 +187,7 @@ def test_states_look_like_pytorchs():
             for x in states
         ]
         assert shapes[0] == shapes[1], kind
-        assert all(type(v) is torch.Tensor for v in ours["state"].get(0, {}).values())
+        assert all(isinstance(v, torch.Tensor) for v in ours["state"].get(0, {}).values())
 
 
 # ---------------------------------------------------------------------- what runs densely

@@ -1,66 +1,21 @@
-"""What `.grad` of a table's parameter gives where only some rows have one."""
+"""A table's gradient, kept by rows, that answers as a dense gradient would."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from rowwise import pooling
-
-# Done on the rows that have a gradient: a row without one would not be changed by it.
-_BY_ROWS = {
-    torch.linalg.vector_norm,
-    torch.Tensor.mul_,
-    torch.Tensor.__imul__,
-    torch.Tensor.div_,
-    torch.Tensor.__itruediv__,
-    torch.Tensor.clamp_,
-    torch.Tensor.clamp_min_,
-    torch.Tensor.clamp_max_,
-    torch.Tensor.nan_to_num_,
-    torch._foreach_norm,
-    torch._foreach_mul_,
-    torch._foreach_clamp_min_,
-    torch._foreach_clamp_max_,
-}
-# Questions that need no sum over duplicates.
-_METADATA = {
-    getattr(torch.Tensor, name).__get__
-    for name in ("shape", "dtype", "device", "layout", "is_sparse", "requires_grad", "grad_fn")
-} | {torch.Tensor.size, torch.Tensor.dim, torch.Tensor.__hash__}
-
 
 class RowGradient(torch.Tensor):
-    """A row-sparse gradient that can be used as if it were whole.
+    """A (rows, dim) gradient as a sparse tensor of ids (n,) and values (n, dim).
 
-    It *is* the parameter's gradient: what is done to it in place is done to that. Norms, scaling
-    and clipping visit only the rows that it has. What torch has no sparse operation for is done
-    on a dense copy; in place, it is torch's error.
+    What torch does to gradients between `backward` and `step` is done by rows: norms, scaling,
+    clamping (`clip_grad_norm_`, `clip_grad_value_`, `GradScaler`). Anything else is done to the
+    dense gradient, which costs what it costs.
     """
-
-    _raw: torch.Tensor
-    _owner: Any
-
-    @staticmethod
-    def of(gradient: torch.Tensor, owner: Any = None) -> RowGradient:
-        """Stands for `gradient`, sparse, which is the gradient of the parameter `owner`, if any."""
-        proxy: RowGradient = torch.Tensor._make_subclass(RowGradient, gradient)
-        proxy._raw, proxy._owner = gradient, owner
-        return proxy
-
-    def by_rows(self) -> torch.Tensor:
-        """The gradient as it arose, with duplicates, sparse."""
-        return self._raw
-
-    def summed(self) -> torch.Tensor:
-        """The gradient with duplicates summed up, in batch order, sparse."""
-        with torch._C.DisableTorchFunctionSubclass():
-            if not self._raw.is_coalesced():
-                self._raw = _coalesced(self._raw, self._owner)
-                if self._owner is not None:
-                    self._owner.grad = self._raw
-            return self._raw
 
     @classmethod
     def __torch_function__(
@@ -68,63 +23,129 @@ class RowGradient(torch.Tensor):
     ) -> Any:
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
-            if func in _METADATA:
-                return func(args[0]._raw, *args[1:], **kwargs)
-            if func in _BY_ROWS:
-                result = func(_values(args[0]), *_plain(args[1:]), **kwargs)
-                return args[0] if _in_place(func) else result
-            try:
-                result = func(*_plain(args), **_plain(kwargs))
-            except (NotImplementedError, RuntimeError, TypeError):
-                if _in_place(func):
-                    raise
-                result = func(*_plain(args, dense=True), **_plain(kwargs, dense=True))
-            if _in_place(func):
-                return args[0]
-            sparse = isinstance(result, torch.Tensor) and result.is_sparse
-            return RowGradient.of(result.coalesce()) if sparse else result
+            if func in _AS_IT_IS:
+                return func(*args, **kwargs)
+            by_rows = _BY_ROWS.get(func)
+            if by_rows is not None:
+                result = by_rows(func, *args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+            return _densely(func, args, kwargs)
 
-    def __deepcopy__(self, memo: Any) -> torch.Tensor:
-        return self.summed().clone()
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        with torch._C.DisableTorchFunctionSubclass():
+            return repr(self.detach())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        with torch._C.DisableTorchFunctionSubclass():
+            twin = memo[id(self)] = self.detach().clone()
+        return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.summed().__reduce_ex__(protocol)
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.detach().__reduce_ex__(protocol)
 
 
-def _values(gradients: Any) -> Any:
-    """The numbers (n, dim) of a gradient's rows, in place, or of those of a list."""
-    if isinstance(gradients, RowGradient):
-        return gradients.summed()._values()
-    return [_values(g) for g in gradients] if type(gradients) in (list, tuple) else gradients
+_AS_IT_IS = (
+    {
+        getattr(torch.Tensor, name).__get__
+        for name in (
+            "grad", "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf",
+            "grad_fn", "is_sparse", "is_cuda", "is_cpu", "is_meta", "is_quantized", "is_mkldnn",
+            "is_nested", "itemsize", "_version", "_backward_hooks", "is_mps", "is_xpu", "data",
+        )
+    }
+    | {
+        getattr(torch.Tensor, name)
+        for name in (
+            "__hash__", "__len__", "size", "dim", "numel", "is_complex", "is_floating_point",
+            "element_size", "requires_grad_", "coalesce", "is_coalesced", "_indices", "_values",
+            "indices", "values", "_nnz", "sparse_dim", "dense_dim", "to_dense", "detach",
+            "detach_", "clone", "zero_", "neg", "neg_",
+        )
+    }
+    | {torch.clone, torch.neg, torch.Tensor.data.__set__, torch._has_compatible_shallow_copy_type}
+)  # fmt: skip
 
 
-def _in_place(func: Any) -> bool:
-    name: str = func.__name__
-    return name.startswith("__i") if name.endswith("__") else name.endswith("_")
+def _scaled(func: Any, gradient: Any, factor: Any = None, *rest: Any, **named: Any) -> Any:
+    """gradient * factor, gradient / factor, for one factor for all."""
+    if not isinstance(gradient, RowGradient) or rest or named or isinstance(factor, RowGradient):
+        return NotImplemented
+    if isinstance(factor, torch.Tensor) and (factor.dim() or factor.requires_grad):
+        return NotImplemented
+    divides = "div" in func.__name__
+    if not math.isfinite(float(factor)) or (divides and not factor):  # makes something of zeros
+        return NotImplemented
+    values = func(gradient._values(), factor)
+    if func.__name__ in _IN_PLACE:
+        return gradient
+    return _like(gradient, gradient._indices(), values)
 
 
-def _coalesced(gradient: torch.Tensor, owner: Any) -> torch.Tensor:
-    if owner is None:
-        return gradient.coalesce()
-    ids, values = gradient._indices()[0], gradient._values().contiguous()
-    distinct, sums = pooling.coalesce(owner.table, ids.numpy(), values.detach().numpy())
-    return sparse_rows(torch.from_numpy(distinct), torch.from_numpy(sums), owner.table.shape, True)
+def _norm(func: Any, gradient: Any, ord: Any = 2, *rest: Any, **named: Any) -> Any:
+    """The norm of all numbers."""
+    ord = named.pop("p", ord)
+    if rest or named or not isinstance(ord, int | float) or ord <= 0:
+        return NotImplemented
+    return torch.linalg.vector_norm(gradient.coalesce()._values(), ord)
 
 
-def sparse_rows(
-    ids: torch.Tensor, values: torch.Tensor, shape: tuple[int, int], distinct: bool = False
-) -> torch.Tensor:
-    """The sparse (rows, dim) tensor of rows ids (n,), whether distinct and ascending or not."""
-    return torch.sparse_coo_tensor(
-        ids[None], values, shape, check_invariants=False, is_coalesced=distinct
-    )
+def _clamped(func: Any, gradient: Any, min: Any = None, max: Any = None) -> Any:
+    """Values within bounds that zero is within."""
+    if isinstance(min, torch.Tensor) or isinstance(max, torch.Tensor):
+        return NotImplemented
+    if (min is not None and min > 0) or (max is not None and max < 0):
+        return NotImplemented
+    whole = gradient.coalesce()
+    clamped = _like(gradient, whole._indices(), torch.clamp(whole._values(), min, max))
+    if func is torch.Tensor.clamp_:
+        gradient.copy_(clamped)
+        return gradient
+    return clamped
 
 
-def _plain(values: Any, dense: bool = False) -> Any:
-    if isinstance(values, RowGradient):
-        return values.summed().to_dense() if dense else values.summed()
-    if isinstance(values, dict):
-        return {name: _plain(value, dense) for name, value in values.items()}
-    if type(values) in (list, tuple):
-        return type(values)(_plain(value, dense) for value in values)
-    return values
+_IN_PLACE = {"mul_", "div_", "__imul__", "__itruediv__"}
+_BY_ROWS: dict[Any, Callable[..., Any]] = {
+    **{
+        getattr(torch.Tensor, name): _scaled
+        for name in ("mul", "div", "__mul__", "__truediv__", *_IN_PLACE)
+    },
+    torch.mul: _scaled,
+    torch.div: _scaled,
+    torch.linalg.vector_norm: _norm,
+    torch.norm: _norm,
+    torch.Tensor.norm: _norm,
+    torch.Tensor.clamp: _clamped,
+    torch.Tensor.clamp_: _clamped,
+    torch.clamp: _clamped,
+}
+
+
+def _like(gradient: torch.Tensor, ids: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    result = torch.sparse_coo_tensor(ids, values, gradient.shape, check_invariants=False)
+    result.__class__ = RowGradient
+    return result
+
+
+def _densely(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """func of the dense gradients; what it changes in place is brought back by rows."""
+    dense: dict[int, tuple[Any, torch.Tensor, int]] = {}
+
+    def densified(value: Any) -> Any:
+        if isinstance(value, RowGradient):
+            if id(value) not in dense:
+                whole = value.to_dense()
+                dense[id(value)] = value, whole, whole._version
+            return dense[id(value)][1]
+        if type(value) in (list, tuple):
+            return type(value)(densified(part) for part in value)
+        return value
+
+    result = func(*densified(args), **{name: densified(value) for name, value in kwargs.items()})
+    for gradient, changed, version in dense.values():
+        if changed._version > version:
+            gradient.copy_(changed.to_sparse(1))
+        if result is changed:
+            result = gradient
+    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 from rowwise.ids import as_ids, outside
-from rowwise.torch.gradient import RowGradient, sparse_rows
 from rowwise.torch.parameter import TableParameter
 
 
@@ -25,31 +25,40 @@ class _Lookup(torch.autograd.Function):
         sparse: bool,
         frozen: int | None,
         by_frequency: bool,
+        on_dense: Callable[[], None] | None,
     ) -> Any:
         table = parameter.table
         vectors = empty(ids.shape, table.dim)
         table.lookup_into(ids.numpy(), vectors.numpy())
         ctx.save_for_backward(ids)
-        ctx.shape, ctx.sparse, ctx.frozen = table.shape, sparse, frozen
-        ctx.by_frequency = by_frequency
+        ctx.shape, ctx.frozen, ctx.by_frequency = table.shape, frozen, by_frequency
+        ctx.sparse, ctx.on_dense = sparse, on_dense
         return vectors
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (ids,) = ctx.saved_tensors
-        rows, dim = ctx.shape
-        ids, values = ids.reshape(-1), gradients[0].reshape(-1, dim).contiguous()
-        if ctx.frozen is not None:
-            moving = ids != ctx.frozen
-            ids, values = ids[moving], values[moving]
-        if ctx.by_frequency:
-            _, which, counts = torch.unique(ids, return_inverse=True, return_counts=True)
-            values = values / counts[which, None]
-        if ctx.sparse and not torch.is_grad_enabled():
-            gradient = sparse_rows(ids, values, (rows, dim))
-        else:  # a gradient that may be differentiated again is a dense one
-            gradient = values.new_zeros(rows, dim).index_add(0, ids, values)
-        return gradient, None, None, None, None
+        if ctx.sparse:
+            gradient = _by_rows(ctx, ids, gradients[0])
+        else:
+            if ctx.on_dense is not None:
+                ctx.on_dense()
+            frozen = -1 if ctx.frozen is None else ctx.frozen
+            gradient = torch.ops.aten.embedding_dense_backward(
+                gradients[0], ids, ctx.shape[0], frozen, ctx.by_frequency
+            )
+        return gradient, None, None, None, None, None
+
+
+def _by_rows(ctx: Any, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    ids, values = ids.reshape(-1), gradient.reshape(-1, ctx.shape[1]).contiguous()
+    if ctx.frozen is not None:
+        moving = ids != ctx.frozen
+        ids, values = ids[moving], values[moving]
+    if ctx.by_frequency:
+        _, place, counts = ids.unique(return_inverse=True, return_counts=True)
+        values = values / counts[place, None]
+    return torch.sparse_coo_tensor(ids[None], values, ctx.shape, check_invariants=False)
 
 
 def empty(shape: tuple[int, ...], dim: int) -> torch.Tensor:
@@ -63,7 +72,9 @@ def lookup(
     ids: torch.Tensor,
     sparse: bool,
     frozen: int | None = None,
+    *,
     by_frequency: bool = False,
+    on_dense: Callable[[], None] | None = None,
 ) -> torch.Tensor:
     """Present vectors (..., D) of the rows ids (...,), differentiable.
 
@@ -72,7 +83,8 @@ def lookup(
         ids: any integer dtype, or whole floats.
         sparse: whether the optimizer takes a row-sparse gradient; else it gets a dense one.
         frozen: a row that gets no gradient.
-        by_frequency: whether a row's gradient is divided by how often it is in the batch.
+        by_frequency: divide the gradient of each id by how often it is in ids.
+        on_dense: called when a dense gradient is made.
 
     Raises:
         IndexError, TypeError, ValueError: as `rowwise.Table.lookup`.
@@ -81,7 +93,9 @@ def lookup(
         present = torch.from_numpy(parameter.table.to_numpy())
         return torch.nn.functional.embedding(ids.long(), present)
     ids_here = whole_ids(ids).cpu().contiguous()
-    vectors: torch.Tensor = _Lookup.apply(parameter, ids_here, sparse, frozen, by_frequency)
+    vectors: torch.Tensor = _Lookup.apply(
+        parameter, ids_here, sparse, frozen, by_frequency, on_dense
+    )
     return vectors.to(ids.device)
 
 
@@ -140,8 +154,6 @@ def rows_and_gradients(gradient: torch.Tensor) -> tuple[Any, Any]:
     A dense gradient gives the rows in which it is not zero: to an optimizer, a row with gradient
     zero is a row that the batch did not touch.
     """
-    if isinstance(gradient, RowGradient):
-        gradient = gradient.by_rows()
     gradient = gradient.detach().cpu()
     if gradient.is_sparse:
         ids, values = gradient._indices()[0], gradient._values()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import weakref
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import torch
 
 from rowwise.table import Table
-from rowwise.torch.gradient import RowGradient
 
 # What can be asked of the parameter without reading a number of it.
 _METADATA = {
@@ -35,34 +35,39 @@ _METADATA = {
     torch.Tensor.requires_grad_,
     torch.Tensor.register_hook,
     torch.Tensor.register_post_accumulate_grad_hook,
+    torch.Tensor.is_shared,
 }  # fmt: skip
 
-_GET_GRADIENT = torch.Tensor.grad.__get__  # type: ignore[attr-defined]
-_SET_GRADIENT = torch.Tensor.grad.__set__  # type: ignore[attr-defined]
+# Tables by the address of their memory, for tensors over it that are not of this class.
+_at: weakref.WeakValueDictionary[int, Table] = weakref.WeakValueDictionary()
+# NumPy's views of a table's memory, which nobody can bring to now when they are read.
+_arrays: weakref.WeakKeyDictionary[Table, list[weakref.ref[Any]]] = weakref.WeakKeyDictionary()
 
 
-class TableParameter(torch.nn.Parameter):
+class TableParameter(torch.Tensor):
     """The weights, or a slot, of a table: (rows, dim) float32, no copy.
 
     Rows of a table may lag behind; this parameter brings them to now before torch, NumPy or an
     optimizer reads or writes the memory. Questions about its shape or its gradient cost nothing.
+    Views of it (`detach`, `data`, `weight[3]`) do the same; they are of this class but, to torch,
+    no parameters.
     """
 
     table: Table
     slot: str | None
-    wanted_by: weakref.WeakSet[Any]  # optimizers that step it by rows
-    keeper: weakref.ref[Any] | None  # the one whose rule the table has
-    sparse: bool  # whether the user asked for torch's own sparse gradients
+    owner: TableParameter | None  # what a view is a view of
 
-    def __new__(
-        cls, table: Table, slot: str | None = None, requires_grad: bool = True
-    ) -> TableParameter:
+    def __new__(cls, table: Table, slot: str | None = None, requires_grad: bool = True) -> Self:
         """Lays a parameter over the table's weights, or over the slot named."""
         memory = torch.from_numpy(table.buffer(slot))
-        self = torch.Tensor._make_subclass(cls, memory, requires_grad)
-        self.table, self.slot = table, slot
-        self.wanted_by, self.keeper, self.sparse = weakref.WeakSet(), None, False
+        self: Self = torch.Tensor._make_subclass(cls, memory, requires_grad)
+        self._lie_over(table, slot)
         return self
+
+    def _lie_over(self, table: Table, slot: str | None) -> None:
+        self.table, self.slot, self.owner = table, slot, None
+        self._is_param = True  # torch's own sign: isinstance(self, torch.nn.Parameter)
+        _at[table.buffer(slot).ctypes.data] = table
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -73,39 +78,97 @@ class TableParameter(torch.nn.Parameter):
         if self.slot is not None:  # torch may be about to write to it
             self.table.slots_written()
 
-    def stepped_by_rows(self) -> bool:
-        """Whether some optimizer that steps the table by rows waits for its gradient."""
-        return any(id(self) not in optimizer.dense_ids for optimizer in self.wanted_by)
-
-    def raw_gradient(self) -> torch.Tensor | None:
-        """The gradient as autograd left it."""
+    def plain(self) -> torch.Tensor:
+        """An ordinary tensor over the same memory, current now but not later."""
+        self.bring_to_now()
         with torch._C.DisableTorchFunctionSubclass():
-            return self.grad
+            # A storage of its own: whoever moves that elsewhere leaves the table where it is.
+            owner = self if self.owner is None else self.owner
+            whole = torch.from_numpy(owner.detach().numpy())
+            return whole.as_strided(self.shape, self.stride(), self.storage_offset())
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func == _SET_GRADIENT and isinstance(args[1], RowGradient):
-            args = (args[0], args[1].by_rows())
-        if func not in _METADATA:
-            for parameter in _parameters_in([args, kwargs]):
-                parameter.bring_to_now()
+        if func in _METADATA:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
+        parameters = _parameters_in([args, kwargs])
+        for parameter in parameters:
+            parameter.bring_to_now()
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **kwargs)
-        if func == _GET_GRADIENT and result is not None and result.is_sparse:
-            return result if args[0].sparse else RowGradient.of(result, args[0])
+            for parameter in parameters:
+                parameter._watch(result)
         return result
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> TableParameter:
-        twin = TableParameter(copy.deepcopy(self.table, memo), self.slot, self.requires_grad)
-        twin.sparse = self.sparse
-        memo[id(self)] = twin
-        return twin
+    def _watch(self, result: Any) -> None:
+        """Makes what lies in the same memory as current as this parameter is."""
+        if type(result) is torch.Tensor:
+            if _same_memory(self, result):
+                result.__class__ = type(self)
+                result.table, result.slot = self.table, self.slot  # type: ignore[attr-defined]
+                result.owner = self if self.owner is None else self.owner  # type: ignore[attr-defined]
+        elif type(result) in (list, tuple):
+            for part in result:
+                self._watch(part)
+        elif isinstance(result, np.ndarray) and np.may_share_memory(result, self.detach().numpy()):
+            _arrays.setdefault(self.table, []).append(weakref.ref(result))
+
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
+        shown = repr(self.plain().requires_grad_(self.requires_grad))
+        return "Parameter containing:\n" + shown if hasattr(self, "_is_param") else shown
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        if id(self) not in memo:
+            memo[id(self)] = self._view_copied() if self.owner is not None else self._copied(memo)
+        return memo[id(self)]
+
+    def _copied(self, memo: dict[int, Any]) -> torch.Tensor:
+        return type(self)(copy.deepcopy(self.table, memo), self.slot, self.requires_grad)
+
+    def _view_copied(self) -> torch.Tensor:
+        if not self.is_leaf:
+            raise RuntimeError("only leaves of the graph can be copied; detach() it first")
+        twin = self.plain().clone().requires_grad_(self.requires_grad)
+        return torch.nn.Parameter(twin) if hasattr(self, "_is_param") else twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return TableParameter, (self.table, self.slot, self.requires_grad)
+        if self.owner is None:
+            return self._reduced()
+        return self.plain().requires_grad_(self.requires_grad).__reduce_ex__(protocol)
+
+    def _reduced(self) -> tuple[Any, ...]:
+        return type(self), (self.table, self.slot, self.requires_grad)
+
+
+def bring_to_now(tensor: Any) -> None:
+    """Brings the table to now that a tensor lies over, wrapped by torch.func or not."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    if isinstance(tensor, TableParameter):
+        tensor.bring_to_now()
+    elif type(tensor) in (torch.Tensor, torch.nn.Parameter) and _at:
+        table = _at.get(tensor.data_ptr())
+        if table is not None:
+            table.sync()
+
+
+def seen_by_numpy(table: Table) -> bool:
+    """Whether there is an array over the table's memory; it is current only if all rows are."""
+    alive = [array for array in _arrays.get(table, ()) if array() is not None]
+    if table in _arrays:
+        _arrays[table] = alive
+    return bool(alive)
+
+
+def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:
+    try:
+        return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # a tensor without a storage
+        return False
 
 
 def _parameters_in(values: Any) -> list[TableParameter]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from rowwise import pooling
-from rowwise.torch.gradient import sparse_rows
 from rowwise.torch.lookup import being_recorded, empty, whole_ids
 from rowwise.torch.parameter import TableParameter
 
@@ -25,14 +25,14 @@ class _Pool(torch.autograd.Function):
         offsets: torch.Tensor,
         weights: torch.Tensor | None,
         sparse: bool,
-        by_frequency: bool,
+        on_dense: Callable[[], None] | None,
     ) -> Any:
         table = parameter.table
         pooled = empty((len(offsets) - 1,), table.dim)
         factors = None if weights is None else weights.detach().numpy()
         pooling.pool_into(table, ids.numpy(), offsets.numpy(), factors, pooled.numpy())
         ctx.save_for_backward(ids, offsets, weights)
-        ctx.table, ctx.sparse, ctx.by_frequency = table, sparse, by_frequency
+        ctx.table, ctx.sparse, ctx.on_dense = table, sparse, on_dense
         return pooled
 
     @staticmethod
@@ -44,45 +44,55 @@ class _Pool(torch.autograd.Function):
         of_rows = of_weights = None
         if ctx.needs_input_grad[0]:
             factors = None if weights is None else weights.detach().numpy()
-            distinct, sums = pooling.pool_gradient(*batch, factors, bags)
-            if ctx.by_frequency:
-                sums /= np.unique(batch[1], return_counts=True)[1][:, None]
-            of_rows = _of_rows(ctx, distinct, sums)
+            of_rows = _of_rows(ctx, *pooling.pool_gradient(*batch, factors, bags))
         if ctx.needs_input_grad[3]:
             of_weights = torch.from_numpy(pooling.pool_weight_gradient(*batch, bags))
         return of_rows, None, None, of_weights, None, None
 
 
 class _PoolMax(torch.autograd.Function):
-    """pooled[b, :] = the largest of table[ids[i], :] over the positions i of bag b."""
+    """pooled[b, d] = the largest table[ids[i], d] over the positions i of bag b."""
 
     @staticmethod
     def forward(
-        ctx: Any, parameter: TableParameter, ids: torch.Tensor, offsets: torch.Tensor, sparse: bool
+        ctx: Any,
+        parameter: TableParameter,
+        ids: torch.Tensor,
+        offsets: torch.Tensor,
+        sparse: bool,
+        on_dense: Callable[[], None] | None,
     ) -> Any:
         table = parameter.table
         pooled = empty((len(offsets) - 1,), table.dim)
-        argmax = torch.empty(pooled.shape, dtype=torch.int64)
-        batch = ids.numpy(), offsets.numpy()
-        pooling.pool_max_into(table, *batch, pooled.numpy(), argmax.numpy())
-        ctx.save_for_backward(ids, offsets, argmax)
-        ctx.table, ctx.sparse = table, sparse
+        ctx.argmax = np.empty(pooled.shape, dtype=np.int64)
+        pooling.pool_max_into(table, ids.numpy(), offsets.numpy(), pooled.numpy(), ctx.argmax)
+        ctx.save_for_backward(ids, offsets)
+        ctx.table, ctx.sparse, ctx.on_dense = table, sparse, on_dense
         return pooled
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        ids, offsets, argmax = (tensor.numpy() for tensor in ctx.saved_tensors)
+        ids, offsets = ctx.saved_tensors
+        batch = ctx.table, ids.numpy(), offsets.numpy()
         bags = gradient.contiguous().numpy()
-        found = pooling.pool_max_gradient(ctx.table, ids, offsets, argmax, bags)
-        return _of_rows(ctx, *found), None, None, None
+        of_rows = _of_rows(ctx, *pooling.pool_max_gradient(*batch, ctx.argmax, bags))
+        return of_rows, None, None, None, None
 
 
 def _of_rows(ctx: Any, distinct: Any, sums: Any) -> torch.Tensor:
-    """The gradient of the table, from those of distinct rows."""
-    ids, values = torch.from_numpy(distinct), torch.from_numpy(sums)
-    gradient = sparse_rows(ids, values, ctx.table.shape, distinct=True)
-    return gradient if ctx.sparse else gradient.to_dense()
+    gradient = torch.sparse_coo_tensor(
+        torch.from_numpy(distinct).reshape(1, -1),
+        torch.from_numpy(sums),
+        ctx.table.shape,
+        check_invariants=False,
+        is_coalesced=True,
+    )
+    if ctx.sparse:
+        return gradient
+    if ctx.on_dense is not None:
+        ctx.on_dense()
+    return gradient.to_dense()
 
 
 @torch.compiler.disable
@@ -92,7 +102,7 @@ def pool(
     offsets: torch.Tensor | None,
     weights: torch.Tensor | None,
     sparse: bool,
-    by_frequency: bool = False,
+    on_dense: Callable[[], None] | None = None,
 ) -> torch.Tensor:
     """Weighted sums of the rows of each bag, differentiable in the rows and the weights.
 
@@ -104,7 +114,7 @@ def pool(
         weights: floats of the shape of ids; None: all are 1.
         sparse: whether the optimizer takes a row-sparse gradient, of distinct ids; else it gets a
             dense one.
-        by_frequency: whether a row's gradient is divided by how often it is in the batch.
+        on_dense: called when a dense gradient is made.
 
     Returns:
         pooled (..., D) or (bags, D) float32; 0 for an empty bag.
@@ -123,23 +133,26 @@ def pool(
     if weights is not None:
         weights = weights.to("cpu", torch.float32).reshape(-1).contiguous()
     pooled: torch.Tensor = _Pool.apply(
-        parameter, whole_ids(ids).cpu().contiguous(), bounds, weights, sparse, by_frequency
+        parameter, whole_ids(ids).cpu().contiguous(), bounds, weights, sparse, on_dense
     )
     return pooled.reshape(*shape, pooled.shape[-1]).to(ids.device)
 
 
 @torch.compiler.disable
 def pool_max(
-    parameter: TableParameter, ids: torch.Tensor, offsets: torch.Tensor, sparse: bool
+    parameter: TableParameter,
+    ids: torch.Tensor,
+    offsets: torch.Tensor,
+    sparse: bool,
+    on_dense: Callable[[], None] | None = None,
 ) -> torch.Tensor:
-    """The largest values (bags, D) of each bag, differentiable in the rows; see `pool`."""
-    if being_recorded():
-        return _recorded(parameter, ids, offsets, None, mode="max")
-    bounds = offsets.detach().to("cpu", torch.int64).contiguous()
-    pooled: torch.Tensor = _PoolMax.apply(
-        parameter, whole_ids(ids).cpu().contiguous(), bounds, sparse
-    )
-    return pooled.to(ids.device)
+    """The largest values of the rows of each bag (bags, D), differentiable in the rows.
+
+    The gradient goes to the first that is the largest. Arguments and errors as for `pool`, with
+    ids (n,) int64.
+    """
+    pooled: torch.Tensor = _PoolMax.apply(parameter, ids, offsets, sparse, on_dense)
+    return pooled
 
 
 def _recorded(
@@ -147,7 +160,6 @@ def _recorded(
     ids: torch.Tensor,
     offsets: torch.Tensor | None,
     weights: torch.Tensor | None,
-    mode: str = "sum",
 ) -> torch.Tensor:
     present = torch.from_numpy(parameter.table.to_numpy())
     if offsets is None:
@@ -157,7 +169,7 @@ def _recorded(
         ids.long(),
         present,
         offsets.long(),
-        mode=mode,
+        mode="sum",
         per_sample_weights=weights,
         include_last_offset=True,
     )

@@ -1,7 +1,8 @@
-"""Which optimizers of PyTorch a table can follow by itself, and as which rule."""
+"""Which rule a parameter group of a torch optimizer is, where it is one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,72 +10,105 @@ import torch
 
 from rowwise.rules import Rule, pytorch
 
-Group = dict[str, Any]  # of an optimizer's param_groups
+Group = dict[str, Any]
 
 
 class NoRule(Exception):
     """Why an optimizer's steps have to be made densely; the message names the cause."""
 
 
-def _betas(group: Group) -> dict[str, Any]:
-    return {
-        "beta_1": float(group["betas"][0]),
-        "beta_2": float(group["betas"][1]),
-        "epsilon": group["eps"],
-    }
+def _adam(group: Group) -> dict[str, Any]:
+    beta_1, beta_2 = group["betas"]
+    return {"beta_1": float(beta_1), "beta_2": float(beta_2), "epsilon": group["eps"]}
 
 
-_RULES: dict[str, tuple[type[Rule], Callable[[Group], dict[str, Any]]]] = {
-    "SGD": (
+# Each class of torch.optim, with its rule and the rule's arguments; the first that fits counts.
+_RULES: dict[type, tuple[type[Rule], Callable[[Group], dict[str, Any]]]] = {
+    torch.optim.SGD: (
         pytorch.SGD,
-        lambda g: {name: g[name] for name in ("momentum", "dampening", "nesterov")},
+        lambda group: {name: group[name] for name in ("momentum", "dampening", "nesterov")},
     ),
-    "RMSprop": (
+    torch.optim.RMSprop: (
         pytorch.RMSprop,
-        lambda g: {
-            "rho": g["alpha"],
-            "momentum": g["momentum"],
-            "epsilon": g["eps"],
-            "centered": g["centered"],
+        lambda group: {
+            "rho": group["alpha"],
+            "epsilon": group["eps"],
+            "momentum": group["momentum"],
+            "centered": group["centered"],
         },
     ),
-    "Adagrad": (
+    torch.optim.Adagrad: (
         pytorch.Adagrad,
-        lambda g: {
-            "initial_accumulator_value": g["initial_accumulator_value"],
-            "epsilon": g["eps"],
+        lambda group: {
+            "initial_accumulator_value": group["initial_accumulator_value"],
+            "epsilon": group["eps"],
         },
     ),
-    "Adadelta": (pytorch.Adadelta, lambda g: {"rho": g["rho"], "epsilon": g["eps"]}),
-    "Adam": (pytorch.Adam, lambda g: {**_betas(g), "amsgrad": g["amsgrad"]}),
-    "AdamW": (pytorch.Adam, lambda g: {**_betas(g), "amsgrad": g["amsgrad"]}),
-    "Adamax": (pytorch.Adamax, _betas),
-    "NAdam": (pytorch.NAdam, lambda g: {**_betas(g), "momentum_decay": g["momentum_decay"]}),
+    torch.optim.Adadelta: (
+        pytorch.Adadelta,
+        lambda group: {"rho": group["rho"], "epsilon": group["eps"]},
+    ),
+    torch.optim.Adam: (
+        pytorch.Adam,
+        lambda group: {**_adam(group), "amsgrad": group["amsgrad"]},
+    ),
+    torch.optim.Adamax: (pytorch.Adamax, _adam),
+    torch.optim.NAdam: (
+        pytorch.NAdam,
+        lambda group: {**_adam(group), "momentum_decay": group["momentum_decay"]},
+    ),
 }
 
 
-def rule_of(name: str, group: Group) -> Rule:
-    """The rule by which PyTorch's optimizer `name` moves the parameters of a group.
+def rule_of(optimizer: torch.optim.Optimizer, group: Group, state: Group) -> Rule:
+    """The rule by which `optimizer` moves a table of a parameter group, with this state so far.
 
     Raises:
         NoRule: torch has to make the steps itself.
     """
-    kind, arguments = _RULES[name]
+    name = type(optimizer).__name__
     for option in ("differentiable", "capturable"):
         if group.get(option):
-            raise NoRule(f"{name}({option}=True) is made of torch's own operations")
-    decay = float(group["weight_decay"]) or None
-    decoupled = group.get("decoupled_weight_decay") or (name == "SGD" and not group["momentum"])
-    if decay and not decoupled:
-        raise NoRule(f"{name}(weight_decay={decay}) gives every row a gradient at every step")
+            raise NoRule(f"{name}({option}=True) has no rule by rows")
+    rate = float(group["lr"])
+    if not math.isfinite(rate):
+        raise NoRule(f"the learning rate {rate} is none that a rule by rows takes")
+    rule, arguments = next(entry for kind, entry in _RULES.items() if isinstance(optimizer, kind))
     try:
-        # The step's own rate comes with the step: it may follow a schedule.
-        return kind(learning_rate=0.0, weight_decay=decay, **arguments(group))  # type: ignore[call-arg]
+        found = rule(
+            # The step's own rate comes with the step: it may follow a schedule.
+            learning_rate=0.0,
+            weight_decay=_decoupled_decay(optimizer, group),
+            **arguments(group),
+        )
     except (TypeError, ValueError) as error:
         raise NoRule(f"{name}: {error}") from error
+    if isinstance(found, pytorch.NAdam) and "mu_product" in state:
+        _check_momentum_product(state, found)
+    return found
 
 
-def learning_rate(group: Group, iteration: int) -> float:
-    """The rate of step `iteration` (counted from 1)."""
-    rate = float(group["lr"].item() if isinstance(group["lr"], torch.Tensor) else group["lr"])
-    return rate / (1.0 + (iteration - 1) * float(group.get("lr_decay", 0.0)))
+def _check_momentum_product(state: Group, rule: pytorch.NAdam) -> None:
+    """NAdam keeps the product of its momentums beside the count of its steps."""
+    kept, expected = float(state["mu_product"]), rule.momentum_product(int(state["step"]))
+    if not math.isclose(kept, expected, rel_tol=1e-3, abs_tol=1e-6):
+        raise NoRule(f"its momentum product is {kept:g}, where its steps make {expected:g}")
+
+
+def _decoupled_decay(optimizer: torch.optim.Optimizer, group: Group) -> float | None:
+    decay = float(group["weight_decay"])
+    if not decay:
+        return None
+    # lr (g + decay w) is a decay of w by itself where nothing but lr stands before it
+    plain = isinstance(optimizer, torch.optim.SGD) and not group["momentum"]
+    if not plain and not group.get("decoupled_weight_decay"):
+        raise NoRule(
+            f"{type(optimizer).__name__}(weight_decay={decay:g}) gives every row a gradient at "
+            "every step (AdamW's does not)"
+        )
+    return decay
+
+
+def learning_rate(group: Group, number: int) -> float:
+    """The rate of a group's step `number`, counted from 1."""
+    return float(group["lr"]) / (1 + (number - 1) * group.get("lr_decay", 0))

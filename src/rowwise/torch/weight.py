@@ -1,98 +1,166 @@
-"""The weight of a module as a table's parameter, wherever it can be one."""
+"""The weight of an embedding module: a parameter on a table, which it can also leave."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+import weakref
 from typing import Any
 
 import torch
 
+from rowwise.rules import Rule
 from rowwise.table import Table
+from rowwise.torch.gradient import RowGradient
 from rowwise.torch.parameter import TableParameter
 
+# The rowwise optimizers that are alive.
+optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
 
-class TableModule(torch.nn.Module):
-    """A module whose `weight` (rows, dim) lies on a table while it is float32 on the CPU.
 
-    On another device or in another dtype it is an ordinary parameter, and the module PyTorch's.
+class Weight(TableParameter):
+    """A table's weights as the parameter of a module, with the optimizer that has it in its care.
+
+    What a table cannot hold (another dtype or device, memory shared between processes) makes an
+    ordinary `torch.nn.Parameter` of it, in place.
     """
 
-    weight: Any
-    sparse: bool
-    _told = False  # that there is a faster way
+    keeper: weakref.ref[Any] | None = None  # the rowwise optimizer that has it in a group
+    rule: Rule | None = None  # by which the keeper steps it by rows; None: densely
+    stepper: weakref.ref[Any] | None = None  # the optimizer whose slots the table has
+    warned = False
 
     @property
-    def table(self) -> Table:
-        """The rowwise table behind the module: counts of updates, untrained rows, `save`.
+    def takes_rows(self) -> bool:
+        """Whether the next step will be made by rows."""
+        return self.rule is not None and self.keeper is not None and self.keeper() is not None
 
-        Raises:
-            ValueError: the weight is not on a table (another dtype or device).
-        """
-        if not isinstance(self.weight, TableParameter):
-            raise ValueError(f"{self} has no table: is its weight float32, and on the CPU?")
-        return self.weight.table
-
-    def _lay_on_table(self, values: torch.Tensor | None = None) -> None:
-        """Puts the weight, with these values or its own shape and zeros, on a table."""
-        rows, dim = self.weight.shape
-        init = "zeros" if values is None else values.detach().numpy()
-        weight = TableParameter(
-            Table(rows, dim, init=init), requires_grad=self.weight.requires_grad
-        )
-        weight.sparse = self.sparse
-        self.weight = weight
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        """`to`, `double`, `share_memory`...: what leaves the table's memory leaves the table."""
-        if isinstance(self.weight, TableParameter):
-            probe = fn(torch.empty(1, 1))
-            if fits_a_table(probe.dtype, probe.device) and not probe.is_shared():
-                return self  # the weight is all there is, and it stays
-            plain = self.weight.detach().clone()
-            self.weight = torch.nn.Parameter(plain, self.weight.requires_grad)
-        super()._apply(fn, recurse)
-        weight = self.weight
-        if fits_a_table(weight.dtype, weight.device) and weight.numel() and not weight.is_shared():
-            self._lay_on_table(weight)
-        return self
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        weight = self.weight
-        if (
-            not isinstance(weight, TableParameter)
-            and fits_a_table(weight.dtype, weight.device)
-            and weight.numel()
-        ):
-            self._lay_on_table(weight)  # assigned, not copied
-
-    def _takes_rows(self) -> bool:
-        """Whether a backward pass gives the gradients of rows, and not of the whole weight."""
-        if self.weight.stepped_by_rows() or self.sparse:
-            return True
-        if self._told or self.weight.wanted_by:
-            return False
-        if self.weight.requires_grad and torch.is_grad_enabled():
-            self._told = True
+    def warn_once(self, cause: str) -> None:
+        """Says why steps are made densely, the first time."""
+        if not self.warned:
             warnings.warn(
-                f"{self}: without an optimizer of rowwise.torch.optim, a training step visits all "
-                f"{self.weight.shape[0]} rows; rowwise.torch.optim has PyTorch's optimizers, with "
-                "their numbers, at the cost of the batch",
+                f"{cause}; every step visits all {self.shape[0]} rows of this embedding, with "
+                "PyTorch's own numbers at PyTorch's own speed",
                 stacklevel=3,
             )
-        return False
+        self.warned = True
 
-    def _renormalize(self, ids: torch.Tensor, max_norm: float, norm_type: float) -> None:
-        """Scales down rows of ids whose norm is above max_norm, in place."""
-        with torch.no_grad():
-            torch.embedding_renorm_(
-                self.weight.detach(), ids.reshape(-1).contiguous(), max_norm, norm_type
+    def dense_gradient_made(self) -> None:
+        """Says once that there is a faster way than the step about to be made."""
+        if self.keeper is None or self.keeper() is None:  # a keeper has said why itself
+            self.warn_once(
+                "the gradient is dense: no optimizer of rowwise.torch.optim had this embedding "
+                "in its care at the forward pass"
             )
 
+    def leave_table(self, cause: str) -> None:
+        """Makes an ordinary parameter of it, in place."""
+        warnings.warn(
+            f"{cause}: this embedding is trained densely from now on, as torch.nn's is; "
+            "rowwise's tables are float32 in this process's own memory",
+            stacklevel=4,
+        )
+        self._become_ordinary()
 
-def fits_a_table(dtype: torch.dtype | None, device: Any) -> bool:
-    """Whether a weight of this dtype and device (None: torch's defaults) can be on a table."""
-    dtype = torch.get_default_dtype() if dtype is None else dtype
-    device = torch.get_default_device() if device is None else torch.device(device)
-    return dtype is torch.float32 and device.type == "cpu"
+    def _become_ordinary(self) -> None:
+        self.table.sync()
+        gradient: Any = _gradient_of(self)
+        if gradient is not None and gradient.is_sparse:
+            self.grad = gradient.to_dense()
+        for name in ("table", "slot", "owner", "keeper", "rule", "stepper", "warned", "_is_param"):
+            self.__dict__.pop(name, None)
+        self.__class__ = torch.nn.Parameter  # type: ignore[assignment]
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func == torch.Tensor.grad.__get__:
+            return _gradient_of(args[0])
+        if func == torch.Tensor.data.__set__ and isinstance(args[0], Weight):
+            return _set_data(*args)
+        if func == torch.Tensor.share_memory_:
+            weight = args[0]
+            (weight if weight.owner is None else weight.owner).leave_table("shared memory")
+            return func(*args)
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def _copied(self, memo: dict[int, Any]) -> torch.Tensor:
+        # A copy has an optimizer of its own, or none: the slots stay here.
+        table = self.table
+        return Weight(
+            Table(*table.shape, init=lambda _: table.to_numpy()), None, self.requires_grad
+        )
+
+    def _reduced(self) -> tuple[Any, ...]:
+        return weight_of, (self.plain(), self.requires_grad)
+
+
+def weight_of(values: torch.Tensor, requires_grad: bool = True) -> Weight:
+    """A weight on a new table that holds a copy of values (rows, dim)."""
+    return Weight(Table(*values.shape, init=values.detach().numpy()), None, requires_grad)
+
+
+torch.serialization.add_safe_globals([weight_of])
+
+
+def table_can_hold(values: Any) -> bool:
+    """Whether a table can take the values of this tensor."""
+    return (
+        values.dtype is torch.float32
+        and values.device.type == "cpu"
+        and values.layout is torch.strided
+        and values.dim() == 2
+        and values.numel() > 0
+        and not values.is_shared()
+    )
+
+
+def move_to_table(parameter: torch.nn.Parameter) -> None:
+    """Makes a `Weight` of an ordinary parameter, in place: its memory is a new table's.
+
+    Rowwise optimizers that have it take it into their care.
+    """
+    table = Table(*parameter.shape, init=parameter.detach().numpy())
+    parameter.data = torch.from_numpy(table.buffer())
+    parameter.__class__ = Weight
+    parameter._lie_over(table, None)
+    for optimizer in list(optimizers):
+        for group in optimizer.param_groups:
+            if any(other is parameter for other in group["params"]):
+                optimizer.take_into_care(group)
+
+
+def _gradient_of(weight: torch.Tensor) -> Any:
+    with torch._C.DisableTorchFunctionSubclass():
+        gradient = weight.grad
+        if gradient is None or type(gradient) is not torch.Tensor:
+            return gradient
+        if gradient.is_sparse and weight.takes_rows:  # else the user asked for a sparse one
+            gradient.__class__ = RowGradient
+        return gradient
+
+
+def _set_data(weight: Weight, values: torch.Tensor) -> None:
+    """weight.data = values"""
+    if values is weight:
+        return
+    if isinstance(values, TableParameter):
+        values = values.plain()
+    fits = table_can_hold(values) and values.shape == weight.shape
+    if weight.owner is None and fits:
+        memory = weight.plain()
+        if memory.data_ptr() != values.data_ptr() or not values.is_contiguous():
+            memory.copy_(values)
+        return
+    if weight.owner is None and table_can_hold(values):  # of another shape
+        weight._become_ordinary()
+        weight.data = values
+        move_to_table(weight)
+        return
+    if weight.owner is None:
+        weight.leave_table(f"{values.dtype} on {values.device}")
+    else:  # a view that goes its own way
+        weight.__class__ = (
+            torch.nn.Parameter if hasattr(weight, "_is_param") else torch.Tensor  # type: ignore[assignment]
+        )
+    weight.data = values

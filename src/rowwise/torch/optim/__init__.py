@@ -1,0 +1,55 @@
+"""PyTorch's optimizers, which step embeddings on tables by rows and all else as PyTorch does.
+
+Each has the signature, the parameter groups and the `state_dict` of its namesake in `torch.optim`,
+and its numbers. What has no exact shortcut (a weight decay added to the gradient, an option that
+needs every row) is stepped densely, by PyTorch, with one warning that names the cause.
+
+Example:
+    >>> import torch, rowwise.torch
+    >>> model = torch.nn.Sequential(rowwise.torch.Embedding(1000, 16), torch.nn.Linear(16, 1))
+    >>> optimizer = AdamW(model.parameters(), lr=0.01)
+    >>> model(torch.tensor([3, 7])).sum().backward()
+    >>> optimizer.step()
+    >>> optimizer.state[model[0].weight]["exp_avg"].shape
+    torch.Size([1000, 16])
+"""
+
+from __future__ import annotations
+
+import torch
+
+from rowwise.torch.optim.by_rows import ByRows
+
+__all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RMSprop"]
+
+
+class SGD(ByRows, torch.optim.SGD):
+    """`torch.optim.SGD`; its weight_decay is by rows without momentum."""
+
+
+class Adam(ByRows, torch.optim.Adam):
+    """`torch.optim.Adam`; its weight_decay is dense unless decoupled."""
+
+
+class AdamW(ByRows, torch.optim.AdamW):
+    """`torch.optim.AdamW`, weight decay included."""
+
+
+class RMSprop(ByRows, torch.optim.RMSprop):
+    """`torch.optim.RMSprop`; its weight_decay is dense."""
+
+
+class Adagrad(ByRows, torch.optim.Adagrad):
+    """`torch.optim.Adagrad`; its weight_decay is dense."""
+
+
+class Adadelta(ByRows, torch.optim.Adadelta):
+    """`torch.optim.Adadelta`; its weight_decay is dense."""
+
+
+class Adamax(ByRows, torch.optim.Adamax):
+    """`torch.optim.Adamax`; its weight_decay is dense."""
+
+
+class NAdam(ByRows, torch.optim.NAdam):
+    """`torch.optim.NAdam`; its weight_decay is dense unless decoupled."""

@@ -1,0 +1,104 @@
+"""A gradient by rows answers as the dense one would."""
+
+import copy
+
+import pytest
+import torch
+
+import rowwise.torch
+
+IDS = torch.tensor([3, 1, 3, 7])
+SCALE = torch.tensor([[1.0], [-2.0], [0.5], [3.0]])
+
+
+def gradients():
+    """A parameter with a gradient by rows, and one with the same gradient, dense."""
+    embedding = rowwise.torch.Embedding(9, 2)
+    optimizer = rowwise.torch.optim.SGD(embedding.parameters())
+    (embedding(IDS) * SCALE).sum().backward()
+    dense = torch.nn.Parameter(torch.zeros(9, 2))
+    dense.grad = embedding.weight.grad.to_dense()
+    return embedding.weight, dense, optimizer
+
+
+READS = {
+    "norm": lambda g: g.norm(),
+    "norm 1": lambda g: torch.norm(g, 1),
+    "norm inf": lambda g: torch.linalg.vector_norm(g, float("inf")),
+    "norm -inf": lambda g: torch.linalg.vector_norm(g, -float("inf")),
+    "norm 0": lambda g: torch.linalg.vector_norm(g, 0),
+    "norm of rows": lambda g: g.norm(dim=1),
+    "largest": lambda g: g.abs().max(),
+    "mean": lambda g: g.mean(),
+    "a row": lambda g: g[3],
+    "finite": lambda g: torch.isfinite(g).all(),
+    "plus one": lambda g: g + 1,
+    "twice": lambda g: 2 * g,
+    "over infinity": lambda g: g / float("inf"),
+    "over zero": lambda g: (g / 0).isnan(),
+    "of itself": lambda g: g * g,
+    "by columns": lambda g: g * torch.tensor([1.0, 2.0]),
+    "clamp": lambda g: g.clamp(-0.5, 0.5),
+    "clamp above zero": lambda g: g.clamp(min=0.5),
+    "NumPy": lambda g: torch.from_numpy(g.numpy()),
+    "copy": copy.deepcopy,
+    "negative": lambda g: -g,
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_reading(name):
+    ours, theirs, _ = gradients()
+    mine, other = READS[name](ours.grad), READS[name](theirs.grad)
+    mine = mine.to_dense() if mine.is_sparse else mine
+    torch.testing.assert_close(mine, other, equal_nan=True)
+
+
+WRITES = {
+    "mul_": lambda p: p.grad.mul_(0.5),
+    "*= tensor": lambda p: p.grad.__imul__(torch.tensor(0.5)),
+    "/=": lambda p: p.grad.div_(4),
+    "* nan": lambda p: p.grad.mul_(float("nan")),
+    "clamp_": lambda p: p.grad.clamp_(-0.5, 0.5),
+    "clamp_ above zero": lambda p: p.grad.clamp_(min=0.5),
+    "add_": lambda p: p.grad.add_(1),
+    "add_ to itself": lambda p: p.grad.add_(p.grad),
+    "a row": lambda p: p.grad.__setitem__(5, 2.0),
+    "zero_": lambda p: p.grad.zero_(),
+    "neg_": lambda p: p.grad.neg_(),
+    "nan_to_num_": lambda p: p.grad.nan_to_num_(),
+    "=": lambda p: setattr(p, "grad", p.grad * 3),
+    "clip_grad_norm_": lambda p: torch.nn.utils.clip_grad_norm_([p], 0.7),
+    "clip_grad_norm_ inf": lambda p: torch.nn.utils.clip_grad_norm_([p], 0.7, float("inf")),
+    "clip_grad_norm_ foreach": lambda p: torch.nn.utils.clip_grad_norm_([p], 0.7, foreach=True),
+    "clip_grad_value_": lambda p: torch.nn.utils.clip_grad_value_([p], 0.7),
+    "clip_grad_value_ foreach": lambda p: torch.nn.utils.clip_grad_value_([p], 0.7, foreach=True),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_writing(name):
+    ours, theirs, _ = gradients()
+    results = [WRITES[name](p) for p in (ours, theirs)]
+    torch.testing.assert_close(ours.grad.to_dense(), theirs.grad, equal_nan=True)
+    if name.startswith("clip_grad_norm"):
+        torch.testing.assert_close(*results)
+
+
+def test_what_clipping_does_visits_no_other_rows(monkeypatch):
+    weight, _, _ = gradients()
+    monkeypatch.setattr(torch.Tensor, "to_dense", lambda *_: pytest.fail("all rows"))
+    torch.nn.utils.clip_grad_norm_([weight], 0.7)
+    torch.nn.utils.clip_grad_value_([weight], 0.1)
+    assert weight.grad.is_sparse
+
+
+def test_gradients_add_up_over_backward_passes():
+    weight, dense, _ = gradients()
+    embedding = rowwise.torch.Embedding(9, 2)
+    embedding.weight = weight
+    weight.grad.mul_(0.5)
+    (embedding(IDS) * SCALE).sum().backward()
+    torch.testing.assert_close(weight.grad.to_dense(), dense.grad * 1.5)
+    weight.sum().backward()  # and dense ones
+    torch.testing.assert_close(weight.grad, dense.grad * 1.5 + 1)
