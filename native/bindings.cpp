@@ -37,26 +37,35 @@ using PerId = std::pair<nb::ndarray<nb::numpy, int64_t, nb::ndim<1>>,
                         nb::ndarray<nb::numpy, float, nb::ndim<2>>>;
 using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-// Zeroed bytes on huge pages, and what frees them.
-std::pair<void*, nb::capsule> zeroed(std::size_t bytes) {
+// What hands memory to `Free` once no array needs it.
+template <void (*Free)(void*, std::size_t)>
+nb::capsule owner_of(void* memory, std::size_t bytes) {
     struct Block {
         void* memory;
         std::size_t bytes;
     };
-    void* memory = allocate(bytes);
-    if (memory == nullptr) throw std::bad_alloc();
-    auto* block = new Block{memory, bytes};
-    nb::capsule owner(block, [](void* p) noexcept {
+    return nb::capsule(new Block{memory, bytes}, [](void* p) noexcept {
         auto* block = static_cast<Block*>(p);
-        release(block->memory, block->bytes);
+        Free(block->memory, block->bytes);
         delete block;
     });
-    return {memory, std::move(owner)};
 }
 
+// Zeroed bytes on huge pages, freed with the array.
 nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>> zeros(std::size_t bytes) {
-    const auto [memory, owner] = zeroed(bytes);
-    return nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(memory, {bytes}, owner);
+    void* memory = allocate(bytes);
+    if (memory == nullptr) throw std::bad_alloc();
+    return {memory, {bytes}, owner_of<release>(memory, bytes)};
+}
+
+// An array of numbers not yet written, in memory that is used again.
+template <class T, class... Shape>
+auto fresh_array(Shape... shape) {
+    std::size_t bytes = (sizeof(T) * ... * static_cast<std::size_t>(shape));
+    void* memory = borrow(bytes);
+    if (memory == nullptr) throw std::bad_alloc();
+    return nb::ndarray<nb::numpy, T, nb::ndim<sizeof...(shape)>>(
+        memory, {static_cast<std::size_t>(shape)...}, owner_of<give_back>(memory, bytes));
 }
 
 Family family_of(const std::string& name) {
@@ -179,20 +188,6 @@ std::vector<uint32_t> bag_of_each(const Bags& bags) {
         std::fill(bag_of.begin() + bags.offsets[b], bag_of.begin() + bags.offsets[b + 1],
                   static_cast<uint32_t>(b));
     return bag_of;
-}
-
-// A NumPy array of numbers not yet written, on huge pages where it is large.
-template <class T, class... Shape>
-auto fresh_array(Shape... shape) {
-    const std::size_t bytes = (sizeof(T) * ... * shape);
-    using Array = nb::ndarray<nb::numpy, T, nb::ndim<sizeof...(shape)>>;
-    if (bytes >= std::size_t{1} << 22) {
-        const auto [memory, owner] = zeroed(bytes);
-        return Array(memory, {shape...}, owner);
-    }
-    auto* data = new T[bytes / sizeof(T)];
-    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-    return Array(data, {shape...}, owner);
 }
 
 // A table's buffers and the rule and clock they follow, with one lock: readers beside each other,
@@ -446,6 +441,8 @@ NB_MODULE(_native, m) {
     m.attr("TERMS") = kTerms;
 
     m.def("zeros", &zeros, "bytes"_a);
+    m.def("empty", [](std::size_t rows, std::size_t dim) { return fresh_array<float>(rows, dim); },
+          "rows"_a, "dim"_a);
     m.def("first_nonfinite", &first_nonfinite, "values"_a);
     m.def("check_offsets", &check_offsets, "offsets"_a, "n"_a);
     m.def("set_num_threads", &set_num_threads, "threads"_a);

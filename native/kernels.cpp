@@ -76,14 +76,19 @@ template <class R>
 void replay_where_it_fails(const Past<R>& past, const Rule& rule, const RowState& state,
                            const Row<R>& row, const Skip& skip, float* out) {
     if constexpr (R::expands) {
+        const Skip k = skip;
+        const Hyper h = rule.hyper;
+        bool any = false;
+        for (int64_t d = 0; d < past.store.dim; ++d) any |= R::fails(k, h, row.load(d));
+        if (!any) return;
         const Scratch<Clock::Term> terms(past.window);
         int64_t count = 0;
         for (int64_t d = 0; d < past.store.dim; ++d) {
             const auto slots = row.load(d);
-            if (!R::fails(skip, rule.hyper, slots)) continue;
+            if (!R::fails(k, h, slots)) continue;
             if (count == 0) count = past.clock.replay_terms(state.stamp, terms.data);
             out[d] = row.w[d];
-            R::replay(skip, rule.hyper, terms.data, count, out[d], slots);
+            R::replay(k, h, terms.data, count, out[d], slots);
         }
     }
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <functional>
+#include <numeric>
 
 namespace rowwise {
 
@@ -32,6 +34,15 @@ void radix_sort(std::vector<uint64_t>& keys, int id_bits) {
 }  // namespace
 
 Plan make_plan(const int64_t* ids, int64_t n, int64_t rows) {
+    if (std::adjacent_find(ids, ids + n, std::greater_equal<>()) == ids + n) {
+        Plan plan;  // distinct and ascending already
+        plan.ids.assign(ids, ids + n);
+        plan.start.resize(n + 1);
+        plan.positions.resize(n);
+        std::iota(plan.start.begin(), plan.start.end(), 0);
+        std::iota(plan.positions.begin(), plan.positions.end(), 0);
+        return plan;
+    }
     std::vector<uint64_t> keys(n);
     for (int64_t i = 0; i < n; ++i) keys[i] = static_cast<uint64_t>(ids[i]) << 32 | uint64_t(i);
 

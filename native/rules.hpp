@@ -50,7 +50,7 @@ struct Expanding : Common<N> {
     static bool may_fail(const Skip& k) { return k.y_max < 1; }
     static bool fails(const Skip& k, const Hyper& h, const Slots<N>& s) {
         const float epsilon = h.epsilon * k.epsilon_factor;
-        return s.z[0] != 0 && !(epsilon <= k.y_max * (R::root(s) + epsilon));
+        return (s.z[0] != 0) & !(epsilon <= k.y_max * (R::root(s) + epsilon));
     }
 
     // The movement term by term.
@@ -208,7 +208,7 @@ struct TorchAdamax : Expanding<TorchAdamax, 2> {
     static bool may_fail(const Skip& k) { return k.missed != 0; }
     static bool fails(const Skip& k, const Hyper& h, const Slots<2>& s) {
         const float decay = k.decay[1] > h.window_shrink ? k.decay[1] : h.window_shrink;
-        return s.z[0] != 0 && !(s.z[1] * decay >= h.epsilon);
+        return (s.z[0] != 0) & !(s.z[1] * decay >= h.epsilon);
     }
     static double denominator(double root, const Hyper& h, const Clock::Term&) {
         return root > h.exact_epsilon ? root : h.exact_epsilon;

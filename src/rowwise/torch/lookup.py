@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
+from rowwise import _native
 from rowwise.ids import as_ids, outside
 from rowwise.torch.parameter import TableParameter
 
@@ -26,7 +28,7 @@ class _Lookup(torch.autograd.Function):
         on_dense: Callable[[], None] | None,
     ) -> Any:
         table = parameter.table
-        vectors = torch.empty((*ids.shape, table.dim), dtype=torch.float32)
+        vectors = empty(ids.shape, table.dim)
         table.lookup_into(ids.numpy(), vectors.numpy())
         ctx.save_for_backward(ids)
         ctx.shape, ctx.frozen, ctx.by_frequency = table.shape, frozen, by_frequency
@@ -57,6 +59,11 @@ def _by_rows(ctx: Any, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tenso
         _, place, counts = ids.unique(return_inverse=True, return_counts=True)
         values = values / counts[place, None]
     return torch.sparse_coo_tensor(ids[None], values, ctx.shape, check_invariants=False)
+
+
+def empty(shape: tuple[int, ...], dim: int) -> torch.Tensor:
+    """Vectors (..., dim) float32, not yet written, in memory that batch after batch uses."""
+    return torch.from_numpy(_native.empty(math.prod(shape), dim)).reshape(*shape, dim)
 
 
 @torch.compiler.disable

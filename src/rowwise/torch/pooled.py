@@ -10,7 +10,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from rowwise import pooling
-from rowwise.torch.lookup import being_recorded, whole_ids
+from rowwise.torch.lookup import being_recorded, empty, whole_ids
 from rowwise.torch.parameter import TableParameter
 
 
@@ -28,7 +28,7 @@ class _Pool(torch.autograd.Function):
         on_dense: Callable[[], None] | None,
     ) -> Any:
         table = parameter.table
-        pooled = torch.empty((len(offsets) - 1, table.dim), dtype=torch.float32)
+        pooled = empty((len(offsets) - 1,), table.dim)
         factors = None if weights is None else weights.detach().numpy()
         pooling.pool_into(table, ids.numpy(), offsets.numpy(), factors, pooled.numpy())
         ctx.save_for_backward(ids, offsets, weights)
@@ -63,7 +63,7 @@ class _PoolMax(torch.autograd.Function):
         on_dense: Callable[[], None] | None,
     ) -> Any:
         table = parameter.table
-        pooled = torch.empty((len(offsets) - 1, table.dim), dtype=torch.float32)
+        pooled = empty((len(offsets) - 1,), table.dim)
         ctx.argmax = np.empty(pooled.shape, dtype=np.int64)
         pooling.pool_max_into(table, ids.numpy(), offsets.numpy(), pooled.numpy(), ctx.argmax)
         ctx.save_for_backward(ids, offsets)
