@@ -1,0 +1,57 @@
+"""`Table.refresh`: some rows brought to now, where they may be written."""
+
+import numpy as np
+import pytest
+
+import rowwise
+from rules_under_test import every_rule
+
+ROWS, DIM = 30, 3
+
+
+def lagging(rule):
+    table = rowwise.Table(ROWS, DIM, rule, seed=0)
+    train(table, 40, seed=1)
+    return table
+
+
+def train(table, steps, seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        ids = rng.integers(0, rng.integers(1, ROWS), 4)
+        table.update(ids, rng.standard_normal((4, DIM)), rng.uniform(0.001, 0.1))
+
+
+@every_rule
+def test_rows_are_current_in_memory_and_nothing_else_has_changed(rule):
+    table, twin = lagging(rule), lagging(rule)
+    ids = np.array([4, 29, 4, 0])
+    memory = table.buffer().copy()
+    table.refresh(ids)
+    np.testing.assert_allclose(table.buffer()[ids], twin.lookup(ids), rtol=1e-6, atol=1e-7)
+    others = np.setdiff1d(np.arange(ROWS), ids)
+    np.testing.assert_array_equal(table.buffer()[others], memory[others])
+    for name in twin.slot_names:
+        np.testing.assert_allclose(table.slot(name), twin.slot(name), rtol=1e-5, atol=1e-7)
+    for each in (table, twin):
+        train(each, 40, seed=2)
+    np.testing.assert_allclose(table.to_numpy(), twin.to_numpy(), rtol=1e-4, atol=1e-5)
+
+
+@every_rule
+def test_what_is_written_to_a_refreshed_row_is_what_it_goes_on_from(rule):
+    table, twin = lagging(rule), lagging(rule)
+    table.refresh(np.array([7, 8]))
+    twin.sync()
+    for each in (table, twin):
+        each.buffer()[[7, 8]] = 0.5
+        train(each, 40, seed=2)
+    np.testing.assert_allclose(table.to_numpy(), twin.to_numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_an_id_outside_changes_nothing():
+    table = lagging("adam")
+    before = table.buffer().copy()
+    with pytest.raises(IndexError, match="id 30 at position 1"):
+        table.refresh(np.array([1, 30]))
+    np.testing.assert_array_equal(table.buffer(), before)
