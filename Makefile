@@ -24,6 +24,8 @@ check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/keras_step.py
+	$(BIN)/python benchmarks/torch_step.py
+	$(BIN)/python benchmarks/pooled.py
 
 $(VENV)/.installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
