@@ -196,8 +196,9 @@ struct Adamax : Expanding<Adamax, 2> {
 // m as Adamax;  u = max(beta_2 u, |g| + epsilon);  w -= alpha m / u
 struct TorchAdamax : Expanding<TorchAdamax, 2> {
     static float root(const Slots<2>& s) { return s.z[1]; }
-    static void move(const Skip& k, const Hyper&, float& w, const Slots<2>& s) {
-        w = k.keep * w - s.z[0] / s.z[1] * k.move[0];
+    static void move(const Skip& k, const Hyper& h, float& w, const Slots<2>& s) {
+        const float u = s.z[1] > h.epsilon ? s.z[1] : h.epsilon;  // not 0, whatever was loaded
+        w = k.keep * w - s.z[0] / u * k.move[0];
     }
     static void fade(const Skip& k, const Hyper& h, Slots<2>& s) {
         s.z[0] *= k.decay[0];
