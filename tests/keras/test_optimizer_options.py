@@ -46,9 +46,8 @@ def test_the_clips_of_these_tests_do_clip(clip):
 
 
 @every_optimizer
-@pytest.mark.parametrize("steps", [2, 5])
-def test_gradients_of_several_batches_make_one_step(name, steps):
-    assert_as_exact(*all_three(fit(lambda: OPTIMIZERS[name](gradient_accumulation_steps=steps))))
+def test_gradients_of_several_batches_make_one_step(name):
+    assert_as_exact(*all_three(fit(lambda: OPTIMIZERS[name](gradient_accumulation_steps=3))))
 
 
 @by_clip
@@ -99,10 +98,11 @@ def test_gradients_wait_through_a_switch_to_dense_training():
 
 @every_optimizer
 def test_scaled_losses_give_the_same_steps(name):
-    assert_as_exact(
-        *all_three(fit(lambda: optimizers.LossScaleOptimizer(OPTIMIZERS[name](), 256.0)))
-    )
-    assert_as_exact(*all_three(fit(lambda: OPTIMIZERS[name](loss_scale_factor=64.0))))
+    for scaled in (
+        lambda: optimizers.LossScaleOptimizer(OPTIMIZERS[name](), 256.0),
+        lambda: OPTIMIZERS[name](loss_scale_factor=64.0),
+    ):
+        assert_as_exact(*all_three(fit(scaled, epochs=1)))
 
 
 def test_a_step_that_loss_scaling_skips_leaves_all_as_it_was():

@@ -1,39 +1,31 @@
-"""Where Keras's optimizers meet tables, by what is private to Keras (so do inputs.py, frozen.py).
+"""Where Keras's optimizers meet tables: every private method of theirs that is taken over.
 
 What an optimizer does with a variable is taken over for a `TableVariable`: `build` (take up the
 rule), `add_variable_from_reference` (its slots are the table's), and within `apply`
 `_overwrite_variables_directly_with_gradients` (the first thing done: let the rows' gradients stand
 for the whole one, so that Keras unscales and clips them as any other), `_apply_weight_decay` (the
 rule decays) and `_backend_update_step` (the table makes the step); in `LossScaleOptimizer`,
-`check_finite`. For every other variable they do what they did. One thing belongs to files:
-`_retrieve_class_or_fn`, which finds a saved layer's class. And of Keras's scopes three are asked
-for: whether values are cast (mixed precision), are a caller's (stateless), or count at all.
+`check_finite`. For every other variable they do what they did.
+
+The rest of what is private to Keras: frozen.py, inputs.py, loading.py, scopes.py. A Keras that
+changes any of it fails in tests/keras/test_bridge.py first.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 import warnings
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import keras
 import torch
-from keras.src.backend import (
-    AutocastScope,
-    get_autocast_scope,
-    in_stateless_scope,
-    in_symbolic_scope,
-)
+from keras.src.backend import in_stateless_scope
 from keras.src.backend.torch.optimizers.torch_optimizer import TorchOptimizer
 from keras.src.backend.torch.optimizers.torch_parallel_optimizer import TorchParallelOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
-from keras.src.saving import serialization_lib
 
+from rowwise.keras.around import around
 from rowwise.keras.optimizers import NoRule, iteration, learning_rate, rule_of
 from rowwise.keras.variable import AccumulatorVariable, SlotVariable, TableVariable
 from rowwise.pooling import coalesce
@@ -45,23 +37,6 @@ _ACCUMULATOR = "gradient_accumulator"  # Keras's name for it
 def takes_sparse_gradient(variable: TableVariable) -> bool:
     """Whether the variable's next step will be made by rows."""
     return variable.lazy and variable.keeper is not None and variable.keeper() is not None
-
-
-def uncast_value(variable: Any) -> Any:
-    """The variable's value here and now, not cast to the dtype of a mixed-precision layer."""
-    with AutocastScope(None):
-        return variable.value
-
-
-def cast_as_read(variable: Any, rows: Any) -> Any:
-    """Rows of the variable's uncast value, cast as the value itself would be here and now."""
-    scope = get_autocast_scope()
-    return rows if scope is None or not variable._autocast else scope.maybe_cast(rows)
-
-
-def only_shapes_count() -> bool:
-    """Whether Keras is calling layers on placeholders, to learn the shapes of their outputs."""
-    return in_symbolic_scope()
 
 
 def _lazy(optimizer: Any, variable: TableVariable) -> bool:
@@ -169,23 +144,7 @@ def _is_wrapper(optimizer: Any) -> bool:
     return hasattr(optimizer, "inner_optimizer") or hasattr(optimizer, "optimizers")
 
 
-def _around(owner: Any, method: str) -> Any:
-    """Replaces a method or function by `wrapper(original, ...)`."""
-
-    def decorate(wrapper: Any) -> Any:
-        original = getattr(owner, method)
-
-        @functools.wraps(original)
-        def replaced(*args: Any, **kwargs: Any) -> Any:
-            return wrapper(original, *args, **kwargs)
-
-        setattr(owner, method, replaced)
-        return wrapper
-
-    return decorate
-
-
-@_around(BaseOptimizer, "build")
+@around(BaseOptimizer, "build")
 def _build(original: Any, self: Any, variables: Any) -> Any:
     if not _is_wrapper(self):
         for variable in variables:
@@ -194,7 +153,7 @@ def _build(original: Any, self: Any, variables: Any) -> Any:
     return original(self, variables)
 
 
-@_around(BaseOptimizer, "add_variable_from_reference")
+@around(BaseOptimizer, "add_variable_from_reference")
 def _add_slot(
     original: Any, self: Any, reference_variable: Any, name: Any = None, initializer: Any = "zeros"
 ) -> Any:
@@ -228,7 +187,7 @@ def _full_name(variable: TableVariable, name: str) -> str:
     return f"{variable.path.replace('/', '_')}_{name}"
 
 
-@_around(BaseOptimizer, "_overwrite_variables_directly_with_gradients")
+@around(BaseOptimizer, "_overwrite_variables_directly_with_gradients")
 def _take_rows(original: Any, self: Any, grads: Any, variables: Any) -> Any:
     rest = []
     for gradient, variable in zip(grads, variables, strict=True):
@@ -245,7 +204,7 @@ def _take_rows(original: Any, self: Any, grads: Any, variables: Any) -> Any:
     return original(self, [g for g, _ in rest], [v for _, v in rest])
 
 
-@_around(TorchOptimizer, "_apply_weight_decay")
+@around(TorchOptimizer, "_apply_weight_decay")
 def _decay_the_others(original: Any, self: Any, variables: Any) -> Any:
     rest = [v for v in variables if not _steps_itself(v)]
     return original(self, rest) if rest else None
@@ -274,36 +233,13 @@ def _step_tables(
 
 
 for _owner in (BaseOptimizer, TorchParallelOptimizer):
-    _around(_owner, "_backend_update_step")(_step_tables)
+    around(_owner, "_backend_update_step")(_step_tables)
 
 
 def _steps_itself(variable: Any) -> bool:
     return isinstance(variable, TableVariable) and variable.lazy and not in_stateless_scope()
 
 
-@_around(keras.optimizers.LossScaleOptimizer, "check_finite")
+@around(keras.optimizers.LossScaleOptimizer, "check_finite")
 def _check_finite(original: Any, self: Any, grads: Any) -> Any:
     return original(self, [g._values() if g is not None and g.is_sparse else g for g in grads])
-
-
-_stand_in: ContextVar[Any] = ContextVar("stand_in", default=None)
-
-
-@contextmanager
-def opening_embeddings_with(layer: type) -> Iterator[None]:
-    """While it lasts, a saved embedding layer, Keras's or ours, is opened as a `layer`."""
-    token = _stand_in.set(layer)
-    try:
-        yield
-    finally:
-        _stand_in.reset(token)
-
-
-@_around(serialization_lib, "_retrieve_class_or_fn")
-def _retrieve(
-    original: Any, name: Any, registered_name: Any, module: Any, *args: Any, **kwargs: Any
-) -> Any:
-    saved_embedding = name == "Embedding" and module in ("keras.layers", "rowwise.keras.embedding")
-    if saved_embedding and _stand_in.get() is not None:
-        return _stand_in.get()
-    return original(name, registered_name, module, *args, **kwargs)

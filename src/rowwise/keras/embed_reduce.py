@@ -7,9 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from rowwise.keras.bridge import takes_sparse_gradient, uncast_value
+from rowwise.keras.bridge import takes_sparse_gradient
 from rowwise.keras.embedding import Embedding
 from rowwise.keras.rows import ids_of
+from rowwise.keras.scopes import uncast_value
 from rowwise.keras.variable import TableVariable
 from rowwise.pooling import COMBINERS
 from rowwise.torch.pooled import pool

@@ -13,7 +13,9 @@ import torch
 from keras.src.backend import in_stateless_scope
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-from rowwise.keras.bridge import _around, takes_sparse_gradient, uncast_value
+from rowwise.keras.around import around
+from rowwise.keras.bridge import takes_sparse_gradient
+from rowwise.keras.scopes import uncast_value
 from rowwise.keras.variable import TableVariable
 
 
@@ -22,7 +24,7 @@ def freeze_row(variable: Any, row: int) -> None:
     variable.frozen_row = row
 
 
-@_around(BaseOptimizer, "apply")
+@around(BaseOptimizer, "apply")
 def _apply(original: Any, self: Any, grads: Any, trainable_variables: Any = None) -> Any:
     given = getattr(self, "_trainable_variables", ())
     if trainable_variables is not None:
@@ -33,7 +35,7 @@ def _apply(original: Any, self: Any, grads: Any, trainable_variables: Any = None
     return result
 
 
-@_around(BaseOptimizer, "finalize_variable_values")
+@around(BaseOptimizer, "finalize_variable_values")
 def _finalize(original: Any, self: Any, var_list: Any) -> Any:
     before = _frozen_rows(var_list)
     result = original(self, var_list)

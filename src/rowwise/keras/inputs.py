@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras.src.models import Functional
 
-from rowwise.keras.bridge import _around
+from rowwise.keras.around import around
 
 _id_layers: list[type] = []
 
@@ -24,7 +24,7 @@ def takes_ids(layer: type) -> type:
     return layer
 
 
-@_around(Functional, "_convert_inputs_to_tensors")
+@around(Functional, "_convert_inputs_to_tensors")
 def _convert_inputs(original: Any, self: Any, flat_inputs: Any) -> Any:
     converted = original(self, flat_inputs)
     for i, (given, declared) in enumerate(zip(flat_inputs, self._inputs, strict=False)):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import keras
+from keras.src.saving import serialization_lib
 
-from rowwise.keras.bridge import opening_embeddings_with
+from rowwise.keras.around import around
 from rowwise.keras.embedding import Embedding
 
 
@@ -31,5 +35,28 @@ def load_model(filepath: Any, *, embedding: type = Embedding, **options: Any) ->
         ...     type(load_model(folder + "/model.keras").layers[0]).__module__
         'rowwise.keras.embedding'
     """
-    with opening_embeddings_with(embedding):
+    with _opening_embeddings_with(embedding):
         return keras.saving.load_model(filepath, **options)
+
+
+_stand_in: ContextVar[Any] = ContextVar("stand_in", default=None)
+
+
+@contextmanager
+def _opening_embeddings_with(layer: type) -> Iterator[None]:
+    """While it lasts, a saved embedding layer, Keras's or ours, is opened as a `layer`."""
+    token = _stand_in.set(layer)
+    try:
+        yield
+    finally:
+        _stand_in.reset(token)
+
+
+@around(serialization_lib, "_retrieve_class_or_fn")
+def _retrieve(
+    original: Any, name: Any, registered_name: Any, module: Any, *args: Any, **kwargs: Any
+) -> Any:
+    saved_embedding = name == "Embedding" and module in ("keras.layers", "rowwise.keras.embedding")
+    if saved_embedding and _stand_in.get() is not None:
+        return _stand_in.get()
+    return original(name, registered_name, module, *args, **kwargs)

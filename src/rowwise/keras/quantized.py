@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from keras import ops
 
-from rowwise.keras.bridge import uncast_value
 from rowwise.keras.rows import rows_of
+from rowwise.keras.scopes import uncast_value
 
 
 def dequantized_int8(layer: Any, ids: Any) -> Any:

@@ -7,12 +7,8 @@ from typing import Any
 import keras
 import torch
 
-from rowwise.keras.bridge import (
-    cast_as_read,
-    only_shapes_count,
-    takes_sparse_gradient,
-    uncast_value,
-)
+from rowwise.keras.bridge import takes_sparse_gradient
+from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
 from rowwise.keras.variable import TableVariable
 from rowwise.torch.lookup import check_range, lookup, whole_ids
 
