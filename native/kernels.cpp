@@ -62,13 +62,16 @@ struct Past {
     }
 };
 
-// Whether missed steps may have to be replayed for some elements of a row.
+// Whether missed steps have to be replayed for some elements of a row.
 template <class R>
-bool may_fail(const Skip& skip) {
-    if constexpr (R::expands)
-        return R::may_fail(skip);
-    else
-        return false;
+bool replays(const Skip& skip, const Hyper& h, const Row<R>& row, int64_t dim) {
+    bool any = false;
+    if constexpr (R::expands) {
+        if (!R::may_fail(skip)) return false;
+        const float limit = R::limit(skip, h);
+        for (int64_t d = 0; d < dim; ++d) any |= R::fails(limit, row.load(d));
+    }
+    return any;
 }
 
 // out <- the present values of those elements that the polynomial in y does not serve.
@@ -78,17 +81,33 @@ void replay_where_it_fails(const Past<R>& past, const Rule& rule, const RowState
     if constexpr (R::expands) {
         const Skip k = skip;
         const Hyper h = rule.hyper;
-        bool any = false;
-        for (int64_t d = 0; d < past.store.dim; ++d) any |= R::fails(k, h, row.load(d));
-        if (!any) return;
-        const Scratch<Clock::Term> terms(past.window);
-        int64_t count = 0;
-        for (int64_t d = 0; d < past.store.dim; ++d) {
+        const float limit = R::limit(k, h);
+        const int64_t dim = past.store.dim;
+        const Scratch<double> root(dim), sum(dim);
+        const Scratch<int64_t> which(dim);
+        int64_t n = 0;
+        for (int64_t d = 0; d < dim; ++d) {
             const auto slots = row.load(d);
-            if (!R::fails(k, h, slots)) continue;
-            if (count == 0) count = past.clock.replay_terms(state.stamp, terms.data);
-            out[d] = row.w[d];
-            R::replay(k, h, terms.data, count, out[d], slots);
+            if (!R::fails(limit, slots)) continue;
+            which.data[n] = d;
+            root.data[n] = R::root(slots);
+            sum.data[n++] = 0;
+        }
+        const Scratch<Clock::Term> terms(past.window);
+        const int64_t count = past.clock.replay_terms(state.stamp, terms.data);
+        double power = 1, shrink = 1;
+        for (int64_t j = 0; j < count; ++j) {  // all elements at once: a division each is the cost
+            power *= h.exact_beta_1;
+            shrink *= h.exact_shrink;
+            const double scale = terms.data[j].scale * power;
+            const double epsilon = h.exact_epsilon * terms.data[j].epsilon_factor;
+            for (int64_t i = 0; i < n; ++i)
+                sum.data[i] += scale / R::denominator(root.data[i] * shrink, epsilon);
+        }
+        for (int64_t i = 0; i < n; ++i) {
+            const int64_t d = which.data[i];
+            const double moved = row.load(d).z[0] * sum.data[i];
+            out[d] = static_cast<float>(static_cast<double>(k.keep) * row.w[d] - moved);
         }
     }
 }
@@ -115,7 +134,7 @@ void value_at(const Past<R>& past, const Rule& rule, const RowState& state, cons
         R::move(k, h, value, row.load(d));
         out[d] = value;
     }
-    if (may_fail<R>(k)) replay_where_it_fails(past, rule, state, row, k, out);
+    if (replays(k, h, row, dim)) replay_where_it_fails(past, rule, state, row, k, out);
 }
 
 // The row itself, weight and slots, brought to now.
@@ -126,8 +145,8 @@ void catch_up(const Past<R>& past, const Rule& rule, const RowState& state, cons
     Skip scratch;
     const Skip k = past.missed(state, scratch);
     const Hyper h = rule.hyper;
-    const bool replays = may_fail<R>(k);
-    if (replays) {
+    const bool replayed = replays(k, h, row, dim);
+    if (replayed) {
         const Scratch<float> present(dim);
         value_at(past, rule, state, row, present.data);
         std::memcpy(row.w, present.data, dim * sizeof(float));
@@ -135,7 +154,7 @@ void catch_up(const Past<R>& past, const Rule& rule, const RowState& state, cons
     for (int64_t d = 0; d < dim; ++d) {
         auto slots = row.load(d);
         float value = row.w[d];
-        if (!replays) R::move(k, h, value, slots);
+        if (!replayed) R::move(k, h, value, slots);
         R::fade(k, h, slots);
         row.w[d] = value;
         row.store(d, slots);
@@ -222,7 +241,7 @@ void update_rows(Store& store, const Rule& rule, const Clock& clock, const Step&
             const Row<R> row(store, ids[i]);
             Skip scratch;
             const Skip* skip = &past.missed(state, scratch);
-            if (may_fail<R>(*skip)) {
+            if (past.slots_matter(state) && replays(*skip, rule.hyper, row, dim)) {
                 catch_up(past, rule, state, row);
                 skip = past.recent;  // nothing missed any more
             }

@@ -46,27 +46,22 @@ struct Expanding : Common<N> {
         w = k.keep * w - s.z[0] * scale * sum;
     }
 
-    // Whether the polynomial might not hold for some element of a row, and whether it does for one.
+    // Whether the polynomial might not hold for some element of a row, and whether it does not for
+    // one: where y is above its bound, which is where slot N - 1 is below `limit`.
     static bool may_fail(const Skip& k) { return k.y_max < 1; }
-    static bool fails(const Skip& k, const Hyper& h, const Slots<N>& s) {
-        const float epsilon = h.epsilon * k.epsilon_factor;
-        return (s.z[0] != 0) & !(epsilon <= k.y_max * (R::root(s) + epsilon));
+    static float limit(const Skip& k, const Hyper& h) {
+        if (!(k.y_max > 0)) return std::numeric_limits<float>::infinity();
+        const float root = h.epsilon * k.epsilon_factor * (1 - k.y_max) / k.y_max;
+        const float least = R::slot_of(root);
+        return least > std::numeric_limits<float>::min() ? least
+                                                         : std::numeric_limits<float>::min();
+    }
+    static bool fails(float limit, const Slots<N>& s) {
+        return (s.z[0] != 0) & !(s.z[N - 1] >= limit);
     }
 
-    // The movement term by term.
-    static void replay(const Skip& k, const Hyper& h, const Clock::Term* terms, int64_t count,
-                       float& w, const Slots<N>& s) {
-        double sum = 0, power = 1, root = R::root(s);
-        for (int64_t j = 0; j < count; ++j) {
-            power *= h.exact_beta_1;
-            root *= h.exact_shrink;
-            sum += terms[j].scale * power / R::denominator(root, h, terms[j]);
-        }
-        w = static_cast<float>(static_cast<double>(k.keep) * w - s.z[0] * sum);
-    }
-    static double denominator(double root, const Hyper& h, const Clock::Term& term) {
-        return root + h.exact_epsilon * term.epsilon_factor;
-    }
+    // What a term of the movement is divided by, where it is replayed.
+    static double denominator(double root, double epsilon) { return root + epsilon; }
 };
 
 // w -= lr g
@@ -162,6 +157,7 @@ template <bool Amsgrad>
 struct Adam : Expanding<Adam<Amsgrad>, 2 + Amsgrad> {
     static constexpr int slots = 2 + Amsgrad;
     static float root(const Slots<slots>& s) { return std::sqrt(s.z[slots - 1]); }
+    static float slot_of(float root) { return root * root; }
     static void step(const Step& s, const Hyper& h, float g, float& w, Slots<slots>& slot) {
         float &m = slot.z[0], &v = slot.z[1];
         m = h.beta_1 * m + h.one_minus_beta_1 * g;
@@ -184,6 +180,7 @@ struct Nadam : Adam<false> {
 // m = beta_1 m + (1 - beta_1) g;  u = max(beta_2 u, |g|);  w -= alpha m / (u + epsilon)
 struct Adamax : Expanding<Adamax, 2> {
     static float root(const Slots<2>& s) { return s.z[1]; }
+    static float slot_of(float root) { return root; }
     static void step(const Step& s, const Hyper& h, float g, float& w, Slots<2>& slot) {
         float &m = slot.z[0], &u = slot.z[1];
         m = h.beta_1 * m + h.one_minus_beta_1 * g;
@@ -207,12 +204,11 @@ struct TorchAdamax : Expanding<TorchAdamax, 2> {
     }
     // u stops falling at epsilon: a geometric sum only if that comes after all that matters.
     static bool may_fail(const Skip& k) { return k.missed != 0; }
-    static bool fails(const Skip& k, const Hyper& h, const Slots<2>& s) {
-        const float decay = k.decay[1] > h.window_shrink ? k.decay[1] : h.window_shrink;
-        return (s.z[0] != 0) & !(s.z[1] * decay >= h.epsilon);
+    static float limit(const Skip& k, const Hyper& h) {
+        return h.epsilon / (k.decay[1] > h.window_shrink ? k.decay[1] : h.window_shrink);
     }
-    static double denominator(double root, const Hyper& h, const Clock::Term&) {
-        return root > h.exact_epsilon ? root : h.exact_epsilon;
+    static double denominator(double root, double epsilon) {
+        return root > epsilon ? root : epsilon;
     }
     static void step(const Step& s, const Hyper& h, float g, float& w, Slots<2>& slot) {
         float &m = slot.z[0], &u = slot.z[1];
