@@ -224,21 +224,19 @@ inline float sign(float x) { return static_cast<float>((x > 0) - (x < 0)); }
 // w -= lr sign(beta_1 m + (1 - beta_1) g);  m = beta_2 m + (1 - beta_2) g
 struct Lion : Common<1> {
     static constexpr bool moves = true;
-    static void move(const Skip& k, const Hyper&, float& w, const Slots<1>& s) {
-        w = k.keep * w - k.move[0] * sign(s.z[0]);
+    static void move(const Skip& k, const Hyper& h, float& w, const Slots<1>& s) {
+        w = k.keep * w - k.move[0] * sign(h.beta_1 * s.z[0]);
     }
-    // However small m gets, it keeps its sign.
-    static void fade(const Skip& k, const Hyper&, Slots<1>& s) {
+    // However small m gets, it keeps its sign: more than half of the smallest number is rounded to it.
+    static void fade(const Skip& k, const Hyper& h, Slots<1>& s) {
         const float m = s.z[0] * k.decay[0];
         const float least = sign(s.z[0]) * std::numeric_limits<float>::denorm_min();
-        s.z[0] = m == 0 ? least : m;
+        s.z[0] = (m == 0) & (h.beta_2 > 0.5f) ? least : m;
     }
     static void step(const Step& s, const Hyper& h, float g, float& w, Slots<1>& slot) {
         float& m = slot.z[0];
         w = s.keep * w - s.lr * sign(h.beta_1 * m + h.one_minus_beta_1 * g);
-        const float next = h.beta_2 * m + h.one_minus_beta_2 * g;
-        // m alone cannot reach zero, only a gradient can bring it there.
-        m = next == 0 && g == 0 ? sign(m) * std::numeric_limits<float>::denorm_min() : next;
+        m = h.beta_2 * m + h.one_minus_beta_2 * g;
     }
 };
 

@@ -180,7 +180,8 @@ class Table:
 
         Raises:
             ValueError: the table has no rule; gradients of another shape, or not finite; a
-                learning rate that is negative or not finite. Nothing has changed then.
+                learning rate that is negative or not finite; an iteration below 1. Nothing has
+                changed then.
             IndexError, TypeError: bad ids, see `lookup`. Nothing has changed then.
         """
         if self._rule is None:
@@ -195,7 +196,7 @@ class Table:
         if check_finite:
             _check_finite(gradients)
         rate = self.learning_rate if learning_rate is None else _rate(learning_rate)
-        number = self._steps + 1 if iteration is None else iteration
+        number = self._steps + 1 if iteration is None else _iteration(iteration)
         scales = self._rule.scales(rate, number)
         keep = self._rule.keep(rate)
         if keep <= 0:  # logarithms of the decay would not exist: leave no row waiting for it
@@ -447,6 +448,14 @@ def _rate(value: Any) -> float:
     if not math.isfinite(rate) or rate < 0:
         raise ValueError(f"learning_rate={rate} must be finite and at least 0")
     return rate
+
+
+def _iteration(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"iteration must be an integer, not {value!r}")
+    if value < 1:
+        raise ValueError(f"iteration={value} must be at least 1: steps are counted from 1")
+    return int(value)
 
 
 def _check_finite(gradients: Floats) -> None:

@@ -41,6 +41,10 @@ from rowwise.keras.optimizers import _ARGUMENTS
             )
             for owner in (BaseOptimizer, TorchParallelOptimizer)
         ),
+        *(
+            (owner, "_backend_reset_gradient_accumulators", ["self"])
+            for owner in (BaseOptimizer, TorchParallelOptimizer)
+        ),
         (BaseOptimizer, "apply", ["self", "grads", "trainable_variables"]),
         (BaseOptimizer, "finalize_variable_values", ["self", "var_list"]),
         (keras.optimizers.LossScaleOptimizer, "check_finite", ["self", "grads"]),

@@ -19,6 +19,7 @@ if _keras.backend.backend() != "torch":
         "keras is imported"
     )
 
+import rowwise.keras.torch_optimizers  # noqa: F401  (those step tables, too)
 from rowwise.keras.embed_reduce import EmbedReduce
 from rowwise.keras.embedding import Embedding
 from rowwise.keras.loading import load_model

@@ -4,8 +4,9 @@ What an optimizer does with a variable is taken over for a `TableVariable`: `bui
 rule), `add_variable_from_reference` (its slots are the table's), and within `apply`
 `_overwrite_variables_directly_with_gradients` (the first thing done: let the rows' gradients stand
 for the whole one, so that Keras unscales and clips them as any other), `_apply_weight_decay` (the
-rule decays) and `_backend_update_step` (the table makes the step); in `LossScaleOptimizer`,
-`check_finite`. For every other variable they do what they did.
+rule decays), `_backend_update_step` (the table makes the step) and
+`_backend_reset_gradient_accumulators`; in `LossScaleOptimizer`, `check_finite`. For every other
+variable they do what they did.
 
 The rest of what is private to Keras: frozen.py, inputs.py, loading.py, scopes.py. A Keras that
 changes any of it fails in tests/keras/test_bridge.py first.
@@ -26,7 +27,7 @@ from keras.src.backend.torch.optimizers.torch_parallel_optimizer import TorchPar
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from rowwise.keras.around import around
-from rowwise.keras.optimizers import NoRule, iteration, learning_rate, rule_of
+from rowwise.keras.optimizers import NoRule, iteration, rule_of
 from rowwise.keras.variable import AccumulatorVariable, SlotVariable, TableVariable
 from rowwise.pooling import coalesce
 from rowwise.torch.lookup import rows_and_gradients
@@ -36,12 +37,16 @@ _ACCUMULATOR = "gradient_accumulator"  # Keras's name for it
 
 def takes_sparse_gradient(variable: TableVariable) -> bool:
     """Whether the variable's next step will be made by rows."""
-    return variable.lazy and variable.keeper is not None and variable.keeper() is not None
+    return variable.lazy and _keeper(variable) is not None
+
+
+def _keeper(variable: TableVariable) -> Any:
+    return None if variable.keeper is None else variable.keeper()
 
 
 def _lazy(optimizer: Any, variable: TableVariable) -> bool:
     """Whether the table makes this optimizer's steps; takes up its rule if it is a new one."""
-    if variable.keeper is None or variable.keeper() is not optimizer:
+    if _keeper(variable) is not optimizer:
         _adopt(optimizer, variable)
     elif variable.lazy:
         try:
@@ -49,7 +54,9 @@ def _lazy(optimizer: Any, variable: TableVariable) -> bool:
         except NoRule as cause:
             _go_dense(variable, cause)
         else:
-            if rule != variable.table.rule:  # somebody turned a knob
+            if rule.slot_names != variable.table.slot_names:
+                _go_dense(variable, NoRule(f"the optimizer became {rule} in mid-training"))
+            elif rule != variable.table.rule:  # somebody turned a knob
                 variable.table.retune(rule)
     return variable.lazy
 
@@ -81,10 +88,6 @@ def _go_dense(variable: TableVariable, cause: NoRule) -> None:
     """From now on Keras makes the steps, over all rows; slots stay where they are."""
     variable.table.rule = None
     variable.lazy = False
-    optimizer: Any = variable.keeper() if variable.keeper else None
-    if optimizer in variable.accumulators:
-        index = optimizer._get_variable_index(variable)
-        optimizer._accumulated_gradients[index] = variable.accumulators[optimizer]
     _warn(variable, cause)
 
 
@@ -97,7 +100,7 @@ def _warn(variable: TableVariable, cause: NoRule) -> None:
 
 
 def _rows_of(optimizer: Any, variable: TableVariable, gradient: Any) -> Any:
-    """What stands for the whole gradient in `apply`: those of the rows `variable.rows`, (n, D).
+    """What stands for the whole gradient in `apply`: those of the batch's rows, (n, D).
 
     None where the batch is only one of several whose gradients are summed up first.
     """
@@ -111,13 +114,15 @@ def _rows_of(optimizer: Any, variable: TableVariable, gradient: Any) -> Any:
         if (int(optimizer._iterations.numpy()) + 1) % several:
             return None
         ids, gradients = accumulator.take()
-    variable.rows = ids
+    variable.batches.append(ids)
     return torch.from_numpy(gradients)
 
 
-def _step(optimizer: Any, variable: TableVariable, gradients: Any) -> None:
+def _step(
+    optimizer: Any, variable: TableVariable, ids: Any, gradients: Any, learning_rate: Any
+) -> None:
     """Makes the optimizer's step by rows. Where that cannot be done, NoRule says why."""
-    rate, number = learning_rate(optimizer), iteration(optimizer)
+    rate, number = float(keras.ops.convert_to_numpy(learning_rate)), iteration(optimizer)
     try:
         if not 0 <= rate < math.inf:
             raise ValueError(f"the learning rate {rate} is none that a rule by rows takes")
@@ -125,7 +130,7 @@ def _step(optimizer: Any, variable: TableVariable, gradients: Any) -> None:
     except ValueError as cause:
         raise NoRule(f"{cause}") from cause
     variable.update(
-        variable.rows,
+        ids,
         gradients.numpy(),
         rate,
         iteration=number,
@@ -133,10 +138,9 @@ def _step(optimizer: Any, variable: TableVariable, gradients: Any) -> None:
     )
 
 
-def _whole(variable: TableVariable, gradients: Any) -> Any:
-    """The gradient of all rows, from those of `variable.rows`."""
-    ids = torch.from_numpy(variable.rows)
-    return torch.zeros(tuple(variable.shape)).index_add_(0, ids, gradients)
+def _whole(variable: TableVariable, ids: Any, gradients: Any) -> Any:
+    """The gradient of all rows, from those of the rows ids (n,)."""
+    return torch.zeros(tuple(variable.shape)).index_add_(0, torch.from_numpy(ids), gradients)
 
 
 def _is_wrapper(optimizer: Any) -> bool:
@@ -173,14 +177,22 @@ def _add_slot(
 
 
 def _add_accumulator(optimizer: Any, variable: TableVariable) -> Any:
-    """Adds the variable that Keras would, and returns what stands for it in Keras's sums: a zero,
-    for the table sums by itself."""
+    """Adds the variable that Keras would, which sums by rows where it can."""
     with keras.name_scope(optimizer.name, caller=optimizer):
         name = _full_name(variable, _ACCUMULATOR)
         accumulator = AccumulatorVariable(*variable.table.shape, name)
     optimizer._track_variable(accumulator)
     variable.accumulators[optimizer] = accumulator
-    return keras.Variable(0.0, trainable=False, name="nothing")
+    return accumulator
+
+
+def _hand_out_sums(optimizer: Any) -> None:
+    """What Keras adds to a table's gradient: nothing, where the rows' sums are in it already."""
+    for index, variable in enumerate(optimizer._trainable_variables):
+        if isinstance(variable, TableVariable) and optimizer in variable.accumulators:
+            sums = variable.accumulators[optimizer]
+            own = _steps_itself(variable) and _keeper(variable) is optimizer
+            optimizer._accumulated_gradients[index] = sums.nothing if own else sums
 
 
 def _full_name(variable: TableVariable, name: str) -> str:
@@ -190,6 +202,9 @@ def _full_name(variable: TableVariable, name: str) -> str:
 @around(BaseOptimizer, "_overwrite_variables_directly_with_gradients")
 def _take_rows(original: Any, self: Any, grads: Any, variables: Any) -> Any:
     rest = []
+    for variable in variables:
+        if isinstance(variable, TableVariable):
+            variable.batches.clear()
     for gradient, variable in zip(grads, variables, strict=True):
         if isinstance(variable, TableVariable):
             if not in_stateless_scope():
@@ -201,6 +216,8 @@ def _take_rows(original: Any, self: Any, grads: Any, variables: Any) -> Any:
                 continue
             gradient = gradient.to_dense() if gradient.is_sparse else gradient
         rest.append((gradient, variable))
+    if self.gradient_accumulation_steps:
+        _hand_out_sums(self)
     return original(self, [g for g, _ in rest], [v for _, v in rest])
 
 
@@ -216,13 +233,14 @@ def _step_tables(
     rest = []
     for gradient, variable in zip(grads, trainable_variables, strict=True):
         if _steps_itself(variable):
+            ids = variable.batches.pop(0)
             try:
-                _step(self, variable, gradient)
+                _step(self, variable, ids, gradient, learning_rate)
                 continue
             except NoRule as cause:
                 _go_dense(variable, cause)
                 self._apply_weight_decay([variable])
-                gradient = _whole(variable, gradient)
+                gradient = _whole(variable, ids, gradient)
         rest.append((gradient, variable))
     if rest:
         return original(self, [g for g, _ in rest], [v for _, v in rest], learning_rate)
@@ -232,8 +250,16 @@ def _step_tables(
     return None
 
 
+def _empty_sums(original: Any, self: Any) -> None:
+    original(self)
+    for variable in self._trainable_variables:
+        if isinstance(variable, TableVariable) and self in variable.accumulators:
+            variable.accumulators[self].forget()
+
+
 for _owner in (BaseOptimizer, TorchParallelOptimizer):
     around(_owner, "_backend_update_step")(_step_tables)
+    around(_owner, "_backend_reset_gradient_accumulators")(_empty_sums)
 
 
 def _steps_itself(variable: Any) -> bool:

@@ -102,9 +102,17 @@ class Embedding(keras.layers.Embedding):
 
     def add_weight(self, *args: Any, name: str | None = None, **options: Any) -> Any:
         """Makes a variable, as Keras does; on a table, if it is one row per id."""
-        dtype = keras.backend.standardize_dtype(options.get("dtype") or self.variable_dtype)
-        if name not in ("embeddings", "lora_embeddings_a") or "float" not in dtype or args:
+        given = dict(zip(("shape", "initializer", "dtype"), args, strict=False))
+        if (
+            name not in ("embeddings", "lora_embeddings_a")
+            or len(args) > 3
+            or given.keys() & options
+        ):
             return super().add_weight(*args, name=name, **options)
+        options = given | options
+        dtype = keras.backend.standardize_dtype(options.get("dtype") or self.variable_dtype)
+        if "float" not in dtype or options.pop("overwrite_with_gradient", False):
+            return super().add_weight(name=name, **options)
         if dtype == "float32":
             variable = self._add_table(name=name, **options)
         else:
@@ -123,19 +131,21 @@ class Embedding(keras.layers.Embedding):
         *,
         name: str,
         shape: tuple[int, int],
-        initializer: Any,
+        initializer: Any = None,
         dtype: Any = None,
+        trainable: bool = True,
         regularizer: Any = None,
         constraint: Any = None,
-        trainable: bool = True,
+        **options: Any,
     ) -> TableVariable:
         with keras.name_scope(self.name, caller=self):
             variable = TableVariable(
-                initializer=keras.initializers.get(initializer),
+                initializer=keras.initializers.get(initializer or "glorot_uniform"),
                 shape=shape,
                 dtype="float32",
                 trainable=trainable,
                 name=name,
+                **options,
             )
         variable.regularizer = keras.regularizers.get(regularizer)
         variable.constraint = keras.constraints.get(constraint)

@@ -78,11 +78,6 @@ def _check_momentum_product(optimizer: Any, rule: rules.Nadam) -> None:
         raise NoRule(f"its momentum product is {kept:g}, where its iterations make {expected:g}")
 
 
-def learning_rate(optimizer: Any) -> float:
-    """The rate of the step about to be made."""
-    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-
-
 def iteration(optimizer: Any) -> int:
     """The number of the step about to be made, counted from 1."""
     return int(keras.ops.convert_to_numpy(optimizer.iterations)) + 1

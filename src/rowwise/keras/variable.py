@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import torch
+from keras.src.backend import in_stateless_scope
 from numpy.typing import NDArray
 
 from rowwise.memory import matrix
@@ -35,7 +36,7 @@ class TableVariable(keras.Variable):
         """No optimizer has this table in its care."""
         self.keeper: weakref.ref[Any] | None = None  # the optimizer whose rule the table has
         self.lazy = False  # whether the table makes its steps, and not Keras
-        self.rows: NDArray[np.int64] = np.empty(0, np.int64)  # of the gradient being applied
+        self.batches: list[NDArray[np.int64]] = []  # ids of the gradients being applied
         # Slots of every optimizer that came by: optimizer -> {slot name: variable}
         self.slots: weakref.WeakKeyDictionary[Any, dict[str, SlotVariable]] = (
             weakref.WeakKeyDictionary()
@@ -59,7 +60,7 @@ class TableVariable(keras.Variable):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has its own optimizer, or none yet.
-        dropped = ("keeper", "lazy", "rows", "slots", "accumulators")
+        dropped = ("keeper", "lazy", "batches", "slots", "accumulators")
         return {name: value for name, value in self.__dict__.items() if name not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -92,6 +93,8 @@ class AccumulatorVariable(keras.Variable):
     def __init__(self, rows: int, dim: int, name: str) -> None:
         self._extent = (rows, dim)
         self._touched: list[NDArray[np.int64]] = []
+        # What Keras adds to gradients in which the sums are already.
+        self.nothing = keras.Variable(0.0, trainable=False, name="nothing")
         super().__init__(np.zeros(()), dtype="float32", trainable=False, name=name)
 
     def _initialize(self, value: Any) -> None:
@@ -120,3 +123,8 @@ class AccumulatorVariable(keras.Variable):
         self._sums[ids] = 0
         self._touched = []
         return ids, sums
+
+    def forget(self) -> None:
+        """All sums are zero again."""
+        if not in_stateless_scope():
+            self.take()

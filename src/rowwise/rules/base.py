@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -150,8 +151,10 @@ class Rule:
     def _check(self, argument: str, low: float, high: float, *, above: bool = False) -> None:
         """Refuses a hyperparameter outside [low, high), or (low, high) if `above`."""
         value = getattr(self, argument)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(f"{argument} must be a number, not {value!r}")
+        if not isinstance(value, int | float):  # NumPy's
+            object.__setattr__(self, argument, value := float(value))
         if not (low < value if above else low <= value) or not value < high:
             bracket = "(" if above else "["
             raise ValueError(f"{argument}={value} is outside {bracket}{low:g}, {high:g})")

@@ -13,8 +13,9 @@ class Lion(Rule):
         w <- w - lr sign(beta_1 m + (1 - beta_1) g)
         m <- beta_2 m + (1 - beta_2) g
 
-    A missed step moves w by lr against the sign of m, which never changes by itself: the sum of
-    the learning rates, however many steps were missed.
+    A missed step moves w by lr against the sign of m, which never changes by itself while both
+    betas are above 1/2: the sum of the learning rates, however many steps were missed. With a
+    smaller beta the product with m becomes 0 in float32 some day; every step visits every row.
 
     Args:
         learning_rate: lr of a step that is given no other.
@@ -54,6 +55,11 @@ class Lion(Rule):
     def motion(self) -> Motion:
         """m decays by beta_2; w moves by lr at every step."""
         return Motion(slot_decay=(self.beta_2,), ratio=1.0, terms=1, endless=True)
+
+    @property
+    def lazy(self) -> bool:
+        """Whether the sign of m lasts: half the smallest float32 is 0, more of it is itself."""
+        return self.beta_1 > 0.5 and self.beta_2 > 0.5
 
     def scales(self, learning_rate: float, iteration: int) -> Scales:
         """lr."""

@@ -38,6 +38,9 @@ _METADATA = {
     torch.Tensor.is_shared,
 }  # fmt: skip
 
+# What would give the parameter other memory than its table's.
+_MOVES = (torch.Tensor.data.__set__, torch.Tensor.share_memory_)
+
 # Tables by the address of their memory, for tensors over it that are not of this class.
 _at: weakref.WeakValueDictionary[int, Table] = weakref.WeakValueDictionary()
 # NumPy's views of a table's memory, which nobody can bring to now when they are read.
@@ -95,6 +98,8 @@ class TableParameter(torch.Tensor):
         if func in _METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
+        if func in _MOVES and isinstance(args[0], TableParameter):
+            return args[0].take_memory(func, *args[1:])
         parameters = _parameters_in([args, kwargs])
         for parameter in parameters:
             parameter.bring_to_now()
@@ -103,6 +108,27 @@ class TableParameter(torch.Tensor):
             for parameter in parameters:
                 parameter._watch(result)
         return result
+
+    def take_memory(self, func: Any, *args: Any) -> Any:
+        """self.data = values, or share_memory_(): the memory stays the table's."""
+        values = args[0] if args else None
+        if values is self:
+            return None
+        if values is not None and self.owner is not None:  # a view that goes its own way
+            self.__class__ = torch.Tensor
+            return func(self, values)
+        if values is None or values.dtype != self.dtype or values.shape != self.shape:
+            what = "shared memory" if values is None else f"{tuple(values.shape)} {values.dtype}"
+            raise RuntimeError(
+                f"the memory of a rowwise table, {tuple(self.shape)} {self.dtype}, cannot become "
+                f"{what}; a layer that has to move there is keras.layers.Embedding"
+            )
+        values = values.plain() if isinstance(values, TableParameter) else values
+        memory = self.plain()
+        if memory.data_ptr() != values.data_ptr() or memory.stride() != values.stride():
+            with torch.no_grad():
+                memory.copy_(values)
+        return None
 
     def _watch(self, result: Any) -> None:
         """Makes what lies in the same memory as current as this parameter is."""
