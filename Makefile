@@ -23,6 +23,7 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt fbgemm-gpu-cpu  # a peer
 	$(BIN)/python benchmarks/keras_step.py
 	$(BIN)/python benchmarks/torch_step.py
 	$(BIN)/python benchmarks/pooled.py

@@ -26,6 +26,14 @@ every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 near = {"rtol": 1e-4, "atol": 5e-6}
 
 
+@pytest.fixture(autouse=True)
+def heeds_interrupts():
+    """A process that a shell started in the background ignores Ctrl-C until told otherwise."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def fit(model, first=0, last=32, **options):
     """Batches first..last of eight sequences each."""
     ids, answers = data()
