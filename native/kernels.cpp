@@ -20,11 +20,16 @@ struct Row {
         for (int i = 0; i < R::slots; ++i) z[i] = store.slots[i] + id * store.dim;
     }
 
+    // Asks for one line, or for all.
     template <bool Write>
-    void prefetch(int64_t dim, bool slots) const {
-        prefetch_row<Write>(w, dim);
+    void ask(int64_t d, bool slots) const {
+        __builtin_prefetch(w + d, Write);
         if (slots)
-            for (int i = 0; i < R::slots; ++i) prefetch_row<Write>(z[i], dim);
+            for (int i = 0; i < R::slots; ++i) __builtin_prefetch(z[i] + d, Write);
+    }
+
+    void ask_all(int64_t dim, bool slots) const {
+        for (int64_t d = 0; d < dim && d < kHead; d += kLine) ask<false>(d, slots);
     }
 
     Slots<R::slots> load(int64_t d) const {
@@ -112,28 +117,24 @@ void replay_where_it_fails(const Past<R>& past, const Rule& rule, const RowState
     }
 }
 
-// out <- the row's present value
-template <class R>
+// out <- the row's present value. Calls ask(d) before each line's arithmetic.
+template <class R, class Ask>
 void value_at(const Past<R>& past, const Rule& rule, const RowState& state, const Row<R>& row,
-              float* __restrict out) {
+              float* __restrict out, Ask&& ask) {
     const int64_t dim = past.store.dim;
     const float* __restrict w = row.w;
-    if (state.stamp == past.now) {
-        std::memcpy(out, w, dim * sizeof(float));
-        return;
-    }
     Skip scratch;
     const Skip k = past.missed(state, scratch);  // a copy the compiler knows nobody else writes
     if (!past.slots_matter(state)) {
-        for (int64_t d = 0; d < dim; ++d) out[d] = R::untouched(k, w[d]);
+        by_lines(dim, ask, [&](int64_t d) { out[d] = R::untouched(k, w[d]); });
         return;
     }
     const Hyper h = rule.hyper;
-    for (int64_t d = 0; d < dim; ++d) {
+    by_lines(dim, ask, [&](int64_t d) {
         float value = w[d];
         R::move(k, h, value, row.load(d));
         out[d] = value;
-    }
+    });
     if (replays(k, h, row, dim)) replay_where_it_fails(past, rule, state, row, k, out);
 }
 
@@ -148,7 +149,7 @@ void catch_up(const Past<R>& past, const Rule& rule, const RowState& state, cons
     const bool replayed = replays(k, h, row, dim);
     if (replayed) {
         const Scratch<float> present(dim);
-        value_at(past, rule, state, row, present.data);
+        value_at(past, rule, state, row, present.data, [](int64_t) {});
         std::memcpy(row.w, present.data, dim * sizeof(float));
     }
     for (int64_t d = 0; d < dim; ++d) {
@@ -161,15 +162,17 @@ void catch_up(const Past<R>& past, const Rule& rule, const RowState& state, cons
     }
 }
 
-// What the row missed, then one step with gradient g (dim,), in one pass over the row.
+// What the row missed, then one step with gradient g (dim,), in one pass over the row. Asks for the
+// row `ahead`.
 template <class R>
 void skip_and_step(const Skip& skip, const Rule& rule, const Step& step, const Row<R>& row,
-                   const float* __restrict g, int64_t dim) {
+                   const float* __restrict g, int64_t dim, const Row<R>& ahead) {
     const Skip k = skip;
     const Hyper h = rule.hyper;
     const Step s = step;
     float* __restrict w = row.w;
-    for (int64_t d = 0; d < dim; ++d) {
+    const auto ask = [&](int64_t d) { ahead.template ask<true>(d, true); };
+    by_lines(dim, ask, [&](int64_t d) {
         float value = w[d];
         auto slots = row.load(d);
         R::move(k, h, value, slots);
@@ -177,7 +180,7 @@ void skip_and_step(const Skip& skip, const Rule& rule, const Step& step, const R
         R::step(s, h, g[d], value, slots);
         w[d] = value;
         row.store(d, slots);
-    }
+    });
 }
 
 // The present value (dim,) of row ids[i] of the n: in the table, where the row is current, or else
@@ -188,14 +191,15 @@ const float* present(const Past<R>& past, const Rule& rule, const int64_t* ids, 
     const Store& store = past.store;
     const bool lazy = past.now != 0;
     if (lazy && i + 2 * kAhead < n) __builtin_prefetch(store.states + ids[i + 2 * kAhead]);
-    if (i + kAhead < n) {
-        const int64_t id = ids[i + kAhead];
-        const bool slots = lazy && past.slots_matter(store.states[id]);
-        Row<R>(store, id).template prefetch<false>(store.dim, slots);
+    const int64_t next = ids[i + kAhead < n ? i + kAhead : i];
+    const Row<R> row(store, ids[i]), ahead(store, next);
+    const bool slots = lazy && past.slots_matter(store.states[next]);
+    if (!lazy || store.states[ids[i]].stamp == past.now) {
+        ahead.ask_all(store.dim, slots);
+        return row.w;
     }
-    const Row<R> row(store, ids[i]);
-    if (!lazy || store.states[ids[i]].stamp == past.now) return row.w;
-    value_at(past, rule, store.states[ids[i]], row, out);
+    value_at(past, rule, store.states[ids[i]], row, out,
+             [&](int64_t d) { ahead.template ask<false>(d, slots); });
     return out;
 }
 
@@ -223,7 +227,6 @@ void update_rows(Store& store, const Rule& rule, const Clock& clock, const Step&
         for (int64_t i = begin; i < end; ++i) {
             if (i + 2 * kAhead < distinct) __builtin_prefetch(store.states + ids[i + 2 * kAhead], 1);
             if (i + kAhead < distinct) {
-                Row<R>(store, ids[i + kAhead]).template prefetch<true>(dim, true);
                 const uint32_t position = plan.positions[plan.start[i + kAhead]];
                 prefetch_row<false>(gradients + int64_t{position} * dim, dim);
             }
@@ -245,7 +248,8 @@ void update_rows(Store& store, const Rule& rule, const Clock& clock, const Step&
                 catch_up(past, rule, state, row);
                 skip = past.recent;  // nothing missed any more
             }
-            skip_and_step(*skip, rule, step, row, g, dim);
+            const Row<R> ahead(store, ids[i + kAhead < distinct ? i + kAhead : i]);
+            skip_and_step(*skip, rule, step, row, g, dim, ahead);
             state.stamp = step.stamp;
             ++state.updates;
             state.last_update = step.number;

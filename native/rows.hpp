@@ -19,11 +19,28 @@ struct Scratch {
     Scratch& operator=(const Scratch&) = delete;
 };
 
+constexpr int64_t kLine = 16;  // floats of a cache line
+// The head of a wide row is enough: the processor's own prefetcher sees the rest coming.
+constexpr int64_t kHead = 128;
+
 template <bool Write>
 inline void prefetch_row(const float* row, int64_t dim) {
-    // The head of a wide row is enough: the processor's own prefetcher sees the rest coming.
-    const int64_t floats = dim < 128 ? dim : 128;
-    for (int64_t d = 0; d < floats; d += 16) __builtin_prefetch(row + d, Write);
+    const int64_t floats = dim < kHead ? dim : kHead;
+    for (int64_t d = 0; d < floats; d += kLine) __builtin_prefetch(row + d, Write);
+}
+
+// Calls work(d) for 0 <= d < dim, and ask(d) before each line: lines of rows ahead, asked for one by
+// one between arithmetic, come while it goes on; asked for all at once they would hold it up.
+template <class Ask, class Work>
+inline void by_lines(int64_t dim, Ask&& ask, Work&& work) {
+    int64_t line = 0;
+    for (; line + kLine <= dim; line += kLine) {
+        if (line < kHead) ask(line);
+#pragma GCC ivdep
+        for (int64_t d = line; d < line + kLine; ++d) work(d);
+    }
+    if (line < dim && line < kHead) ask(line);
+    for (; line < dim; ++line) work(line);
 }
 
 // rows (end - begin,) <- where the present values of rows ids[begin..end) of the n are: in the
