@@ -1,5 +1,6 @@
 # make demo: set up, train on real text, show the result.   make test: set up, pass the tests.
 # make check: format, lint, types.                           make bench: us beside each peer.
+# make check-native: the native code under the address, undefined-behaviour and thread sanitizers.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -7,7 +8,7 @@ SOURCES := $(shell find src native -type f -not -name '*.pyc') CMakeLists.txt py
 
 export KERAS_BACKEND = torch
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check check-native bench clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -22,7 +23,19 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed
+check-native: build/address,undefined/check build/thread/check
+	build/address,undefined/check
+	build/thread/check
+
+build/%/check: $(SOURCES) tests/native/check.cpp $(VENV)/.installed
+	$(BIN)/cmake -S . -B build/$* -DROWWISE_TOOLS=ON -DROWWISE_SANITIZE=$* -DCMAKE_BUILD_TYPE=Debug
+	$(BIN)/cmake --build build/$* --target check --parallel 2
+
+build/tools/limit: $(SOURCES) benchmarks/limit.cpp $(VENV)/.installed
+	$(BIN)/cmake -S . -B build/tools -DROWWISE_TOOLS=ON
+	$(BIN)/cmake --build build/tools --target limit --parallel 2
+
+bench: $(VENV)/.installed build/tools/limit
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt fbgemm-gpu-cpu  # a peer
 	$(BIN)/python benchmarks/keras_step.py
 	$(BIN)/python benchmarks/torch_step.py

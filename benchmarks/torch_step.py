@@ -24,7 +24,7 @@ import rowwise.torch
 
 DIM, BAGS, LENGTH, THREADS = 64, 4096, 16, 2
 RATE = 0.01
-WARM_UP, STEPS = 60, 30  # so many that most rows have been touched before, as in training
+WARM_UP, STEPS = 250, 30  # past the first steps, most rows touched before, as in training
 DENSE_WARM_UP, DENSE_STEPS = 2, 7
 
 # The vectors of bags (BAGS, LENGTH); and what to do before and after the backward pass.
