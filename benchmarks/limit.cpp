@@ -6,6 +6,8 @@
 // medians in milliseconds, and ours over the limit.
 //
 //     limit [--rows N] [--dim N] [--ids N] [--threads N] [--repeats N] [--zipf]
+//     limit --ahead N         how many rows ahead the bare loops ask for
+//     limit --together        the bare loops' weights and slots of a row lie side by side
 //     limit --only lookup|plan|update|nothing ...     one piece alone, for counting instructions
 #include <algorithm>
 #include <chrono>
@@ -23,9 +25,9 @@ using Ids = std::vector<int64_t>;
 namespace {
 
 struct Options {
-    int64_t rows = 4'000'000, dim = 64, ids = 65'536, repeats = 60, steps = 150;
+    int64_t rows = 4'000'000, dim = 64, ids = 65'536, repeats = 60, steps = 150, ahead = 3;
     int threads = 2;
-    bool zipf = false;
+    bool zipf = false, together = false;
     std::string only;
 };
 
@@ -33,8 +35,8 @@ Options read_options(int count, char** arguments) {
     Options o;
     for (int i = 1; i < count; ++i) {
         const std::string name = arguments[i];
-        if (name == "--zipf") {
-            o.zipf = true;
+        if (name == "--zipf" || name == "--together") {
+            (name == "--zipf" ? o.zipf : o.together) = true;
             continue;
         }
         if (i + 1 == count) {
@@ -49,50 +51,57 @@ Options read_options(int count, char** arguments) {
         else if (name == "--threads") o.threads = std::atoi(value);
         else if (name == "--repeats") o.repeats = std::atoll(value);
         else if (name == "--steps") o.steps = std::atoll(value);
+        else if (name == "--ahead") o.ahead = std::atoll(value);
         else {
             std::fprintf(stderr, "limit: there is no option %s\n", name.c_str());
             std::exit(2);
         }
     }
-    if (o.rows < 1 || o.dim < 1 || o.ids < 1 || o.repeats < 1 || o.threads < 1 || o.steps < 0) {
-        std::fprintf(stderr, "limit: rows, dim, ids, repeats and threads must be at least 1\n");
+    if (o.rows < 1 || o.dim < 1 || o.ids < 1 || o.repeats < 1 || o.threads < 1 || o.steps < 0 ||
+        o.ahead < 0) {
+        std::fprintf(stderr, "limit: rows, dim, ids, repeats and threads must be at least 1, ahead 0\n");
         std::exit(2);
     }
     return o;
 }
 
-constexpr int64_t kAhead = 3, kLine = 16;
+// Where the bare loops find the rows of weights and two slots.
+struct Arrays {
+    float* first[3];
+    int64_t stride, dim, ahead;
+};
+
+constexpr int64_t kLine = 16;
 
 // Calls work(row of weights, of slot 0, of slot 1, position) for all ids, asking for rows ahead.
 template <bool Write, class Work>
-void each_row(const Store& store, const Ids& ids, Work&& work) {
+void each_row(const Arrays& a, const Ids& ids, Work&& work) {
     const auto n = static_cast<int64_t>(ids.size());
-    float* const arrays[] = {store.weights, store.slots[0], store.slots[1]};
     parallel(n, 512, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-            if (i + kAhead < n)
-                for (const float* array : arrays)
-                    for (int64_t d = 0; d < store.dim; d += kLine)
-                        __builtin_prefetch(array + ids[i + kAhead] * store.dim + d, Write);
-            const int64_t at = ids[i] * store.dim;
-            work(arrays[0] + at, arrays[1] + at, arrays[2] + at, i);
+            if (i + a.ahead < n)
+                for (const float* first : a.first)
+                    for (int64_t d = 0; d < a.dim; d += kLine)
+                        __builtin_prefetch(first + ids[i + a.ahead] * a.stride + d, Write);
+            const int64_t at = ids[i] * a.stride;
+            work(a.first[0] + at, a.first[1] + at, a.first[2] + at, i);
         }
     });
 }
 
-void gather(const Store& store, const Ids& ids, float* out) {
-    each_row<false>(store, ids, [&](const float* w, const float* m, const float* v, int64_t i) {
-        float* __restrict to = out + i * store.dim;
-        for (int64_t d = 0; d < store.dim; ++d) to[d] = w[d] + m[d] + v[d];
+void gather(const Arrays& a, const Ids& ids, float* out) {
+    each_row<false>(a, ids, [&](const float* w, const float* m, const float* v, int64_t i) {
+        float* __restrict to = out + i * a.dim;
+        for (int64_t d = 0; d < a.dim; ++d) to[d] = w[d] + m[d] + v[d];
     });
 }
 
 // With duplicates, two threads may change a row at once, so that it is done for distinct ids.
-void change(const Store& store, const Ids& ids, const float* by) {
-    each_row<true>(store, ids, [&](float* __restrict w, float* __restrict m, float* __restrict v,
-                                   int64_t i) {
-        const float* __restrict g = by + i * store.dim;
-        for (int64_t d = 0; d < store.dim; ++d) {
+void change(const Arrays& a, const Ids& ids, const float* by) {
+    each_row<true>(a, ids, [&](float* __restrict w, float* __restrict m, float* __restrict v,
+                               int64_t i) {
+        const float* __restrict g = by + i * a.dim;
+        for (int64_t d = 0; d < a.dim; ++d) {
             w[d] += 1e-9f * g[d];
             m[d] += 1e-9f;
             v[d] += 1e-9f;
@@ -153,14 +162,24 @@ int main(int count, char** arguments) {
     for (int64_t i = 0; i < o.ids * o.dim; ++i) vectors[i] = static_cast<float>(i % 7 - 3);
     for (int64_t i = 0; i < o.steps; ++i) table.update(table.plan(fresh_ids()), vectors);
 
+    const Store& store = table.store();
+    const int64_t size = o.rows * o.dim;
+    const testbed::Zeros side_by_side(o.together ? 3 * size * sizeof(float) : 1);
+    auto* block = static_cast<float*>(side_by_side.memory);
+    if (o.together)
+        for (int64_t i = 0; i < 3 * size; ++i) block[i] = 1;
+    const Arrays arrays =
+        o.together ? Arrays{{block, block + o.dim, block + 2 * o.dim}, 3 * o.dim, o.dim, o.ahead}
+                   : Arrays{{store.weights, store.slots[0], store.slots[1]}, o.dim, o.dim, o.ahead};
+
     std::vector<double> times[5], lookups, steps;
     for (int64_t i = 0; i < o.repeats; ++i) {
         const Ids theirs = fresh_ids(), once = distinct(theirs, o.rows), ours = fresh_ids();
         Plan plan;
         const double t[] = {
-            milliseconds([&] { gather(table.store(), theirs, vectors); }),
+            milliseconds([&] { gather(arrays, theirs, vectors); }),
             milliseconds([&] { table.lookup(ours, vectors); }),
-            milliseconds([&] { change(table.store(), once, vectors); }),
+            milliseconds([&] { change(arrays, once, vectors); }),
             milliseconds([&] { plan = table.plan(ours); }),
             milliseconds([&] { table.update(plan, vectors); }),
         };
