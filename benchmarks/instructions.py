@@ -1,8 +1,8 @@
 """Instructions per id of the hot kernels, counted by Valgrind: a figure that does not depend on how
 busy the machine is, by which a change can be judged.
 
-Counts whole runs of `build/tools/limit --only` with few and with many repeats; the difference is the
-repeats' own. Valgrind runs the AVX2 copy of the kernels.
+Counts whole runs of `build/tools/limit --only` with few and with many repeats; the difference is
+the repeats' own. Valgrind runs the AVX2 copy of the kernels.
 
     make build/tools/limit && python benchmarks/instructions.py
 """
