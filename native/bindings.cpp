@@ -181,14 +181,17 @@ Bags make_bags(const Ids& ids, const Ids& offsets, const Weights& weights) {
             static_cast<int64_t>(offsets.size()) - 1};
 }
 
-// (n,) the bag of each position.
-std::vector<uint32_t> bag_of_each(const Bags& bags) {
-    std::vector<uint32_t> bag_of(bags.n);
-    for (int64_t b = 0; b < bags.count; ++b)
-        std::fill(bag_of.begin() + bags.offsets[b], bag_of.begin() + bags.offsets[b + 1],
-                  static_cast<uint32_t>(b));
-    return bag_of;
-}
+// The plan of a batch of bags, kept for when its gradients are summed or made a step of.
+struct BagPlan {
+    Plan plan;
+    int64_t bags, rows;
+};
+
+// One step's numbers, as Python gives them.
+struct Numbers {
+    int64_t number;
+    double lr, keep, scale, gradient_scale, epsilon_factor;
+};
 
 // A table's buffers and the rule and clock they follow, with one lock: readers beside each other,
 // a writer alone. It is taken without the GIL, or by someone whom no holder waits for.
@@ -262,13 +265,20 @@ class Rows {
         });
     }
 
-    // The distinct ids (m,) of the batch, ascending, and their gradients (m, dim), where `pool`
-    // has the gradients (bags, dim).
-    PerId pool_gradient(Ids ids, Ids offsets, Weights weights, Vectors gradients) const {
+    BagPlan plan_bags(Ids ids, Ids offsets, Weights weights) const {
         const Bags bags = make_bags(ids, offsets, weights);
-        check_size(gradients, bags.count * store_.dim, "gradients must hold one vector per bag");
-        return per_distinct_id(bags, [&](const Plan& plan, const uint32_t* bag_of, float* out) {
-            kernels().pool_gradient(plan, bags, bag_of, store_.dim, gradients.data(), out);
+        check_count(bags.count);
+        const nb::gil_scoped_release release;
+        check_inside(bags);
+        return {make_plan(bags, store_.rows), bags.count, store_.rows};
+    }
+
+    // The distinct ids (m,) of the batch, ascending, and the sums (m, dim) of their gradients,
+    // where `pool` has the gradients (bags, dim).
+    PerId sum_gradients(const BagPlan& batch, Vectors gradients) const {
+        check_fits(batch, gradients);
+        return per_distinct_id(batch.plan, [&](float* out) {
+            kernels().sum_gradients(batch.plan, store_.dim, gradients.data(), out);
         });
     }
 
@@ -277,46 +287,44 @@ class Rows {
         const Bags bags = make_bags(ids, offsets, std::nullopt);
         check_size(gradients, bags.count * store_.dim, "gradients must hold one vector per bag");
         check_size(argmax, bags.count * store_.dim, "argmax must have the shape of gradients");
-        return per_distinct_id(bags, [&](const Plan& plan, const uint32_t* bag_of, float* out) {
-            kernels().pool_max_gradient(plan, bag_of, store_.dim, argmax.data(), gradients.data(),
-                                        out);
+        check_count(bags.count);
+        Plan plan;
+        Buffer<uint32_t> bag_of;
+        {
+            const nb::gil_scoped_release release;
+            check_inside(bags);
+            plan = make_plan(bags.ids, bags.n, store_.rows);
+            bag_of = bag_of_each(bags);
+        }
+        return per_distinct_id(plan, [&](float* out) {
+            kernels().pool_max_gradient(plan, bag_of.data(), store_.dim, argmax.data(),
+                                        gradients.data(), out);
         });
     }
 
     // One step of the whole table: returns -1, or the position of an id outside the table; then
     // nothing changed.
-    int64_t update(Ids ids, Vectors gradients, int64_t number, double lr, double keep,
-                   double scale, double gradient_scale, double epsilon_factor) {
+    int64_t update(Ids ids, Vectors gradients, const Numbers& numbers) {
         const auto n = static_cast<int64_t>(ids.size());
-        if (static_cast<int64_t>(gradients.size()) != n * store_.dim)
-            throw std::invalid_argument("gradients must hold one vector per id");
-        if (n >= int64_t{1} << 32)
-            throw std::invalid_argument("a batch has at most 2**32 - 1 ids");
+        check_size(gradients, n * store_.dim, "gradients must hold one vector per id");
+        check_count(n);
         const nb::gil_scoped_release release;
         const int64_t bad = first_outside(ids.data(), n, store_.rows);
-        if (bad >= 0) return bad;
-        const Plan plan = make_plan(ids.data(), n, store_.rows);
-        const std::unique_lock lock(mutex_);
-        // A clock's epsilon never falls: somebody has set the iteration back.
-        if (epsilon_factor < clock_->epsilon_factor()) bring_to_now();
-        Step step;
-        step.lr = static_cast<float>(lr);
-        step.keep = static_cast<float>(keep);
-        step.scale = static_cast<float>(scale);
-        step.gradient_scale = static_cast<float>(gradient_scale);
-        step.epsilon = static_cast<float>(rule_.hyper.exact_epsilon * epsilon_factor);
-        step.number = number;
-        step.stamp = clock_->now() + (advances_ ? 1 : 0);
-        kernels().update(store_, rule_, *clock_, step, plan, gradients.data());
-        if (advances_) clock_->advance({scale, keep, epsilon_factor});
-        return -1;
+        if (bad < 0) step(make_plan(ids.data(), n, store_.rows), gradients.data(), numbers);
+        return bad;
+    }
+
+    // The same with gradients (bags, dim) of a batch of bags.
+    void update_bags(const BagPlan& batch, Vectors gradients, const Numbers& numbers) {
+        check_fits(batch, gradients);
+        const nb::gil_scoped_release release;
+        step(batch.plan, gradients.data(), numbers);
     }
 
     // Returns -1, or the position of an id outside the table; then nothing has changed.
     int64_t refresh(Ids ids) {
         const auto n = static_cast<int64_t>(ids.size());
-        if (n >= int64_t{1} << 32)
-            throw std::invalid_argument("a batch has at most 2**32 - 1 ids");
+        check_count(n);
         const nb::gil_scoped_release release;
         const int64_t bad = first_outside(ids.data(), n, store_.rows);
         if (bad >= 0) return bad;
@@ -347,6 +355,22 @@ class Rows {
     void set_fresh(bool fresh) { store_.fresh = fresh; }
 
   private:
+    void step(const Plan& plan, const float* gradients, const Numbers& numbers) {
+        const std::unique_lock lock(mutex_);
+        // A clock's epsilon never falls: somebody has set the iteration back.
+        if (numbers.epsilon_factor < clock_->epsilon_factor()) bring_to_now();
+        Step step;
+        step.lr = static_cast<float>(numbers.lr);
+        step.keep = static_cast<float>(numbers.keep);
+        step.scale = static_cast<float>(numbers.scale);
+        step.gradient_scale = static_cast<float>(numbers.gradient_scale);
+        step.epsilon = static_cast<float>(rule_.hyper.exact_epsilon * numbers.epsilon_factor);
+        step.number = numbers.number;
+        step.stamp = clock_->now() + (advances_ ? 1 : 0);
+        kernels().update(store_, rule_, *clock_, step, plan, gradients);
+        if (advances_) clock_->advance({numbers.scale, numbers.keep, numbers.epsilon_factor});
+    }
+
     void bring_to_now() {
         if (clock_->now() != 0) kernels().sync(store_, rule_, *clock_);
         clock_->restart();
@@ -355,6 +379,23 @@ class Rows {
     template <class Array>
     static void check_size(const Array& array, int64_t size, const char* message) {
         if (static_cast<int64_t>(array.size()) != size) throw std::invalid_argument(message);
+    }
+
+    static void check_count(int64_t count) {
+        if (count >= int64_t{1} << 32)
+            throw std::invalid_argument("a batch has at most 2**32 - 1 ids and bags");
+    }
+
+    void check_inside(const Bags& bags) const {
+        check_count(bags.n);
+        if (first_outside(bags.ids, bags.n, store_.rows) >= 0)
+            throw std::out_of_range("an id is outside the table");
+    }
+
+    void check_fits(const BagPlan& batch, const Vectors& gradients) const {
+        if (batch.rows != store_.rows)
+            throw std::invalid_argument("the bags were planned for a table of other rows");
+        check_size(gradients, batch.bags * store_.dim, "gradients must hold one vector per bag");
     }
 
     // Calls read(kernels) beside other readers, unless an id is outside: then returns where.
@@ -367,27 +408,16 @@ class Rows {
         return bad;
     }
 
-    // The distinct ids (m,), and the (m, dim) that sum(plan, bag_of, out) writes for them.
+    // The plan's ids (m,), and the (m, dim) that sum(out) writes for them.
     template <class Sum>
-    PerId per_distinct_id(const Bags& bags, Sum&& sum) const {
-        if (bags.n >= int64_t{1} << 32 || bags.count >= int64_t{1} << 32)
-            throw std::invalid_argument("a batch has at most 2**32 - 1 ids and bags");
-        Plan plan;
-        std::vector<uint32_t> bag_of;
-        {
-            const nb::gil_scoped_release release;
-            if (first_outside(bags.ids, bags.n, store_.rows) >= 0)
-                throw std::out_of_range("an id is outside the table");
-            plan = make_plan(bags.ids, bags.n, store_.rows);
-            bag_of = bag_of_each(bags);
-        }
+    PerId per_distinct_id(const Plan& plan, Sum&& sum) const {
         const auto distinct = static_cast<std::size_t>(plan.distinct());
         auto ids = fresh_array<int64_t>(distinct);
         auto sums = fresh_array<float>(distinct, static_cast<std::size_t>(store_.dim));
         {
             const nb::gil_scoped_release release;
             std::copy(plan.ids.begin(), plan.ids.end(), ids.data());
-            sum(plan, bag_of.data(), sums.data());
+            sum(sums.data());
         }
         return {std::move(ids), std::move(sums)};
     }
@@ -419,6 +449,11 @@ NB_MODULE(_native, m) {
           "beta_1"_a = 0.0, "beta_2"_a = 0.0, "epsilon"_a = 0.0, "learning_rate_power"_a = 0.0,
           "l1"_a = 0.0, "l2"_a = 0.0, "beta"_a = 0.0, "shrink"_a = 1.0, "window"_a = 1);
 
+    nb::class_<BagPlan>(m, "BagPlan");
+    nb::class_<Numbers>(m, "Numbers")
+        .def(nb::init<int64_t, double, double, double, double, double>(), "number"_a, "lr"_a,
+             "keep"_a, "scale"_a, "gradient_scale"_a, "epsilon_factor"_a);
+
     nb::class_<Rows>(m, "Rows")
         .def(nb::init<Matrix, Bytes>(), "weights"_a, "states"_a)
         .def("follow", &Rows::follow, "rule"_a, "slots"_a, nb::kw_only(), "fresh"_a, "advances"_a,
@@ -427,12 +462,12 @@ NB_MODULE(_native, m) {
         .def("pool", &Rows::pool, "ids"_a, "offsets"_a, "weights"_a.none(), "out"_a)
         .def("pool_max", &Rows::pool_max, "ids"_a, "offsets"_a, "out"_a, "argmax"_a)
         .def("pool_dots", &Rows::pool_dots, "ids"_a, "offsets"_a, "gradients"_a, "out"_a)
-        .def("pool_gradient", &Rows::pool_gradient, "ids"_a, "offsets"_a, "weights"_a.none(),
-             "gradients"_a)
+        .def("plan_bags", &Rows::plan_bags, "ids"_a, "offsets"_a, "weights"_a.none())
+        .def("sum_gradients", &Rows::sum_gradients, "bags"_a, "gradients"_a)
         .def("pool_max_gradient", &Rows::pool_max_gradient, "ids"_a, "offsets"_a, "argmax"_a,
              "gradients"_a)
-        .def("update", &Rows::update, "ids"_a, "gradients"_a, "number"_a, "lr"_a, "keep"_a,
-             "scale"_a, "gradient_scale"_a, "epsilon_factor"_a)
+        .def("update", &Rows::update, "ids"_a, "gradients"_a, "numbers"_a)
+        .def("update_bags", &Rows::update_bags, "bags"_a, "gradients"_a, "numbers"_a)
         .def("refresh", &Rows::refresh, "ids"_a)
         .def("sync", &Rows::sync)
         .def("slot_values", &Rows::slot_values, "slot"_a, "out"_a)

@@ -227,17 +227,12 @@ void update_rows(Store& store, const Rule& rule, const Clock& clock, const Step&
         for (int64_t i = begin; i < end; ++i) {
             if (i + 2 * kAhead < distinct) __builtin_prefetch(store.states + ids[i + 2 * kAhead], 1);
             if (i + kAhead < distinct) {
-                const uint32_t position = plan.positions[plan.start[i + kAhead]];
-                prefetch_row<false>(gradients + int64_t{position} * dim, dim);
+                const uint32_t source = plan.sources[plan.start[i + kAhead]];
+                prefetch_row<false>(gradients + int64_t{source} * dim, dim);
             }
-            const uint32_t first = plan.start[i], last = plan.start[i + 1];
-            const float* g = gradients + int64_t{plan.positions[first]} * dim;
-            if (last - first > 1) {
-                std::memcpy(sum.data, g, dim * sizeof(float));
-                for (uint32_t p = first + 1; p < last; ++p) {
-                    const float* more = gradients + int64_t{plan.positions[p]} * dim;
-                    for (int64_t d = 0; d < dim; ++d) sum.data[d] += more[d];
-                }
+            const float* g = gradients + int64_t{plan.sources[plan.start[i]]} * dim;
+            if (plan.start[i + 1] - plan.start[i] > 1 || plan.weights.size) {
+                sum_of(plan, i, dim, gradients, sum.data);
                 g = sum.data;
             }
             RowState& state = store.states[ids[i]];
@@ -382,7 +377,7 @@ void read_rows(const Store& store, const Rule& rule, const Clock& clock, const i
 #define ROWWISE_NAME(name) ROWWISE_TEXT(name)
 extern const Kernels table;
 const Kernels table = {ROWWISE_NAME(ROWWISE_ISA), lookup, update, sync, refresh, slot_values,
-                       pool, pool_max, pool_dots, pool_gradient, pool_max_gradient};
+                       pool, pool_max, pool_dots, sum_gradients, pool_max_gradient};
 
 }  // namespace ROWWISE_ISA
 }  // namespace rowwise

@@ -70,20 +70,12 @@ struct Step {
     uint32_t stamp = 0;  // the clock's reading after it
 };
 
-// A batch of bags: bag b holds the ids from offsets[b] to offsets[b + 1].
-struct Bags {
-    const int64_t* ids;      // (n,)
-    const int64_t* offsets;  // (count + 1,) ascending, from 0 to n
-    const float* weights;    // (n,), or null: all are 1
-    int64_t n, count;
-};
-
 struct Kernels {
     const char* name;
     // out (n, dim) <- the present values of rows ids (n,). Writes nothing else.
     void (*lookup)(const Store&, const Rule&, const Clock&, const int64_t* ids, int64_t n,
                    float* out);
-    // Rows of the plan: to now, then one step with their summed gradients (n, dim).
+    // Rows of the plan: to now, then one step with the sums of their gradients.
     void (*update)(Store&, const Rule&, const Clock&, const Step&, const Plan&,
                    const float* gradients);
     // Every row to now; the caller then restarts the clock.
@@ -102,10 +94,10 @@ struct Kernels {
     // out (n,) <- the product of each row with its bag's gradient, of gradients (bags, dim).
     void (*pool_dots)(const Store&, const Rule&, const Clock&, const Bags&,
                       const float* gradients, float* out);
-    // out (distinct, dim) <- the gradient of each distinct id, from gradients (bags, dim) and the
-    // bag of each position, bag_of (n,).
-    void (*pool_gradient)(const Plan&, const Bags&, const uint32_t* bag_of, int64_t dim,
-                          const float* gradients, float* out);
+    // out (distinct, dim) <- the sum of the gradients of each distinct id.
+    void (*sum_gradients)(const Plan&, int64_t dim, const float* gradients, float* out);
+    // The same for `pool_max`, from gradients (bags, dim), a plan of positions and the bag of each,
+    // bag_of (n,).
     void (*pool_max_gradient)(const Plan&, const uint32_t* bag_of, int64_t dim,
                               const int64_t* argmax, const float* gradients, float* out);
 };

@@ -49,25 +49,6 @@ float dot(const float* __restrict a, const float* __restrict b, int64_t dim) {
     return lane[0];
 }
 
-// Calls add(sum (dim,), position) for all positions of each distinct id, in batch order; `from`
-// is what it will read of, (bags, dim), and is asked for ahead.
-template <class Add>
-void each_distinct(const Plan& plan, const uint32_t* bag_of, int64_t dim, const float* from,
-                   float* out, Add&& add) {
-    const auto n = static_cast<int64_t>(plan.positions.size());
-    const uint32_t* positions = plan.positions.data();
-    parallel(plan.distinct(), kRowsPerTask, [&](int64_t begin, int64_t end) {
-        std::memset(out + begin * dim, 0, (end - begin) * dim * sizeof(float));
-        for (int64_t i = begin; i < end; ++i) {
-            for (int64_t p = plan.start[i]; p < plan.start[i + 1]; ++p) {
-                if (p + kAhead < n)
-                    prefetch_row<false>(from + int64_t{bag_of[positions[p + kAhead]]} * dim, dim);
-                add(out + i * dim, positions[p]);
-            }
-        }
-    });
-}
-
 }  // namespace
 
 void pool(const Store& store, const Rule& rule, const Clock& clock, const Bags& bags, float* out) {
@@ -116,21 +97,30 @@ void pool_dots(const Store& store, const Rule& rule, const Clock& clock, const B
     });
 }
 
-void pool_gradient(const Plan& plan, const Bags& bags, const uint32_t* bag_of, int64_t dim,
-                   const float* gradients, float* out) {
-    each_distinct(plan, bag_of, dim, gradients, out, [&](float* __restrict sum, uint32_t p) {
-        const float weight = bags.weights ? bags.weights[p] : 1.0f;
-        const float* __restrict g = gradients + int64_t{bag_of[p]} * dim;
-        for (int64_t d = 0; d < dim; ++d) sum[d] += weight * g[d];
+void sum_gradients(const Plan& plan, int64_t dim, const float* gradients, float* out) {
+    parallel(plan.distinct(), kRowsPerTask, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+            const int64_t next = plan.start[i] + kAhead;
+            if (next < plan.entries())
+                prefetch_row<false>(gradients + int64_t{plan.sources[next]} * dim, dim);
+            sum_of(plan, i, dim, gradients, out + i * dim);
+        }
     });
 }
 
 void pool_max_gradient(const Plan& plan, const uint32_t* bag_of, int64_t dim,
                        const int64_t* argmax, const float* gradients, float* out) {
-    each_distinct(plan, bag_of, dim, gradients, out, [&](float* __restrict sum, uint32_t p) {
-        const int64_t* __restrict at = argmax + int64_t{bag_of[p]} * dim;
-        const float* __restrict g = gradients + int64_t{bag_of[p]} * dim;
-        for (int64_t d = 0; d < dim; ++d) sum[d] += at[d] == p ? g[d] : 0.0f;
+    parallel(plan.distinct(), kRowsPerTask, [&](int64_t begin, int64_t end) {
+        std::memset(out + begin * dim, 0, (end - begin) * dim * sizeof(float));
+        for (int64_t i = begin; i < end; ++i) {
+            float* __restrict sum = out + i * dim;
+            for (uint32_t p = plan.start[i]; p < plan.start[i + 1]; ++p) {
+                const uint32_t position = plan.sources[p];
+                const int64_t* __restrict at = argmax + int64_t{bag_of[position]} * dim;
+                const float* __restrict g = gradients + int64_t{bag_of[position]} * dim;
+                for (int64_t d = 0; d < dim; ++d) sum[d] += at[d] == position ? g[d] : 0.0f;
+            }
+        }
     });
 }
 

@@ -48,13 +48,26 @@ inline void by_lines(int64_t dim, Ask&& ask, Work&& work) {
 void read_rows(const Store&, const Rule&, const Clock&, const int64_t* ids, int64_t n,
                int64_t begin, int64_t end, float* scratch, const float** rows);
 
+// sum (dim,) <- the sum of the gradients of the plan's id number i.
+inline void sum_of(const Plan& plan, int64_t i, int64_t dim, const float* gradients,
+                   float* __restrict sum) {
+    const uint32_t first = plan.start[i], last = plan.start[i + 1];
+    for (uint32_t p = first; p < last; ++p) {
+        const float* __restrict g = gradients + int64_t{plan.sources[p]} * dim;
+        const float weight = plan.weights.size ? plan.weights[p] : 1.0f;
+        if (p == first)
+            for (int64_t d = 0; d < dim; ++d) sum[d] = weight * g[d];
+        else
+            for (int64_t d = 0; d < dim; ++d) sum[d] += weight * g[d];
+    }
+}
+
 // The pooled kernels, described in kernels.hpp.
 void pool(const Store&, const Rule&, const Clock&, const Bags&, float* out);
 void pool_max(const Store&, const Rule&, const Clock&, const Bags&, float* out, int64_t* argmax);
 void pool_dots(const Store&, const Rule&, const Clock&, const Bags&, const float* gradients,
                float* out);
-void pool_gradient(const Plan&, const Bags&, const uint32_t* bag_of, int64_t dim,
-                   const float* gradients, float* out);
+void sum_gradients(const Plan&, int64_t dim, const float* gradients, float* out);
 void pool_max_gradient(const Plan&, const uint32_t* bag_of, int64_t dim, const int64_t* argmax,
                        const float* gradients, float* out);
 

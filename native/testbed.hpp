@@ -86,9 +86,9 @@ class Table {
         step.lr = step.scale = step.gradient_scale = static_cast<float>(kRate);
         step.epsilon = static_cast<float>(kEpsilon);
         step.number = ++steps_;
-        clock_.advance({kRate, 1, 1});
-        step.stamp = clock_.now();
+        step.stamp = clock_.now() + 1;
         kernels().update(store_, rule_, clock_, step, plan, gradients);
+        clock_.advance({kRate, 1, 1});
     }
 
     void sync() {

@@ -3,11 +3,15 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <fstream>
 #include <mutex>
+#include <sstream>
+#include <string>
 #include <thread>
 #include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
+#include <dlfcn.h>
 #include <unistd.h>
 #endif
 
@@ -97,6 +101,37 @@ class Pool {
     bool closing_ = false;
 };
 
+// How code compiled by GCC starts a team of OpenMP threads. Intel's and LLVM's runtimes have it too.
+using Team = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
+
+// Whether this process is a fork's child that has not become another program since: Linux's
+// PF_FORKNOEXEC, in the field after the program's name in brackets and six more.
+bool child_of_fork() {
+    std::ifstream file("/proc/self/stat");
+    std::string line;
+    std::getline(file, line);
+    std::istringstream fields(line.substr(std::min(line.rfind(')') + 1, line.size())));
+    std::string skipped;
+    for (int i = 0; i < 6; ++i) fields >> skipped;
+    unsigned long flags = 0;
+    fields >> flags;
+    return (flags & 0x40) != 0;
+}
+
+// The runtime that the process has loaded for all, as PyTorch's; null without one, or in the child
+// of a fork, where a runtime's threads are gone and it waits for them forever.
+Team openmp() {
+#if defined(__unix__) || defined(__APPLE__)
+    static const long home = child_of_fork() ? -1 : process();
+    static std::atomic<Team> found{nullptr};
+    if (process() != home) return nullptr;
+    if (found == nullptr) found = reinterpret_cast<Team>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+    return found;
+#else
+    return nullptr;
+#endif
+}
+
 std::atomic<int> wanted{0};
 std::atomic<std::mutex*> owner{new std::mutex};  // held by whoever uses the pool
 Pool* pool = nullptr;                // never destroyed at exit: other threads may still run
@@ -130,16 +165,20 @@ void parallel_for(int64_t count, int64_t grain, void (*task)(void*, int64_t, int
         task(context, 0, count);
         return;
     }
-    if (pool == nullptr || pool->forked() || pool_threads != threads) {
-        if (pool != nullptr && !pool->forked()) delete pool;
-        pool = new Pool(threads - 1);
-        pool_threads = threads;
-    }
     Range range;
     range.count = count;
     range.grain = grain;
     range.task = task;
     range.context = context;
+    if (const Team team = openmp()) {
+        team([](void* work) { static_cast<Range*>(work)->work(); }, &range, threads, 0);
+        return;
+    }
+    if (pool == nullptr || pool->forked() || pool_threads != threads) {
+        if (pool != nullptr && !pool->forked()) delete pool;
+        pool = new Pool(threads - 1);
+        pool_threads = threads;
+    }
     pool->run(range);
 }
 

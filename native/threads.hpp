@@ -1,4 +1,5 @@
-// A few sleeping threads of our own, so that no second OpenMP runtime fights a framework's.
+// Work shared out to a few threads: a framework's OpenMP threads where the process has some, for
+// these spin while they wait and would keep others off the cores; else a few sleeping ones of ours.
 #pragma once
 #include <cstdint>
 

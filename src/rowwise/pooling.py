@@ -6,6 +6,7 @@ of its rows; "mean" and "sqrtn" are weighted sums too, with the weights that `no
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -104,31 +105,51 @@ def pool_max_into(table: Table, ids: Ids, offsets: Ids, out: Floats, argmax: Ids
     _check(ids, table._native.pool_max(ids, offsets, out, argmax), table)
 
 
-def pool_gradient(
-    table: Table, ids: Ids, offsets: Ids, weights: Floats | None, gradients: Floats
-) -> tuple[Ids, Floats]:
-    """From the gradients (bags, dim) of `pool_into`'s bags, those of its distinct ids.
+class BagGradient:
+    """The gradient of a batch of bags: gradients (bags, dim), and which rows they belong to.
 
-    Returns:
-        ids (m,) ascending, and their gradients (m, dim), summed in batch order.
+    A row's own gradient is the weighted sum of those of the bags it is in.
     """
-    return table._native.pool_gradient(ids, offsets, weights, gradients)
+
+    def __init__(
+        self, table: Table, ids: Ids, offsets: Ids, weights: Floats | None, gradients: Floats
+    ) -> None:
+        """Sorts the ids; nothing else of the batch is copied but its weights.
+
+        Args:
+            table: whose rows they are.
+            ids, offsets, weights: as for `pool_into`.
+            gradients: (bags, dim) contiguous; read when the sums or the step are made.
+        """
+        self.plan = table._native.plan_bags(ids, offsets, weights)
+        self.gradients = gradients
+        self._native = table._native
+
+    def with_gradients(self, gradients: Floats) -> BagGradient:
+        """The same bags with other gradients (bags, dim)."""
+        other = copy.copy(self)
+        other.gradients = np.ascontiguousarray(gradients, dtype=np.float32)
+        return other
+
+    def rows(self) -> tuple[Ids, Floats]:
+        """Distinct ids (m,) ascending, and their gradients (m, dim), summed in batch order."""
+        return self._native.sum_gradients(self.plan, self.gradients)
 
 
 def coalesce(table: Table, ids: Ids, gradients: Floats) -> tuple[Ids, Floats]:
-    """`pool_gradient` for bags of one id each: each distinct id (m,), and the sum of its gradients.
+    """Each distinct id (m,) of a batch, ascending, and the sum (m, dim) of its gradients.
 
     Args:
         ids: (n,).
         gradients: (n, dim).
     """
-    return pool_gradient(table, ids, np.arange(ids.size + 1), None, gradients)
+    return BagGradient(table, ids, np.arange(ids.size + 1), None, gradients).rows()
 
 
 def pool_max_gradient(
     table: Table, ids: Ids, offsets: Ids, argmax: Ids, gradients: Floats
 ) -> tuple[Ids, Floats]:
-    """`pool_gradient` for `pool_max_into`."""
+    """From the gradients (bags, dim) of `pool_max_into`'s bags, those of its distinct ids."""
     return table._native.pool_max_gradient(ids, offsets, argmax, gradients)
 
 

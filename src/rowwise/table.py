@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from rowwise import _native, pooling, rules
 from rowwise.ids import as_ids, outside
 from rowwise.init import Init, fill
 from rowwise.memory import check_fits, matrix, row_states
+from rowwise.pooling import BagGradient
 from rowwise.rules import Rule
 
 Floats = NDArray[np.float32]
@@ -195,18 +196,13 @@ class Table:
             )
         if check_finite:
             _check_finite(gradients)
-        rate = self.learning_rate if learning_rate is None else _rate(learning_rate)
-        number = self._steps + 1 if iteration is None else _iteration(iteration)
-        scales = self._rule.scales(rate, number)
-        keep = self._rule.keep(rate)
-        if keep <= 0:  # logarithms of the decay would not exist: leave no row waiting for it
-            self.sync()
-        bad = self._native.update(ids, gradients, self._steps + 1, rate, keep, *scales)
-        if bad >= 0:
-            raise outside(ids, bad, self.rows)
-        self._steps += 1
-        if keep <= 0 or not self._rule.lazy or self._native.full:
-            self.sync()
+
+        def by_ids(numbers: _native.Numbers) -> None:
+            bad = self._native.update(ids, gradients, numbers)
+            if bad >= 0:
+                raise outside(ids, bad, self.rows)
+
+        self._step(by_ids, learning_rate, iteration)
 
     def sync(self) -> None:
         """Brings every row to now, in place; no value changes beyond rounding.
@@ -364,6 +360,16 @@ class Table:
         self._states["updates"][touched] += 1
         self._states["last_update"][touched] = self._steps
 
+    def update_bags(
+        self, batch: BagGradient, learning_rate: float | None = None, iteration: int | None = None
+    ) -> None:
+        """`update` with the gradients of bags, which need not be written out id by id."""
+        self._step(
+            lambda numbers: self._native.update_bags(batch.plan, batch.gradients, numbers),
+            learning_rate,
+            iteration,
+        )
+
     @contextmanager
     def keeping(self, row: int) -> Iterator[None]:
         """While it lasts, an update that touches `row` leaves it as it was, and uncounted."""
@@ -389,6 +395,26 @@ class Table:
         self._follow(rule, fresh=self._native.fresh)
 
     # ------------------------------------------------------------------ inner parts
+
+    def _step(
+        self,
+        make: Callable[[_native.Numbers], None],
+        learning_rate: float | None,
+        iteration: int | None,
+    ) -> None:
+        """One step, which `make` makes of the rows; if it raises, nothing has changed."""
+        if self._rule is None:
+            raise ValueError("the table has no rule; give one: Table(..., rule='adam')")
+        rate = self.learning_rate if learning_rate is None else _rate(learning_rate)
+        number = self._steps + 1 if iteration is None else _iteration(iteration)
+        scales = self._rule.scales(rate, number)
+        keep = self._rule.keep(rate)
+        if keep <= 0:  # logarithms of the decay would not exist: leave no row waiting for it
+            self.sync()
+        make(_native.Numbers(self._steps + 1, rate, keep, *scales))
+        self._steps += 1
+        if keep <= 0 or not self._rule.lazy or self._native.full:
+            self.sync()
 
     def _native_rows(self) -> _native.Rows:
         return _native.Rows(self._weights, self._states.view(np.uint8).reshape(-1))

@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -199,3 +201,27 @@ def test_two_processes_train_to_the_numbers_of_one(sparse, tmp_path):
     train(model, torch.optim.Adam(model.parameters(), lr=0.01), 20, seed=0)
     together = torch.load(tmp_path / "state.pt")
     torch.testing.assert_close(together, model.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("parent_trains", [True, False])
+def test_a_forks_child_can_train_after_torch_has_used_its_threads(parent_trains):
+    code = f"""
+import os, numpy as np, torch
+torch.set_num_threads(2)
+torch.ones(1_000_000).exp()
+
+def train():
+    import rowwise
+    rowwise.set_num_threads(2)
+    rowwise.Table(5000, 8, "adam").update(np.arange(5000), np.ones((5000, 8)))
+
+if {parent_trains}:
+    train()
+child = os.fork()
+if child == 0:
+    train()
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+assert os.waitstatus_to_exitcode(status) == 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)

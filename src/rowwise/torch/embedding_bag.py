@@ -78,8 +78,17 @@ class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
         sparse, on_dense = self._gradient_by_rows(), self.weight.dense_gradient_made
         if self.mode == "max":
             return pool_max(self.weight, ids, bounds, sparse, on_dense)
-        pooled = pool(self.weight, ids, bounds, weights, sparse, on_dense)
-        return pooled / bounds.diff().clamp(min=1)[:, None] if self.mode == "mean" else pooled
+        mean = self.mode == "mean"
+        return pool(
+            self.weight,
+            ids,
+            bounds,
+            weights,
+            sparse,
+            on_dense,
+            divisors=bounds.diff().clamp(min=1)[:, None] if mean else None,
+            bags_will_do=not self.sparse,
+        )
 
     def _bags(
         self,

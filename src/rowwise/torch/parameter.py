@@ -75,6 +75,10 @@ class TableParameter(torch.Tensor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
+    def takes_bags(self, accumulation: Any) -> bool:
+        """Whether a gradient on its way to this node of torch's graph may stay one of bags."""
+        return False
+
     def bring_to_now(self) -> None:
         """Called before the memory is touched."""
         self.table.sync()

@@ -12,10 +12,12 @@ from torch.autograd.function import once_differentiable
 from rowwise import pooling
 from rowwise.torch.lookup import being_recorded, empty, whole_ids
 from rowwise.torch.parameter import TableParameter
+from rowwise.torch.weight import no_rows, sparse_rows
 
 
 class _Pool(torch.autograd.Function):
-    """pooled[b, :] = sum of weights[i] * table[ids[i], :] over the positions i of bag b."""
+    """pooled[b, :] = sum of weights[i] * table[ids[i], :] over the positions i of bag b, divided
+    by divisors[b]."""
 
     @staticmethod
     def forward(
@@ -24,30 +26,52 @@ class _Pool(torch.autograd.Function):
         ids: torch.Tensor,
         offsets: torch.Tensor,
         weights: torch.Tensor | None,
+        divisors: torch.Tensor | None,
         sparse: bool,
         on_dense: Callable[[], None] | None,
+        bags_will_do: bool,
     ) -> Any:
         table = parameter.table
         pooled = empty((len(offsets) - 1,), table.dim)
         factors = None if weights is None else weights.detach().numpy()
         pooling.pool_into(table, ids.numpy(), offsets.numpy(), factors, pooled.numpy())
-        ctx.save_for_backward(ids, offsets, weights)
+        if divisors is not None:
+            pooled /= divisors
+        ctx.save_for_backward(ids, offsets, weights, divisors)
         ctx.table, ctx.sparse, ctx.on_dense = table, sparse, on_dense
+        ctx.parameter = parameter if sparse and bags_will_do else None
         return pooled
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        ids, offsets, weights = ctx.saved_tensors
-        batch = ctx.table, ids.numpy(), offsets.numpy()
-        bags = gradient.contiguous().numpy()
-        of_rows = of_weights = None
-        if ctx.needs_input_grad[0]:
-            factors = None if weights is None else weights.detach().numpy()
-            of_rows = _of_rows(ctx, *pooling.pool_gradient(*batch, factors, bags))
-        if ctx.needs_input_grad[3]:
-            of_weights = torch.from_numpy(pooling.pool_weight_gradient(*batch, bags))
-        return of_rows, None, None, of_weights, None, None
+        # Asked here, where a graph of this gradient shows.
+        ctx.as_bags = ctx.parameter is not None and ctx.parameter.takes_bags(
+            ctx.next_functions[0][0]
+        )
+        return _pool_backward(ctx, gradient)
+
+
+@once_differentiable
+def _pool_backward(ctx: Any, gradient: torch.Tensor) -> Any:
+    ids, offsets, weights, divisors = ctx.saved_tensors
+    bags = gradient if divisors is None else gradient / divisors
+    batch = ctx.table, ids.numpy(), offsets.numpy()
+    of_rows = of_weights = None
+    if ctx.needs_input_grad[0]:
+        factors = None if weights is None else weights.detach().numpy()
+        # A copy, where it is kept: the gradient may be the caller's.
+        own = bags.clone() if ctx.as_bags and bags is gradient else bags
+        of_bags = pooling.BagGradient(*batch, factors, own.contiguous().numpy())
+        if ctx.as_bags:
+            of_rows = no_rows(ctx.table.shape)
+            ctx.parameter.bags = of_bags
+        else:
+            of_rows = _of_rows(ctx, *of_bags.rows())
+    if ctx.needs_input_grad[3]:
+        of_weights = torch.from_numpy(
+            pooling.pool_weight_gradient(*batch, bags.contiguous().numpy())
+        )
+    return of_rows, None, None, of_weights, None, None, None, None
 
 
 class _PoolMax(torch.autograd.Function):
@@ -81,13 +105,7 @@ class _PoolMax(torch.autograd.Function):
 
 
 def _of_rows(ctx: Any, distinct: Any, sums: Any) -> torch.Tensor:
-    gradient = torch.sparse_coo_tensor(
-        torch.from_numpy(distinct).reshape(1, -1),
-        torch.from_numpy(sums),
-        ctx.table.shape,
-        check_invariants=False,
-        is_coalesced=True,
-    )
+    gradient = sparse_rows(distinct, sums, ctx.table.shape)
     if ctx.sparse:
         return gradient
     if ctx.on_dense is not None:
@@ -103,6 +121,9 @@ def pool(
     weights: torch.Tensor | None,
     sparse: bool,
     on_dense: Callable[[], None] | None = None,
+    *,
+    divisors: torch.Tensor | None = None,
+    bags_will_do: bool = False,
 ) -> torch.Tensor:
     """Weighted sums of the rows of each bag, differentiable in the rows and the weights.
 
@@ -115,6 +136,8 @@ def pool(
         sparse: whether the optimizer takes a row-sparse gradient, of distinct ids; else it gets a
             dense one.
         on_dense: called when a dense gradient is made.
+        divisors: (bags, 1) what the sums are divided by.
+        bags_will_do: whether a step may take the sparse gradient as bags.
 
     Returns:
         pooled (..., D) or (bags, D) float32; 0 for an empty bag.
@@ -133,7 +156,14 @@ def pool(
     if weights is not None:
         weights = weights.to("cpu", torch.float32).reshape(-1).contiguous()
     pooled: torch.Tensor = _Pool.apply(
-        parameter, whole_ids(ids).cpu().contiguous(), bounds, weights, sparse, on_dense
+        parameter,
+        whole_ids(ids).cpu().contiguous(),
+        bounds,
+        weights,
+        divisors,
+        sparse,
+        on_dense,
+        bags_will_do,
     )
     return pooled.reshape(*shape, pooled.shape[-1]).to(ids.device)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from rowwise.pooling import BagGradient
 from rowwise.rules import Rule
 from rowwise.table import Table
 from rowwise.torch.gradient import RowGradient
@@ -28,11 +29,39 @@ class Weight(TableParameter):
     rule: Rule | None = None  # by which the keeper steps it by rows; None: densely
     stepper: weakref.ref[Any] | None = None  # the optimizer whose slots the table has
     warned = False
+    bags: BagGradient | None = None  # a part of the gradient, not yet summed by rows
 
     @property
     def takes_rows(self) -> bool:
         """Whether the next step will be made by rows."""
         return self.rule is not None and self.keeper is not None and self.keeper() is not None
+
+    def takes_bags(self, accumulation: Any) -> bool:
+        """Whether its keeper's step will take the bags: nobody else sees this gradient first."""
+        if not self.takes_rows or self.bags is not None or torch.is_grad_enabled():
+            return False
+        with torch._C.DisableTorchFunctionSubclass():
+            if self.grad is not None:
+                return False
+        try:
+            return bool(torch._C._will_engine_execute_node(accumulation))
+        except RuntimeError:  # torch.autograd.grad, which hands it to the caller
+            return False
+
+    def gradient_for_step(self) -> BagGradient | torch.Tensor | None:
+        """The gradient, as bags where it is nothing but those."""
+        if self.bags is not None:
+            with torch._C.DisableTorchFunctionSubclass():
+                if self.grad is not None and self.grad.is_sparse and not self.grad._nnz():
+                    return self.bags
+        return self.grad
+
+    def set_gradient(self, gradient: BagGradient | torch.Tensor | None) -> None:
+        """Takes back what `gradient_for_step` gave."""
+        if isinstance(gradient, BagGradient):
+            self.grad, self.bags = no_rows(tuple(self.shape)), gradient
+        else:
+            self.grad = gradient
 
     def warn_once(self, cause: str) -> None:
         """Says why steps are made densely, the first time."""
@@ -66,7 +95,10 @@ class Weight(TableParameter):
         gradient: Any = _gradient_of(self)
         if gradient is not None and gradient.is_sparse:
             self.grad = gradient.to_dense()
-        for name in ("table", "slot", "owner", "keeper", "rule", "stepper", "warned", "_is_param"):
+        for name in (
+            *("table", "slot", "owner", "_is_param"),
+            *("keeper", "rule", "stepper", "warned", "bags"),
+        ):
             self.__dict__.pop(name, None)
         self.__class__ = torch.nn.Parameter  # type: ignore[assignment]
 
@@ -76,6 +108,8 @@ class Weight(TableParameter):
     ) -> Any:
         if func == torch.Tensor.grad.__get__:
             return _gradient_of(args[0])
+        if func in _SET_GRADIENT and isinstance(args[0], Weight):
+            args[0].bags = None
         if func == torch.Tensor.data.__set__ and isinstance(args[0], Weight):
             return _set_data(*args)
         if func == torch.Tensor.share_memory_:
@@ -93,6 +127,9 @@ class Weight(TableParameter):
 
     def _reduced(self) -> tuple[Any, ...]:
         return weight_of, (self.plain(), self.requires_grad)
+
+
+_SET_GRADIENT = (torch.Tensor.grad.__set__, torch.Tensor.grad.__delete__)
 
 
 def weight_of(values: torch.Tensor, requires_grad: bool = True) -> Weight:
@@ -130,9 +167,32 @@ def move_to_table(parameter: torch.nn.Parameter) -> None:
                 optimizer.take_into_care(group)
 
 
-def _gradient_of(weight: torch.Tensor) -> Any:
+def no_rows(shape: tuple[int, ...]) -> torch.Tensor:
+    """A sparse gradient of no row."""
+    # In torch's own memory: another gradient may be added to it in place.
+    ids, gradients = torch.empty((1, 0), dtype=torch.int64), torch.empty((0, shape[1]))
+    return torch.sparse_coo_tensor(ids, gradients, shape, check_invariants=False)
+
+
+def sparse_rows(ids: Any, gradients: Any, shape: tuple[int, ...]) -> torch.Tensor:
+    """A sparse tensor of distinct ids (m,) ascending and their gradients (m, dim), NumPy."""
+    return torch.sparse_coo_tensor(
+        torch.from_numpy(ids).reshape(1, -1),
+        torch.from_numpy(gradients),
+        shape,
+        check_invariants=False,
+        is_coalesced=True,
+    )
+
+
+def _gradient_of(weight: Any) -> Any:
     with torch._C.DisableTorchFunctionSubclass():
-        gradient = weight.grad
+        gradient, bags = weight.grad, weight.bags
+        if bags is not None:
+            ids, sums = bags.rows()
+            rows = sparse_rows(ids, sums, tuple(weight.shape))
+            gradient = rows if gradient is None else gradient + rows
+            weight.grad, weight.bags = gradient, None
         if gradient is None or type(gradient) is not torch.Tensor:
             return gradient
         if gradient.is_sparse and weight.takes_rows:  # else the user asked for a sparse one

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from rowwise.pooling import BagGradient
 from rowwise.rules import Rule, pytorch
+from rowwise.table import Table
 from rowwise.torch.lookup import rows_and_gradients
 from rowwise.torch.optim.state import give_back_slots, take_up_slots
 from rowwise.torch.parameter import seen_by_numpy
@@ -47,6 +50,14 @@ class ByRows(torch.optim.Optimizer):
             weight.rule = rule
         return rule
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forgets the gradients, or makes zeros of them."""
+        if set_to_none:  # unseen: asked for, bags would be summed by rows first
+            for group in self.param_groups:
+                for weight in _weights(group):
+                    weight.grad = None
+        super().zero_grad(set_to_none)
+
     def step(self, closure: Any = None) -> Any:
         """Makes one step of every parameter that has a gradient.
 
@@ -60,11 +71,12 @@ class ByRows(torch.optim.Optimizer):
         by_rows = []
         for group in self.param_groups:
             for weight in _weights(group):
-                if weight.grad is None:
+                gradient = weight.gradient_for_step()
+                if gradient is None:
                     continue
                 rule = self._decide(weight, group)
                 if rule is not None:
-                    by_rows.append((weight, weight.grad, group, rule))
+                    by_rows.append((weight, gradient, group, rule))
                 else:
                     self._prepare_for_torch(weight)
         try:
@@ -73,7 +85,7 @@ class ByRows(torch.optim.Optimizer):
             _unhooked(super().step)(self)
         finally:
             for weight, gradient, _, _ in by_rows:
-                weight.grad = gradient
+                weight.set_gradient(gradient)
         for entry in by_rows:
             self._step_by_rows(*entry)
         return loss
@@ -86,7 +98,7 @@ class ByRows(torch.optim.Optimizer):
 
     @torch.no_grad()
     def _step_by_rows(
-        self, weight: Weight, gradient: torch.Tensor, group: Group, rule: Rule
+        self, weight: Weight, gradient: BagGradient | torch.Tensor, group: Group, rule: Rule
     ) -> None:
         # GradScaler leaves these to a fused optimizer.
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
@@ -97,17 +109,12 @@ class ByRows(torch.optim.Optimizer):
         first = not state.get("step", 0) and state.get("momentum_buffer") is None
         take_up_slots(self, weight, rule, state)
         number = 1 if first else int(state.get("step", 1)) + 1
-        ids, gradients = rows_and_gradients(gradient)
-        if scale is not None:
-            gradients = gradients / scale.numpy()
-        if group["maximize"]:
-            gradients = -gradients
-        weight.table.update(
-            ids,
-            gradients,
+        _update(
+            weight.table,
+            gradient,
+            lambda gradients: _as_taken(gradients, scale, group["maximize"]),
             learning_rate(group, number),
-            iteration=number,
-            check_finite=False,  # a NaN goes where torch would let it go
+            number,
         )
         if "step" in state:
             state["step"] += 1
@@ -117,6 +124,28 @@ class ByRows(torch.optim.Optimizer):
             weight.table.sync()
         with torch._C.DisableTorchFunctionSubclass():
             torch.autograd.graph.increment_version(weight)
+
+
+def _update(
+    table: Table,
+    gradient: BagGradient | torch.Tensor,
+    taken: Callable[[Any], Any],
+    rate: float,
+    number: int,
+) -> None:
+    if isinstance(gradient, BagGradient):
+        bags = gradient.with_gradients(taken(gradient.gradients))
+        table.update_bags(bags, rate, number)
+    else:
+        ids, gradients = rows_and_gradients(gradient)
+        # A NaN goes where torch would let it go.
+        table.update(ids, taken(gradients), rate, iteration=number, check_finite=False)
+
+
+def _as_taken(gradients: Any, scale: torch.Tensor | None, maximize: bool) -> Any:
+    if scale is not None:
+        gradients = gradients / scale.numpy()
+    return -gradients if maximize else gradients
 
 
 def _weights(group: Group) -> list[Weight]:
