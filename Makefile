@@ -35,11 +35,16 @@ build/tools/limit: $(SOURCES) benchmarks/limit.cpp $(VENV)/.installed
 	$(BIN)/cmake -S . -B build/tools -DROWWISE_TOOLS=ON
 	$(BIN)/cmake --build build/tools --target limit --parallel 2
 
-bench: $(VENV)/.installed build/tools/limit
-	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt fbgemm-gpu-cpu  # a peer
-	$(BIN)/python benchmarks/keras_step.py
-	$(BIN)/python benchmarks/torch_step.py
-	$(BIN)/python benchmarks/pooled.py
+bench: build/tools/limit build/peers/.installed
+	build/peers/bin/python benchmarks/peers.py --write
+	build/peers/bin/python benchmarks/pooled.py
+
+build/peers/.installed: $(SOURCES) benchmarks/requirements.txt
+	test -x build/peers/bin/python || $(PYTHON) -m venv build/peers
+	build/peers/bin/pip install --quiet --upgrade pip
+	build/peers/bin/pip install --quiet --requirement benchmarks/requirements.txt .
+	build/peers/bin/pip install --quiet --no-deps fbgemm-gpu-cpu==1.8.0  # else it brings CUDA
+	@touch $@
 
 $(VENV)/.installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -1,0 +1,291 @@
+"""Step time and memory of every embedding layer we know, beside ours: writes docs/benchmarks.md.
+
+`contenders.py` says what a step is. Ours stay alive while peers come one by one; each peer's steps
+alternate with those of ours that has the same interface, a few of one and a few of the other, so
+that both see the same hours of a shared machine. The ratio is of the medians. Ours have made 300
+steps before they are measured, as in the middle of training: a dense peer's step costs the same
+from the second on.
+
+    python benchmarks/peers.py [--rows 100000 4000000] [--optimizers Adam] [--ids uniform]
+    python benchmarks/peers.py --write      # all cells, into docs/benchmarks.md and step-time.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent / "docs"
+LIMIT = HERE.parent / "build" / "tools" / "limit"
+WARM_UP, ROUNDS = 300, 5
+GIB = 2**30
+
+OURS = {"table": "Table", "our_torch": "PyTorch", "our_keras": "Keras"}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A contender that is not ours."""
+
+    title: str
+    name: str
+    rival: str  # which of ours has the same interface
+    backend: str = "torch"
+    optimizers: tuple[str, ...] = ("SGD", "Adagrad", "RMSprop", "Adam")
+
+
+PEERS = [
+    Peer("torch, sparse", "torch_sparse", "our_torch", optimizers=("SGD", "Adagrad", "Adam")),
+    Peer("torch, dense", "torch_dense", "our_torch"),
+    Peer("FBGEMM", "fbgemm", "our_torch", optimizers=("SGD", "Adagrad")),
+    Peer("FBGEMM, row-wise", "fbgemm_rowwise", "our_torch", optimizers=("Adagrad",)),
+    Peer("Keras on torch", "keras_layer", "our_keras"),
+    Peer("Keras on JAX", "keras_layer", "our_keras", "jax"),
+    Peer("Keras on TensorFlow", "keras_layer", "our_keras", "tensorflow"),
+]
+
+
+class Worker:
+    """A process of `contenders.py` with one Keras backend."""
+
+    def __init__(self, backend: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", HERE / "contenders.py"],
+            env=os.environ | {"KERAS_BACKEND": backend},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if not os.environ.get("SHOW_ERRORS") else None,
+            text=True,
+        )
+
+    def __call__(self, *command: Any) -> Any:
+        """Sends a command and waits for the answer."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(command), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{command} failed; SHOW_ERRORS=1 shows why")
+        return json.loads(answer)
+
+
+@dataclass
+class Cell:
+    """One optimizer, number of rows and law of ids: seconds of a step, by title; ratios; peaks."""
+
+    optimizer: str
+    rows: int
+    ids: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    ratios: dict[str, float] = field(default_factory=dict)
+    peaks: dict[str, float] = field(default_factory=dict)
+    limit: float | None = None
+
+
+def take_up_frameworks(workers: dict[str, Worker]) -> None:
+    """Lets all make a step first: what their libraries hold from then on is nobody's table."""
+    everyone = [("torch", name, "Adam") for name in OURS]
+    everyone += [(peer.backend, peer.name, peer.optimizers[-1]) for peer in PEERS]
+    for backend, name, optimizer in everyone:
+        workers[backend]("make", name, optimizer, 100)
+        workers[backend]("run", name, 100, False, 2)
+        workers[backend]("drop", name)
+
+
+def measure(cell: Cell, workers: dict[str, Worker]) -> None:
+    """Fills a cell."""
+    zipf = cell.ids == "Zipf"
+    torch_worker = workers["torch"]
+
+    def run(worker: Worker, name: str, count: int) -> list[float]:
+        return list(worker("run", name, cell.rows, zipf, count))
+
+    times: dict[str, list[float]] = {name: [] for name in OURS}
+    for name, title in OURS.items():
+        torch_worker("make", name, cell.optimizer, cell.rows)
+        run(torch_worker, name, WARM_UP)
+        cell.peaks[title] = torch_worker("peak", name)
+    for peer in PEERS:
+        if cell.optimizer not in peer.optimizers:
+            continue
+        worker = workers[peer.backend]
+        worker("make", peer.name, cell.optimizer, cell.rows)
+        slow = run(worker, peer.name, 3)[-1] > 0.5
+        theirs, ours = [], []
+        for _ in range(ROUNDS - 2 if slow else ROUNDS):
+            ours += run(torch_worker, peer.rival, 7)[1:]
+            theirs += run(worker, peer.name, 2 if slow else 7)[1:]
+        cell.peaks[peer.title] = worker("peak", peer.name)
+        worker("drop", peer.name)
+        cell.seconds[peer.title] = statistics.median(theirs)
+        cell.ratios[peer.title] = statistics.median(theirs) / statistics.median(ours)
+        times[peer.rival] += ours
+    times["table"] = run(torch_worker, "table", 40)
+    for name, title in OURS.items():
+        cell.seconds[title] = statistics.median(times[name])
+        torch_worker("drop", name)
+    if cell.optimizer == "Adam" and LIMIT.exists():
+        cell.limit = memory_limit(cell.rows, zipf)
+
+
+def memory_limit(rows: int, zipf: bool) -> float:
+    """Seconds to gather and to read-modify-write the bare rows of Adam's three arrays."""
+    command = [LIMIT, "--rows", str(rows), "--steps", "3", "--repeats", "30"]
+    output = subprocess.run(
+        command + ["--zipf"] * zipf, capture_output=True, text=True, check=True
+    ).stdout
+    both = re.search(r"gather ([\d.]+).*read-modify-write ([\d.]+)", output, re.DOTALL)
+    if both is None:
+        raise RuntimeError(f"benchmarks/limit printed no times:\n{output}")
+    return (float(both[1]) + float(both[2])) / 1000
+
+
+def sixteen_million(worker: Worker) -> str:
+    """Ours alone, where dense training has no room."""
+    rows = 16_000_000
+    worker("make", "our_torch", "Adam", rows)
+    worker("run", "our_torch", rows, False, WARM_UP)
+    seconds = statistics.median(worker("run", "our_torch", rows, False, 40))
+    peak = worker("peak", "our_torch") / GIB
+    worker("drop", "our_torch")
+    return (
+        f"With 16,000,000 rows, Adam and uniform ids our PyTorch step takes {seconds * 1e3:.1f} ms"
+        f" in {peak:.1f} GiB."
+    )
+
+
+def table_of(cells: list[Cell], entry: Any) -> list[str]:
+    """A Markdown table of entry(cell, title)."""
+    titles = [*OURS.values(), *(peer.title for peer in PEERS)]
+    lines = [
+        "| optimizer | ids | rows | " + " | ".join(titles) + " |",
+        "|---|---|---:|" + "---:|" * len(titles),
+    ]
+    for cell in cells:
+        entries = " | ".join(entry(cell, title) for title in titles)
+        lines.append(f"| {cell.optimizer} | {cell.ids} | {cell.rows:,} | {entries} |")
+    return lines
+
+
+def time_entry(cell: Cell, title: str) -> str:
+    """Milliseconds, and for a peer how many times ours."""
+    if title not in cell.seconds:
+        return "-"
+    ratio = f" ({cell.ratios[title]:.1f}x)" if title in cell.ratios else ""
+    return f"{cell.seconds[title] * 1e3:.1f}{ratio}"
+
+
+def memory_entry(cell: Cell, title: str) -> str:
+    """GiB."""
+    return f"{cell.peaks[title] / GIB:.2f}" if title in cell.peaks else "-"
+
+
+def report(cells: list[Cell], sixteen: str) -> str:
+    """The measured part of docs/benchmarks.md."""
+    packages = ("torch", "keras", "jax", "tensorflow-cpu", "fbgemm-gpu-cpu")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    limits = [cell for cell in cells if cell.limit]
+    adams = [
+        "| ids | rows | bare rows | Table | over the limit | PyTorch | over the limit |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+        *(
+            f"| {c.ids} | {c.rows:,} | {c.limit * 1e3:.1f} | {c.seconds['Table'] * 1e3:.1f} | "
+            f"{c.seconds['Table'] / c.limit:.2f}x | {c.seconds['PyTorch'] * 1e3:.1f} | "
+            f"{c.seconds['PyTorch'] / c.limit:.2f}x |"
+            for c in limits
+            if c.limit
+        ),
+    ]
+    return "\n".join(
+        [
+            f"Measured with {versions}; {platform.machine()}, {os.cpu_count()} cores, 2 threads.",
+            "Milliseconds of a step, the median; in brackets a peer's time over ours of the same",
+            "interface (PyTorch's or Keras's), measured in turns with it.",
+            "",
+            *table_of(cells, time_entry),
+            "",
+            sixteen,
+            "",
+            "Peak memory in GiB, from before the layer was made to the end of its steps:",
+            "",
+            *table_of([c for c in cells if c.ids == "uniform"], memory_entry),
+            "",
+            "Adam's step over the memory's limit: the bare rows of weights and two slots, gathered",
+            "once and once read and written (`build/tools/limit`). In milliseconds:",
+            "",
+            *adams,
+        ]
+    )
+
+
+def plot(cells: list[Cell], path: Path) -> None:
+    """Adam's step time against rows, on logarithmic axes."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    chosen = [cell for cell in cells if cell.optimizer == "Adam" and cell.ids == "uniform"]
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for title in chosen[0].seconds:
+        ours = title in OURS.values()
+        axes.loglog(
+            [cell.rows for cell in chosen],
+            [cell.seconds[title] * 1e3 for cell in chosen],
+            marker="o",
+            linewidth=2.5 if ours else 1,
+            linestyle="-" if ours else "--",
+            label=f"rowwise, {title}" if ours else title,
+        )
+    axes.set(xlabel="rows of the table", ylabel="milliseconds of a training step, Adam")
+    axes.grid(which="both", alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def write(path: Path, text: str) -> None:
+    """Puts text between the two marks of a Markdown file."""
+    page = path.read_text()
+    begin, end = "<!-- measured: begin -->", "<!-- measured: end -->"
+    head, tail = page.split(begin)[0], page.split(end)[1]
+    path.write_text(f"{head}{begin}\n{text}\n{end}{tail}")
+
+
+def main() -> None:
+    """Measures, prints, and writes if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10**4, 10**5, 10**6, 4 * 10**6])
+    parser.add_argument("--optimizers", nargs="+", default=["SGD", "Adagrad", "RMSprop", "Adam"])
+    parser.add_argument("--ids", nargs="+", default=["uniform", "Zipf"])
+    parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
+    arguments = parser.parse_args()
+    workers = {backend: Worker(backend) for backend in ("torch", "jax", "tensorflow")}
+    take_up_frameworks(workers)
+    cells = []
+    for optimizer in arguments.optimizers:
+        for ids in arguments.ids:
+            for rows in arguments.rows:
+                cell = Cell(optimizer, rows, ids)
+                measure(cell, workers)
+                cells.append(cell)
+                print(table_of([cell], time_entry)[-1], flush=True)
+    text = report(cells, sixteen_million(workers["torch"]) if arguments.write else "")
+    print(text)
+    if arguments.write:
+        write(DOCS / "benchmarks.md", text)
+        plot(cells, DOCS / "step-time.png")
+
+
+if __name__ == "__main__":
+    main()
