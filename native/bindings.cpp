@@ -1,4 +1,4 @@
-// The one binding file: NumPy buffers in, NumPy buffers out, the GIL released while rows move.
+// The bindings of tables: NumPy buffers in, NumPy buffers out, the GIL released while rows move.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -25,6 +25,9 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace rowwise {
+
+void bind_vectors(nb::module_& m);  // vectors_bindings.cpp
+
 namespace {
 
 using Matrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -484,4 +487,5 @@ NB_MODULE(_native, m) {
     m.def("get_num_threads", &num_threads);
     m.def("kernels", [] { return kernels().name; });
     m.def("select_kernels", &select_kernels, "name"_a);
+    bind_vectors(m);
 }

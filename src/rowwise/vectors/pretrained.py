@@ -1,0 +1,114 @@
+"""Rows for a vocabulary from pretrained vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowwise.init import Init, fill
+from rowwise.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from rowwise.vectors.vectors import Vectors
+
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Report:
+    """How many words of a vocabulary have pretrained vectors.
+
+    Attributes:
+        words: in the vocabulary, mask and unknown not counted.
+        found: of them, with a row of their own.
+        by_subwords: of the others, with a vector from their character n-grams.
+        missing: the others, in the vocabulary's order.
+    """
+
+    words: int
+    found: int
+    by_subwords: int
+    missing: list[str]
+
+    def __str__(self) -> str:
+        part = f" ({100 * self.found / self.words:.1f}%)" if self.words else ""
+        more = f", {self.by_subwords} more by their subwords" if self.by_subwords else ""
+        named = ", ".join(map(repr, self.missing[:_NAMED]))
+        dots = ", ..." if len(self.missing) > _NAMED else ""
+        missing = f"; missing: {named}{dots}" if self.missing else ""
+        return f"{self.found} of {self.words} words found{part}{more}{missing}"
+
+
+class Pretrained(NamedTuple):
+    """rows (V, D) float32 of a vocabulary, found (V,) bool: which are pretrained, and a report."""
+
+    rows: NDArray[np.float32]
+    found: NDArray[np.bool_]
+    report: Report
+
+
+def rows_for(
+    vectors: Vectors,
+    vocabulary: Vocabulary | Iterable[str],
+    initializer: Init = "uniform",
+    *,
+    seed: int | None = None,
+) -> Pretrained:
+    """The rows of a table for a vocabulary: pretrained where there is a vector.
+
+    Args:
+        vectors: as `rowwise.vectors.load` gives them; those with `subwords` have a vector for
+            nearly every word.
+        vocabulary: V entries in the order of the rows.
+        initializer: what other rows start with, "uniform", "normal", "zeros", values (V, D) or
+            what makes them of a shape; see `rowwise.Table`. The mask's row is zeros.
+        seed: of the initializer.
+
+    Returns:
+        rows (V, D) float32, found (V,) bool, and a report to print.
+
+    Example:
+        >>> from rowwise.vectors import Vectors
+        >>> vectors = Vectors(["tea", "cup"], [[1.0, 2.0], [3.0, 4.0]])
+        >>> rows, found, report = rows_for(vectors, ["cup", "pot"], "zeros")
+        >>> rows.tolist(), found.tolist()
+        ([[3.0, 4.0], [0.0, 0.0]], [True, False])
+        >>> print(report)
+        1 of 2 words found (50.0%); missing: 'pot'
+    """
+    if isinstance(vocabulary, str | bytes):
+        raise TypeError(f"vocabulary must be a list of words, not one string {vocabulary[:20]!r}")
+    words = list(vocabulary)
+    mask = vocabulary.mask_token if isinstance(vocabulary, Vocabulary) else None
+    special = {mask, vocabulary.oov_token} if isinstance(vocabulary, Vocabulary) else set()
+    rows = np.zeros((len(words), vectors.dim), np.float32)
+    fill(rows, initializer, seed)
+    found = np.zeros(len(words), np.bool_)
+    places = np.fromiter(
+        (-1 if (place := vectors.row_of(word)) is None else place for word in words),
+        np.int64,
+        len(words),
+    )
+    found[:] = places >= 0
+    rows[found] = vectors.matrix[places[found]]
+    exact = int(sum(found[i] for i, word in enumerate(words) if word not in special))
+    by_subwords = 0
+    missing: list[str] = []
+    for i in np.flatnonzero(~found).tolist():
+        word = words[i]
+        if word in special:
+            continue
+        if vectors.subwords is not None and vectors.subwords.places_of(word):
+            rows[i] = vectors.vector_of(word)
+            found[i] = True
+            by_subwords += 1
+        else:
+            missing.append(word)
+    if mask is not None and words:
+        rows[0], found[0] = 0.0, False
+    counted = sum(word not in special for word in words)
+    return Pretrained(rows, found, Report(counted, exact, by_subwords, missing))

@@ -1,0 +1,139 @@
+"""Words with their vectors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from rowwise.vectors.subwords import Subwords
+
+
+class Vectors:
+    """Words, and a matrix with a row for each.
+
+    Attributes:
+        words: V strings, each once.
+        matrix: (V, D) float16, float32 or float64.
+        subwords: fastText's character n-grams, from which words that are not among `words` get
+            a vector; None for vectors of any other origin.
+
+    Args:
+        words: the words in the order of the rows.
+        matrix: (V, D), or what NumPy makes it from; integers become float32.
+        subwords: see above.
+
+    Raises:
+        ValueError: another number of rows than of words, no columns, a word twice.
+        TypeError: a word that is no string.
+
+    Example:
+        >>> vectors = Vectors(["tea", "cup"], [[1.0, 2.0], [3.0, 4.0]])
+        >>> vectors["cup"].tolist(), "pot" in vectors, len(vectors), vectors.dim
+        ([3.0, 4.0], False, 2, 2)
+    """
+
+    def __init__(
+        self, words: Iterable[str], matrix: Any, *, subwords: Subwords | None = None
+    ) -> None:
+        self.words = list(words)
+        self.matrix: NDArray[Any] = np.asarray(matrix)
+        if self.matrix.dtype not in (np.float16, np.float32, np.float64):
+            self.matrix = self.matrix.astype(np.float32)
+        self.subwords = subwords
+        shape = self.matrix.shape
+        if len(shape) != 2 or shape[0] != len(self.words) or shape[1] < 1:
+            raise ValueError(
+                f"matrix has shape {shape}; {len(self.words)} words need ({len(self.words)}, D)"
+            )
+        self._index = {word: i for i, word in enumerate(self.words)}
+        for i, word in enumerate(self.words):
+            if not isinstance(word, str):
+                raise TypeError(f"word {word!r} of row {i} is not a string")
+            if self._index[word] != i:
+                raise ValueError(f"word {word!r} has two rows, {i} and {self._index[word]}")
+
+    @property
+    def dim(self) -> int:
+        """Length D of a vector."""
+        return int(self.matrix.shape[1])
+
+    def __getitem__(self, word: str) -> NDArray[Any]:
+        """The vector (D,) of a word, a view of the matrix.
+
+        Raises:
+            KeyError: the word has no row.
+        """
+        if word not in self._index:
+            more = "; vector_of(word) makes one of its n-grams" if self.subwords else ""
+            raise KeyError(f"word {word!r} is not among the {len(self)} words{more}")
+        return self.matrix[self._index[word]]
+
+    def vector_of(self, word: str) -> NDArray[Any]:
+        """The vector (D,) of any word: its row, or the mean of its character n-grams.
+
+        As in fastText, a word without n-grams (too short a one) gets zeros.
+
+        Raises:
+            KeyError: the word has no row, and these vectors have no `subwords`.
+        """
+        if word in self._index or self.subwords is None:
+            return self[word]
+        return self.subwords.vector_of(word).astype(self.matrix.dtype)
+
+    def row_of(self, word: str) -> int | None:
+        """The place of a word, None if it has none."""
+        return self._index.get(word)
+
+    def save(self, path: str | os.PathLike[str], format: str | None = None) -> None:
+        """Writes a file, or a folder of two, whole or not at all.
+
+        Args:
+            path: `.gz` or `.zip` after a text's or word2vec's ending compresses.
+            format: a name of `rowwise.vectors.FORMATS`; by the ending unless given. `.bin` is
+                fastText's for vectors with `subwords`, word2vec's for others.
+
+        Raises:
+            ValueError: an ending that stands for no format, or words that the format cannot hold.
+
+        Example:
+            >>> import tempfile, os
+            >>> path = os.path.join(tempfile.mkdtemp(), "tiny.txt")
+            >>> Vectors(["tea", "cup"], [[1.0, 2.5], [3.0, 4.0]]).save(path)
+            >>> print(open(path).read(), end="")
+            tea 1 2.5
+            cup 3 4
+        """
+        from rowwise.vectors.formats import save
+
+        save(self, path, format)
+
+    @classmethod
+    def from_gensim(cls, keyed_vectors: Any) -> Vectors:
+        """The vectors of a gensim `KeyedVectors` or `FastTextKeyedVectors` that is in memory."""
+        from rowwise.vectors.gensim import from_gensim
+
+        return from_gensim(keyed_vectors)
+
+    def to_gensim(self) -> Any:
+        """A gensim `KeyedVectors` with these words and vectors; needs gensim."""
+        from rowwise.vectors.gensim import to_gensim
+
+        return to_gensim(self)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self._index
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.words)
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __repr__(self) -> str:
+        more = ", with subwords" if self.subwords else ""
+        return f"Vectors({len(self)} words, dim={self.dim}, {self.matrix.dtype}{more})"
