@@ -22,6 +22,7 @@ from rowwise.init import Init, fill
 from rowwise.memory import check_fits, matrix, row_states
 from rowwise.pooling import BagGradient
 from rowwise.rules import Rule
+from rowwise.unseen import KNOWN, Unseen, forget_mean, settle
 
 Floats = NDArray[np.float32]
 
@@ -83,17 +84,22 @@ class Table:
 
     # ------------------------------------------------------------------ reading
 
-    def lookup(self, ids: Any) -> Floats:
+    def lookup(self, ids: Any, *, unseen: Unseen = "as-is") -> Floats:
         """The present vectors of the rows `ids`; the table does not change.
 
         Args:
             ids: (...,) integers, of any shape.
+            unseen: what a row gives that was never trained nor marked as known: "as-is" (what it
+                started with), "zero", "mean" (of the rows that are known, computed once after each
+                update), or "error".
 
         Returns:
             vectors (..., dim) float32, a fresh array.
 
         Raises:
             IndexError: an id below 0 or not below `rows`.
+            UnseenError: a row that is not known, and unseen="error". It is a LookupError.
+            ValueError: unseen="mean" and no row is known.
             TypeError, ValueError: see `rowwise.ids.as_ids`.
 
         Example:
@@ -103,6 +109,8 @@ class Table:
         ids = as_ids(ids)
         vectors = np.empty((*ids.shape, self.dim), dtype=np.float32)
         self.lookup_into(ids, vectors)
+        if unseen != "as-is":
+            settle(self, ids, vectors, unseen)
         return vectors
 
     def lookup_into(self, ids: NDArray[np.int64], vectors: Floats) -> None:
@@ -212,6 +220,73 @@ class Table:
         """
         self._native.sync()
 
+    # ------------------------------------------------------------------ growing
+
+    def grow(self, rows: int, *, init: Init = "uniform", seed: int | None = None) -> None:
+        """Adds rows at the end, up to `rows` in all; the others keep everything they have.
+
+        A new row is one that no update has touched, with fresh slots, from now on. See `reorder`.
+
+        Raises:
+            ValueError: fewer rows than there are.
+            MemoryError: the larger table does not fit beside the old one; nothing has changed.
+
+        Example:
+            >>> table = Table(3, 2, "adam", init="zeros")
+            >>> table.grow(5)
+            >>> table.shape
+            (5, 2)
+        """
+        if _positive("rows", rows) < self.rows:
+            raise ValueError(
+                f"rows={rows} is below the table's {self.rows}; reorder() can drop rows"
+            )
+        check_fits(rows, self.dim, len(self.slot_names))
+        old = np.arange(self.rows)
+        self.reorder(np.append(old, np.full(rows - self.rows, -1)), init=init, seed=seed)
+
+    def reorder(self, places: Any, *, init: Init = "uniform", seed: int | None = None) -> None:
+        """Makes row i what row places[i] was, with its slots and counts; -1 makes a new row.
+
+        Rows may be dropped, moved and added at once, as a new vocabulary asks for
+        (`Vocabulary.places_in`). The table is synced first. It gets new memory: arrays from
+        `buffer` are no longer its own.
+
+        Args:
+            places: (new rows,) ids of this table, each at most once, or -1.
+            init: what new rows start with, see `Table`; an array is (new rows, dim).
+            seed: of init.
+
+        Raises:
+            IndexError, TypeError: places that are no rows.
+            ValueError: no places, a row twice, an unknown init.
+            MemoryError: the new table does not fit beside the old one.
+        """
+        places = as_ids(places).reshape(-1)
+        old = places[places != -1]
+        if not places.size:
+            raise ValueError("a table has at least one row; places is empty")
+        if old.size and (old.min() < 0 or old.max() >= self.rows):
+            bad = (places < -1) | (places >= self.rows)
+            raise outside(places, int(bad.argmax()), self.rows)
+        ids, counts = np.unique(old, return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(f"row {ids[counts > 1][0]} stands twice in places")
+        check_fits(len(places), self.dim, len(self.slot_names))
+        twin = Table(len(places), self.dim, self._rule, init=init, seed=seed)
+        self.sync()
+        to = np.flatnonzero(places != -1)
+        for mine, theirs in zip(
+            (self._weights, *self._slots, self._states),
+            (twin._weights, *twin._slots, twin._states),
+            strict=True,
+        ):
+            theirs[to] = mine[old]
+        self.rows, self._weights, self._states = twin.rows, twin._weights, twin._states
+        self._slots, fresh = twin._slots, self._native.fresh
+        self._native = self._native_rows()
+        self._follow(self._rule, fresh=fresh)
+
     # ------------------------------------------------------------------ knowing
 
     @property
@@ -259,11 +334,30 @@ class Table:
     @property
     def last_update(self) -> NDArray[np.int64]:
         """(rows,) number of the last update that touched each row, counted from 1; 0: none."""
-        return self._states["last_update"].copy()
+        return np.maximum(self._states["last_update"], 0)
 
     def untrained(self) -> NDArray[np.int64]:
         """Ids of the rows that no update has touched, ascending."""
         return np.flatnonzero(self._states["updates"] == 0)
+
+    def known(self, ids: Any = None) -> NDArray[np.bool_]:
+        """Whether rows were trained or marked as known: of ids (...,), or of all rows (rows,)."""
+        states = self._states if ids is None else self._states[as_ids(ids)]
+        return (states["updates"] > 0) | (states["last_update"] == KNOWN)
+
+    def mark_known(self, ids: Any = None) -> None:
+        """Says that rows hold something worth reading that no update brought: pretrained vectors,
+        weights from a file. All rows, unless ids (...,) are given.
+
+        Raises:
+            IndexError, TypeError: bad ids, see `lookup`.
+        """
+        ids = np.arange(self.rows) if ids is None else np.unique(as_ids(ids))
+        if ids.size and (ids[0] < 0 or ids[-1] >= self.rows):
+            raise outside(ids, 0 if ids[0] < 0 else ids.size - 1, self.rows)
+        fresh = ids[self._states["updates"][ids] == 0]
+        self._states["last_update"][fresh] = KNOWN
+        forget_mean(self)
 
     @property
     def nbytes(self) -> int:

@@ -26,7 +26,7 @@ def save_table(table: Table, path: str | os.PathLike[str]) -> None:
     tensors = {
         "weights": table.buffer(),
         "updates": table.updates,
-        "last_update": table.last_update,
+        "last_update": table._states["last_update"].copy(),
         **{f"slot.{name}": table.buffer(name) for name in table.slot_names},
     }
     about = {

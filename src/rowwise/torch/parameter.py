@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rowwise.table import Table
+from rowwise.unseen import forget_mean
 
 # What can be asked of the parameter without reading a number of it.
 _METADATA = {
@@ -82,6 +83,7 @@ class TableParameter(torch.Tensor):
     def bring_to_now(self) -> None:
         """Called before the memory is touched."""
         self.table.sync()
+        forget_mean(self.table)  # torch may be about to write to it
         if self.slot is not None:  # torch may be about to write to it
             self.table.slots_written()
 
