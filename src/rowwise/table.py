@@ -80,6 +80,7 @@ class Table:
         self._states = row_states(self.rows)
         self._native = self._native_rows()
         self._steps = 0
+        self._slots: list[Floats] = []
         self._use(chosen)
 
     # ------------------------------------------------------------------ reading
@@ -273,7 +274,9 @@ class Table:
         if (counts > 1).any():
             raise ValueError(f"row {ids[counts > 1][0]} stands twice in places")
         check_fits(len(places), self.dim, len(self.slot_names))
-        twin = Table(len(places), self.dim, self._rule, init=init, seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said when the rule was taken up
+            twin = Table(len(places), self.dim, self._rule, init=init, seed=seed)
         self.sync()
         to = np.flatnonzero(places != -1)
         for mine, theirs in zip(
@@ -284,8 +287,8 @@ class Table:
             theirs[to] = mine[old]
         self.rows, self._weights, self._states = twin.rows, twin._weights, twin._states
         self._slots, fresh = twin._slots, self._native.fresh
-        self._native = self._native_rows()
-        self._follow(self._rule, fresh=fresh)
+        self._native = twin._native
+        self._native.fresh = fresh
 
     # ------------------------------------------------------------------ knowing
 
@@ -463,6 +466,31 @@ class Table:
             learning_rate,
             iteration,
         )
+
+    def statistics(self) -> dict[str, NDArray[Any]]:
+        """How often and when rows were trained, for files that hold the weights elsewhere."""
+        states = self._states
+        return {
+            "steps": np.array(self._steps),
+            "updates": states["updates"].copy(),
+            "last_update": states["last_update"].copy(),
+        }
+
+    def take_statistics(
+        self, steps: NDArray[Any], updates: NDArray[Any], last_update: NDArray[Any]
+    ) -> None:
+        """Takes what `statistics` gave.
+
+        Raises:
+            ValueError: they are of another number of rows.
+        """
+        if updates.shape != (self.rows,) or last_update.shape != (self.rows,):
+            raise ValueError(f"statistics of {updates.shape} rows for a table of {self.rows}")
+        self.sync()  # whether a row's slots count depends on its updates
+        self._steps = int(steps)
+        self._states["updates"], self._states["last_update"] = updates, last_update
+        self.slots_written()
+        forget_mean(self)
 
     @contextmanager
     def keeping(self, row: int) -> Iterator[None]:

@@ -46,12 +46,24 @@ def settle(
     Raises:
         UnseenError, ValueError: see `Table.lookup`.
     """
+    new, stand_in = what_stands_in(table, ids, unseen)
+    if stand_in is not None:
+        vectors[new] = stand_in
+
+
+def what_stands_in(
+    table: Table, ids: NDArray[np.int64], unseen: Unseen
+) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
+    """Which of the ids (...,) have rows that are not known, and the vector (dim,) instead of
+    theirs; None where there is none to replace.
+
+    Raises:
+        UnseenError, ValueError: see `Table.lookup`.
+    """
     check_unseen(unseen)
-    if unseen == "as-is":
-        return
     new = ~table.known(ids)
-    if not new.any():
-        return
+    if unseen == "as-is" or not new.any():
+        return new, None
     if unseen == "error":
         position = tuple(int(i) for i in np.argwhere(new)[0])
         raise UnseenError(
@@ -59,7 +71,7 @@ def settle(
             "unseen='as-is', 'zero' or 'mean' gives something for it, and mark_known says that "
             "it was given a value by other means"
         )
-    vectors[new] = 0.0 if unseen == "zero" else mean_of_known(table)
+    return new, np.zeros(table.dim, np.float32) if unseen == "zero" else mean_of_known(table)
 
 
 def mean_of_known(table: Table) -> NDArray[np.float32]:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 import torch
 
+from rowwise.init import Init
 from rowwise.keras.frozen import freeze_row
 from rowwise.keras.inputs import takes_ids
 from rowwise.keras.quantized import dequantized_int4, dequantized_int8
 from rowwise.keras.rows import ids_of, rows_of
+from rowwise.keras.scopes import only_shapes_count
 from rowwise.keras.variable import TableVariable
 from rowwise.table import Table
+from rowwise.torch.lookup import settled
+from rowwise.unseen import Unseen, check_unseen
+from rowwise.vectors import Vectors, rows_for
+from rowwise.vectors.pretrained import Report
+from rowwise.vocabulary import Vocabulary
+
+_STATISTICS = "rows.npz"
 
 
 @takes_ids
@@ -40,6 +52,9 @@ class Embedding(keras.layers.Embedding):
         freeze_mask_row: whether row 0, which `mask_zero` makes padding, stays bit for bit what it
             is, whatever Keras optimizer trains the others. (Keras's layer has no such option, and
             does not open a file of a layer that uses it.)
+        unseen: what a row gives that was never trained, when the layer does not train: "as-is"
+            (what it started with), "zero", "mean" (of the rows trained) or "error"; see
+            `rowwise.Table.lookup`.
         **kwargs: of `keras.layers.Layer` (name, dtype, trainable...).
 
     Input shape:
@@ -63,6 +78,7 @@ class Embedding(keras.layers.Embedding):
     """
 
     built: bool
+    pretrained: Report | None = None
 
     def __init__(
         self,
@@ -79,12 +95,14 @@ class Embedding(keras.layers.Embedding):
         input_length: int | None = None,
         *,
         freeze_mask_row: bool = False,
+        unseen: Unseen = "as-is",
         **kwargs: Any,
     ) -> None:
+        check_unseen(unseen)
         if freeze_mask_row and not mask_zero:
             raise ValueError("freeze_mask_row=True needs mask_zero=True: no row is a mask's row")
         self.input_length = input_length
-        self.freeze_mask_row = freeze_mask_row
+        self.freeze_mask_row, self.unseen = freeze_mask_row, unseen
         super().__init__(
             input_dim,
             output_dim,
@@ -166,10 +184,13 @@ class Embedding(keras.layers.Embedding):
             raise ValueError(f"layer {self.name!r} has no table: is it built, and float32?")
         return embeddings.table
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: Any = None) -> Any:
         """vectors (..., D) of the rows inputs (...,)."""
         ids = ids_of(inputs)
-        return self._adapted(rows_of(self._embeddings, ids), ids)
+        rows = rows_of(self._embeddings, ids)
+        if self.unseen != "as-is" and not training and not only_shapes_count():
+            rows = settled(self.table, ids, rows, self.unseen)
+        return self._adapted(rows, ids)
 
     def _int8_call(self, inputs: Any, training: Any = None) -> Any:
         ids = ids_of(inputs)
@@ -214,4 +235,120 @@ class Embedding(keras.layers.Embedding):
             config["input_length"] = self.input_length
         if self.freeze_mask_row:
             config["freeze_mask_row"] = True
+        if self.unseen != "as-is":
+            config["unseen"] = self.unseen
         return config
+
+    # ------------------------------------------------------------------ growing
+
+    def grow(self, input_dim: int, *, seed: int | None = None) -> None:
+        """Adds rows at the end, up to `input_dim` in all; see `rowwise.Table.grow`.
+
+        New rows start as `embeddings_initializer` says. A compiled model goes on training as it
+        is: the optimizer's slots grow with the rows.
+
+        Raises:
+            ValueError: fewer rows than there are; the layer has no table, or has LoRA weights;
+                an optimizer without a rule by rows has slots for the rows there are.
+        """
+        self._table_to_change().grow(input_dim, init=self._new_rows, seed=seed)
+        self._take_new_memory()
+
+    def reorder(self, places: Any, *, seed: int | None = None) -> None:
+        """Makes row i what row places[i] was, with its slots; -1 makes a new row.
+
+        See `rowwise.Table.reorder`, and `rowwise.Vocabulary.places_in` for places.
+        """
+        self._table_to_change().reorder(places, init=self._new_rows, seed=seed)
+        self._take_new_memory()
+
+    def _new_rows(self, shape: tuple[int, int]) -> Any:
+        return keras.ops.convert_to_numpy(self.embeddings_initializer(shape))
+
+    def _table_to_change(self) -> Table:
+        table = self.table
+        if self.lora_enabled:
+            raise ValueError(
+                f"layer {self.name!r} has LoRA weights for the rows it has now; add rows before "
+                "enable_lora"
+            )
+        self.table  # noqa: B018 - says so where there is none
+        self._embeddings.check_rows_may_change()
+        return table
+
+    def _take_new_memory(self) -> None:
+        self._embeddings.lie_over_new_memory()
+        self.input_dim = self.table.rows
+
+    # ------------------------------------------------------------------ what came from elsewhere
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        vectors: Vectors,
+        vocabulary: Vocabulary | Iterable[str] | None = None,
+        *,
+        trainable: bool = True,
+        init: Init = "uniform",
+        seed: int | None = None,
+        verbose: bool = True,
+        **kwargs: Any,
+    ) -> Embedding:
+        """A built layer that starts with pretrained vectors.
+
+        Args:
+            vectors: as `rowwise.vectors.load` gives them.
+            vocabulary: V words in the order of their ids; those of `vectors` unless given.
+            trainable: whether training moves them.
+            init: what words start with that have no vector, see `rowwise.vectors.rows_for`.
+            seed: of init.
+            verbose: print how many words were found; the report is also `layer.pretrained`.
+            **kwargs: of the layer: mask_zero, unseen, name...
+
+        Example:
+            >>> from rowwise.vectors import Vectors
+            >>> vectors = Vectors(["tea", "cup"], [[1.0, 2.0], [3.0, 4.0]])
+            >>> layer = Embedding.from_pretrained(vectors, ["cup", "pot"], init="zeros")
+            1 of 2 words found (50.0%); missing: 'pot'
+            >>> layer.table.lookup([0]).tolist()
+            [[3.0, 4.0]]
+        """
+        words = vectors.words if vocabulary is None else vocabulary
+        pretrained = rows_for(vectors, words, init, seed=seed)
+        rows, dim = pretrained.rows.shape
+        layer = cls(rows, dim, **kwargs)
+        layer.build()
+        layer._embeddings.assign(pretrained.rows)  # not set_weights: not every row is known
+        layer.trainable = trainable
+        layer.pretrained = pretrained.report
+        layer._mark_known(np.flatnonzero(pretrained.found))
+        if verbose:
+            print(pretrained.report)
+        return layer
+
+    def set_weights(self, weights: Any) -> None:
+        """Takes weights in Keras's order; their rows count as known."""
+        super().set_weights(weights)
+        self._mark_known()
+
+    def load_own_variables(self, store: Any) -> None:
+        """Takes weights from a file; their rows count as known."""
+        super().load_own_variables(store)
+        self._mark_known()
+
+    def _mark_known(self, ids: Any = None) -> None:
+        if isinstance(getattr(self, "_embeddings", None), TableVariable):
+            self.table.mark_known(ids)
+
+    def save_assets(self, folder: str) -> None:
+        """Writes how often and when each row was trained into a `.keras` file."""
+        if isinstance(getattr(self, "_embeddings", None), TableVariable):
+            with open(os.path.join(folder, _STATISTICS), "wb") as file:
+                np.savez(file, allow_pickle=False, **self.table.statistics())
+
+    def load_assets(self, folder: str | None) -> None:
+        """Reads that, where our layer wrote the file."""
+        path = os.path.join(folder or "", _STATISTICS)
+        if isinstance(getattr(self, "_embeddings", None), TableVariable) and os.path.exists(path):
+            with np.load(path, allow_pickle=False) as arrays:
+                self.table.take_statistics(**arrays)

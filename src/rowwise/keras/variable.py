@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from typing import Any
 
@@ -58,6 +59,31 @@ class TableVariable(keras.Variable):
         with self.table.keeping(row):
             self.table.update(ids, gradients, *args, **options)
 
+    def check_rows_may_change(self) -> None:
+        """Raises ValueError where an optimizer has slots that would not follow the table's rows."""
+        gc.collect()  # optimizers that nobody has any more are often in cycles
+        keeper = self.keeper() if self.keeper is not None and self.lazy else None
+        for optimizer in self.slots:
+            if optimizer is not keeper:
+                raise ValueError(
+                    f"{self.path}: the optimizer {optimizer.name!r} keeps slots for "
+                    f"{self.shape[0]} rows outside the table; change the rows before compile(), "
+                    "or compile again with a new optimizer afterwards"
+                )
+
+    def lie_over_new_memory(self) -> None:
+        """Takes up the memory of the table, which has been reordered, and so do its optimizer's
+        slots. Gradients of the old rows, and sums of them, are dropped.
+        """
+        self._value = TableParameter(self.table, requires_grad=self.trainable)
+        self._shape = self.table.shape
+        for slots in self.slots.values():
+            for slot in slots.values():
+                slot.lie_over(self.table)
+        for accumulator in self.accumulators.values():
+            accumulator.start_anew(*self.table.shape)
+        self.batches = []
+
     def __getstate__(self) -> dict[str, Any]:
         # A copy has its own optimizer, or none yet.
         dropped = ("keeper", "lazy", "batches", "slots", "accumulators")
@@ -82,6 +108,7 @@ class SlotVariable(keras.Variable):
         """Takes the slot's memory of `table` for its own."""
         self.table = table
         self._value = TableParameter(table, self.slot, requires_grad=False)
+        self._shape = table.shape
 
 
 class AccumulatorVariable(keras.Variable):
@@ -100,6 +127,11 @@ class AccumulatorVariable(keras.Variable):
     def _initialize(self, value: Any) -> None:
         memory = torch.from_numpy(matrix(*self._extent))
         self._value = torch.nn.Parameter(memory, requires_grad=False)
+
+    def start_anew(self, rows: int, dim: int) -> None:
+        """Sums of zero for another number of rows."""
+        self._extent, self._shape, self._touched = (rows, dim), (rows, dim), []
+        self._initialize(None)
 
     @property
     def _sums(self) -> NDArray[np.float32]:

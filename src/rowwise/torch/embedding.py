@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 
-from rowwise.torch.lookup import lookup
+from rowwise.init import Init
+from rowwise.torch.lookup import lookup, settled
 from rowwise.torch.module import OnTable
+from rowwise.torch.weight import Weight
+from rowwise.unseen import Unseen, check_unseen
+from rowwise.vectors import Vectors, rows_for
+from rowwise.vectors.pretrained import Report
+from rowwise.vocabulary import Vocabulary
 
 
 class Embedding(OnTable, torch.nn.Embedding):
@@ -24,6 +33,8 @@ class Embedding(OnTable, torch.nn.Embedding):
         norm_type: the p of that norm.
         scale_grad_by_freq: divide the gradient of a row by how often it is in the batch.
         sparse: whether the gradient is sparse under an optimizer of `torch.optim` too.
+        unseen: what a row gives in evaluation (`module.eval()`) that was never trained: "as-is",
+            "zero", "mean" (of the rows trained) or "error"; see `rowwise.Table.lookup`.
         device, dtype: on the CPU and in float32 the rows lie on a table; else the module is
             PyTorch's, with a warning.
 
@@ -47,13 +58,60 @@ class Embedding(OnTable, torch.nn.Embedding):
         [0, 0, 0, 1, 0, 0, 0, 1]
     """
 
+    unseen: Unseen = "as-is"
+    pretrained: Report | None = None
+
+    def __init__(self, *args: Any, unseen: Unseen = "as-is", **options: Any) -> None:
+        check_unseen(unseen)
+        super().__init__(*args, **options)
+        self.unseen = unseen
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        embeddings: torch.Tensor | Vectors,
+        freeze: bool = True,
+        *args: Any,
+        vocabulary: Vocabulary | Iterable[str] | None = None,
+        init: Init = "normal",
+        seed: int | None = None,
+        verbose: bool = True,
+        **options: Any,
+    ) -> Embedding:
+        """A module from vectors: a tensor, as in PyTorch, or what `rowwise.vectors.load` read.
+
+        Args:
+            embeddings: (V, D), or words with their vectors.
+            freeze: whether training leaves them alone.
+            *args, **options: PyTorch's: padding_idx, max_norm, norm_type, scale_grad_by_freq,
+                sparse.
+            vocabulary: V words in the order of their ids; those of `embeddings` unless given.
+            init: what words start with that have no vector, see `rowwise.vectors.rows_for`.
+            seed: of init.
+            verbose: print how many words were found; the report is also `module.pretrained`.
+        """
+        pretrained = None
+        if isinstance(embeddings, Vectors):
+            words = embeddings.words if vocabulary is None else vocabulary
+            pretrained = rows_for(embeddings, words, init, seed=seed)
+            embeddings = torch.from_numpy(pretrained.rows)
+        elif vocabulary is not None:
+            raise TypeError("vocabulary= needs words with their vectors, rowwise.vectors.Vectors")
+        module: Embedding = super().from_pretrained(embeddings, freeze, *args, **options)
+        module.pretrained = None if pretrained is None else pretrained.report
+        if isinstance(module.weight, Weight):
+            module.table.mark_known(None if pretrained is None else pretrained.found.nonzero()[0])
+        if pretrained is not None and verbose:
+            print(pretrained.report)
+        return module
+
     @torch.compiler.disable
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Vectors (..., D) of the rows input (...,)."""
         if not self._by_table(input) or (self.sparse and self.scale_grad_by_freq):
             return super().forward(input)
         self._renormalize(input)
-        return lookup(
+        vectors = lookup(
             self.weight,
             input,
             self._gradient_by_rows(),
@@ -61,3 +119,4 @@ class Embedding(OnTable, torch.nn.Embedding):
             by_frequency=self.scale_grad_by_freq,
             on_dense=self.weight.dense_gradient_made,
         )
+        return vectors if self.training else settled(self.table, input, vectors, self.unseen)

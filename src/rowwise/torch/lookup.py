@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 from rowwise.ids import as_ids, outside
+from rowwise.table import Table
 from rowwise.torch.parameter import TableParameter
+from rowwise.unseen import Unseen, what_stands_in
 
 
 class _Lookup(torch.autograd.Function):
@@ -97,6 +99,21 @@ def lookup(
         parameter, ids_here, sparse, frozen, by_frequency, on_dense
     )
     return vectors.to(ids.device)
+
+
+@torch.compiler.disable
+def settled(table: Table, ids: torch.Tensor, vectors: torch.Tensor, unseen: Unseen) -> torch.Tensor:
+    """vectors (..., D) of rows ids (...,), with something else for those never trained.
+
+    Raises:
+        UnseenError, ValueError: as `rowwise.Table.lookup`.
+    """
+    if unseen == "as-is" or being_recorded():
+        return vectors
+    new, stand_in = what_stands_in(table, whole_ids(ids).cpu().numpy(), unseen)
+    if stand_in is None:
+        return vectors
+    return torch.where(torch.from_numpy(new)[..., None], torch.from_numpy(stand_in), vectors)
 
 
 @torch.compiler.disable

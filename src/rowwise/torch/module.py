@@ -5,10 +5,13 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from rowwise.init import Init
 from rowwise.table import Table
+from rowwise.torch.growth import lie_over_new_memory
 from rowwise.torch.parameter import bring_to_now
 from rowwise.torch.renorm import renormalize
 from rowwise.torch.weight import Weight, move_to_table, table_can_hold
@@ -71,6 +74,29 @@ class OnTable(torch.nn.Module):
             )
         return weight.table
 
+    def grow(self, num_embeddings: int, *, init: Init = "normal", seed: int | None = None) -> None:
+        """Adds rows at the end, up to `num_embeddings`; see `rowwise.Table.grow`.
+
+        The weight stays the same parameter, its optimizer goes on; gradients are dropped. New
+        rows start as PyTorch's do, from a normal distribution of deviation 1.
+        """
+        self.table.grow(num_embeddings, init=_unit_normal(init, seed), seed=seed)
+        self._take_new_memory()
+
+    def reorder(self, places: Any, *, init: Init = "normal", seed: int | None = None) -> None:
+        """Makes row i what row places[i] was; -1 makes a new row. See `rowwise.Table.reorder`."""
+        self.table.reorder(places, init=_unit_normal(init, seed), seed=seed)
+        self._take_new_memory()
+
+    def _take_new_memory(self) -> None:
+        lie_over_new_memory(self.weight)
+        self.num_embeddings = self.table.rows
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        if isinstance(self._parameters.get("weight"), Weight):
+            self.table.mark_known()  # somebody trained what is in a file
+
     def _by_table(self, ids: Any) -> bool:
         """Whether the table can answer; if not, every alias of its memory is brought to now."""
         own = self._parameters.get("weight")
@@ -102,6 +128,12 @@ class OnTable(torch.nn.Module):
     def _renormalize(self, ids: torch.Tensor) -> None:
         if self.max_norm is not None:
             renormalize(self.weight, ids, self.max_norm, self.norm_type)
+
+
+def _unit_normal(init: Init, seed: int | None) -> Init:
+    if not (isinstance(init, str) and init == "normal"):
+        return init
+    return lambda shape: np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 def is_ids(ids: Any) -> bool:
