@@ -61,9 +61,36 @@ class Embedding(OnTable, torch.nn.Embedding):
     unseen: Unseen = "as-is"
     pretrained: Report | None = None
 
-    def __init__(self, *args: Any, unseen: Unseen = "as-is", **options: Any) -> None:
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+        _weight: torch.Tensor | None = None,
+        _freeze: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        unseen: Unseen = "as-is",
+    ) -> None:
         check_unseen(unseen)
-        super().__init__(*args, **options)
+        super().__init__(
+            num_embeddings,
+            embedding_dim,
+            padding_idx,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            sparse,
+            _weight,
+            _freeze,
+            device,
+            dtype,
+        )
         self.unseen = unseen
 
     @classmethod
@@ -71,25 +98,30 @@ class Embedding(OnTable, torch.nn.Embedding):
         cls,
         embeddings: torch.Tensor | Vectors,
         freeze: bool = True,
-        *args: Any,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+        *,
+        unseen: Unseen = "as-is",
         vocabulary: Vocabulary | Iterable[str] | None = None,
         init: Init = "normal",
         seed: int | None = None,
         verbose: bool = True,
-        **options: Any,
     ) -> Embedding:
         """A module from vectors: a tensor, as in PyTorch, or what `rowwise.vectors.load` read.
 
         Args:
             embeddings: (V, D), or words with their vectors.
             freeze: whether training leaves them alone.
-            *args, **options: PyTorch's: padding_idx, max_norm, norm_type, scale_grad_by_freq,
-                sparse.
+            padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, unseen: the module's.
             vocabulary: V words in the order of their ids; those of `embeddings` unless given.
             init: what words start with that have no vector, see `rowwise.vectors.rows_for`.
             seed: of init.
             verbose: print how many words were found; the report is also `module.pretrained`.
         """
+        check_unseen(unseen)
         pretrained = None
         if isinstance(embeddings, Vectors):
             words = embeddings.words if vocabulary is None else vocabulary
@@ -97,7 +129,10 @@ class Embedding(OnTable, torch.nn.Embedding):
             embeddings = torch.from_numpy(pretrained.rows)
         elif vocabulary is not None:
             raise TypeError("vocabulary= needs words with their vectors, rowwise.vectors.Vectors")
-        module: Embedding = super().from_pretrained(embeddings, freeze, *args, **options)
+        module: Embedding = super().from_pretrained(
+            embeddings, freeze, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
+        )
+        module.unseen = unseen
         module.pretrained = None if pretrained is None else pretrained.report
         if isinstance(module.weight, Weight):
             module.table.mark_known(None if pretrained is None else pretrained.found.nonzero()[0])

@@ -101,10 +101,11 @@ class Vectors:
             ValueError: an ending that stands for no format, or words that the format cannot hold.
 
         Example:
-            >>> import tempfile, os
+            >>> import os, tempfile
+            >>> from pathlib import Path
             >>> path = os.path.join(tempfile.mkdtemp(), "tiny.txt")
             >>> Vectors(["tea", "cup"], [[1.0, 2.5], [3.0, 4.0]]).save(path)
-            >>> print(open(path).read(), end="")
+            >>> print(Path(path).read_text(), end="")
             tea 1 2.5
             cup 3 4
         """
