@@ -8,6 +8,7 @@ from the second on.
 
     python benchmarks/peers.py [--rows 100000 4000000] [--optimizers Adam] [--ids uniform]
     python benchmarks/peers.py --write      # all cells, into docs/benchmarks.md and step-time.png
+    python benchmarks/peers.py --write --resume    # with the cells that a run cut short has made
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import re
 import statistics
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
 LIMIT = HERE.parent / "build" / "tools" / "limit"
+MEASURED = HERE.parent / "build" / "cells.jsonl"  # of the latest run, a cell a line
 WARM_UP, ROUNDS = 300, 5
 GIB = 2**30
 
@@ -151,6 +153,15 @@ def memory_limit(rows: int, zipf: bool) -> float:
     return (float(both[1]) + float(both[2])) / 1000
 
 
+def measured_before(optimizer: str, rows: int, ids: str) -> Cell | None:
+    """The cell that the run before has finished."""
+    lines = MEASURED.read_text().splitlines() if MEASURED.exists() else []
+    for cell in (Cell(**json.loads(line)) for line in lines):
+        if (cell.optimizer, cell.rows, cell.ids) == (optimizer, rows, ids):
+            return cell
+    return None
+
+
 def sixteen_million(worker: Worker) -> str:
     """Ours alone, where dense training has no room."""
     rows = 16_000_000
@@ -269,15 +280,22 @@ def main() -> None:
     parser.add_argument("--optimizers", nargs="+", default=["SGD", "Adagrad", "RMSprop", "Adam"])
     parser.add_argument("--ids", nargs="+", default=["uniform", "Zipf"])
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
+    parser.add_argument("--resume", action="store_true", help="go on where a run was cut short")
     arguments = parser.parse_args()
+    MEASURED.parent.mkdir(exist_ok=True)
+    if not arguments.resume:
+        MEASURED.unlink(missing_ok=True)
     workers = {backend: Worker(backend) for backend in ("torch", "jax", "tensorflow")}
     take_up_frameworks(workers)
     cells = []
     for optimizer in arguments.optimizers:
         for ids in arguments.ids:
             for rows in arguments.rows:
-                cell = Cell(optimizer, rows, ids)
-                measure(cell, workers)
+                cell = measured_before(optimizer, rows, ids) or Cell(optimizer, rows, ids)
+                if not cell.seconds:
+                    measure(cell, workers)
+                    with MEASURED.open("a") as file:
+                        print(json.dumps(asdict(cell)), file=file)
                 cells.append(cell)
                 print(table_of([cell], time_entry)[-1], flush=True)
     text = report(cells, sixteen_million(workers["torch"]) if arguments.write else "")

@@ -38,6 +38,10 @@ using Positions = nb::ndarray<int64_t, nb::c_contig, nb::device::cpu>;
 using Weights = std::optional<Vectors>;
 using PerId = std::pair<nb::ndarray<nb::numpy, int64_t, nb::ndim<1>>,
                         nb::ndarray<nb::numpy, float, nb::ndim<2>>>;
+using Past = std::pair<nb::ndarray<nb::numpy, double, nb::ndim<2>>,
+                       nb::ndarray<nb::numpy, double, nb::ndim<1>>>;
+using GivenPast = std::pair<nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>,
+                            nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>>;
 using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 // What hands memory to `Free` once no array needs it.
@@ -352,6 +356,34 @@ class Rows {
         kernels().slot_values(store_, rule_, *clock_, static_cast<int>(slot), out.data());
     }
 
+    // The clock's past: a row (scale, keep, epsilon factor) per step, and closed coefficients.
+    Past past() const {
+        const std::shared_lock lock(mutex_);
+        const auto& ticks = clock_->ticks();
+        const std::vector<double> closed = clock_->closed();
+        auto steps = fresh_array<double>(ticks.size() - 1, std::size_t{3});
+        for (std::size_t i = 1; i < ticks.size(); ++i) {
+            double* row = steps.data() + 3 * (i - 1);
+            row[0] = ticks[i].scale, row[1] = ticks[i].keep, row[2] = ticks[i].epsilon_factor;
+        }
+        auto rest = fresh_array<double>(closed.size());
+        std::copy(closed.begin(), closed.end(), rest.data());
+        return {std::move(steps), std::move(rest)};
+    }
+
+    // Takes up a past: the rows' stamps are of it.
+    void restore(GivenPast past) {
+        const auto& [steps, closed] = past;
+        if (steps.shape(1) != 3) throw std::invalid_argument("a step of the clock is 3 numbers");
+        std::vector<Tick> ticks(1, Tick{0, 1, 0});
+        for (std::size_t i = 0; i < steps.shape(0); ++i) {
+            const double* row = steps.data() + 3 * i;
+            ticks.push_back({row[0], row[1], row[2]});
+        }
+        const std::unique_lock lock(mutex_);
+        clock_->restore(ticks, closed.data(), closed.size());
+    }
+
     // Whether the clock's memory is used up, so that a sync is due.
     bool full() const { return clock_->now() >= Clock::kHorizon; }
     bool fresh() const { return store_.fresh; }
@@ -474,6 +506,8 @@ NB_MODULE(_native, m) {
         .def("refresh", &Rows::refresh, "ids"_a)
         .def("sync", &Rows::sync)
         .def("slot_values", &Rows::slot_values, "slot"_a, "out"_a)
+        .def("past", &Rows::past)
+        .def("restore", &Rows::restore, "past"_a)
         .def_prop_ro("full", &Rows::full)
         .def_prop_rw("fresh", &Rows::fresh, &Rows::set_fresh);
     m.attr("TERMS") = kTerms;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 
 namespace rowwise {
 
@@ -76,13 +77,15 @@ void Clock::write(Skip& skip, uint32_t k, double keep, double tail, const Coeffi
         skip.y_max = kAnyY;
 }
 
-void Clock::advance(const Tick& tick) {
+void Clock::push(const Tick& tick) {
     ++now_;
     ticks_.push_back(tick);
     log_keep_.push_back(log_keep_.back() + std::log(tick.keep));
     if (endless_) total_.push_back(total_.back() * tick.keep + tick.scale);
     decays_ = decays_ || tick.keep != 1.0;
+}
 
+Clock::Coefficients Clock::refresh_recent() {
     // Backwards from now: every stamp in the window, each from the one after it.
     Coefficients c;
     double kept = 1;
@@ -93,8 +96,36 @@ void Clock::advance(const Tick& tick) {
         kept *= ticks_[step].keep;
         write(recent_[k], k, kept, 1.0, c);
     }
+    return c;
+}
+
+void Clock::advance(const Tick& tick) {
+    push(tick);
+    const Coefficients last = refresh_recent();
     // The stamp at the window's far end gains nothing from later steps but their weight decay.
-    if (now_ >= window_ && terms_ && !endless_) closed_.push_back(c);
+    if (now_ >= window_ && terms_ && !endless_) closed_.push_back(last);
+}
+
+std::vector<double> Clock::closed() const {
+    std::vector<double> numbers;
+    numbers.reserve(closed_.size() * (kTerms + 1));
+    for (const Coefficients& c : closed_) numbers.insert(numbers.end(), c.c, c.c + kTerms + 1);
+    return numbers;
+}
+
+void Clock::restore(const std::vector<Tick>& ticks, const double* closed, std::size_t numbers) {
+    if (ticks.empty() || ticks.size() > std::size_t{kHorizon} + 1)
+        throw std::invalid_argument("a clock remembers at most 65535 steps");
+    const std::size_t steps = ticks.size() - 1;
+    const bool closes = terms_ && !endless_ && steps >= window_;
+    if (numbers != (closes ? steps - window_ + 1 : 0) * (kTerms + 1))
+        throw std::invalid_argument("the clock's coefficients do not fit its steps");
+    restart();
+    for (std::size_t i = 1; i < ticks.size(); ++i) push(ticks[i]);
+    closed_.resize(numbers / (kTerms + 1));
+    for (std::size_t i = 0; i < numbers; ++i)
+        closed_[i / (kTerms + 1)].c[i % (kTerms + 1)] = closed[i];
+    refresh_recent();
 }
 
 double Clock::kept_since(uint32_t step) const {
@@ -106,6 +137,7 @@ double Clock::kept_since(uint32_t step) const {
 Skip Clock::since(uint32_t stamp) const {
     const uint32_t k = now_ - stamp;
     if (k <= window_) return recent_[k];
+    if (stamp > now_) return recent_[0];  // only a damaged file's rows say so
     Skip skip;
     Coefficients c;
     double tail = 1;
@@ -120,6 +152,7 @@ Skip Clock::since(uint32_t stamp) const {
 }
 
 int64_t Clock::replay_terms(uint32_t stamp, Term* terms) const {
+    if (stamp > now_) return 0;
     const uint32_t reach = std::min(now_ - stamp, window_);
     for (uint32_t j = 1; j <= reach; ++j)
         terms[j - 1] = {ticks_[stamp + j].scale * kept_since(stamp + j),

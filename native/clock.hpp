@@ -72,6 +72,13 @@ class Clock {
     void advance(const Tick& tick);  // one step more; its epsilon_factor no smaller than the last
     void restart();                  // every row is current: forget the past
 
+    // The past, for a file: a clock restored from it goes on to the same bits. Coefficients are
+    // those of the stamps that left the window, each kTerms + 1 numbers.
+    const std::vector<Tick>& ticks() const { return ticks_; }  // (now + 1,); the first is no step
+    std::vector<double> closed() const;
+    // Throws std::invalid_argument if the numbers are not of such a clock.
+    void restore(const std::vector<Tick>& ticks, const double* closed, std::size_t numbers);
+
     uint32_t now() const { return now_; }
     uint32_t window() const { return window_; }
     double epsilon_factor() const { return ticks_[now_].epsilon_factor; }  // of the last; 0: none
@@ -91,6 +98,8 @@ class Clock {
     struct Coefficients {
         double c[kTerms + 1] = {};  // the last bounds the remainder
     };
+    void push(const Tick& tick);
+    Coefficients refresh_recent();  // those of the stamp at the window's far end
     void extend(Coefficients& c, uint32_t step, double kept) const;  // C(step) -> C(step - 1)
     void write(Skip& skip, uint32_t k, double keep, double tail, const Coefficients& c) const;
     double kept_since(uint32_t step) const;  // P(step)

@@ -1,14 +1,21 @@
 """Words to ids and back."""
 
+import copy
+import hashlib
 import json
+import pickle
 
 import numpy as np
+import pandas
+import polars
+import pyarrow
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rowwise import Vocabulary
-from rowwise.vocabulary import words
+from rowwise.text import words
 
 SENTENCES = ["Hope to see you soon", "Nice to see you again"]
 
@@ -80,7 +87,7 @@ def test_a_length_below_zero_and_a_text_that_is_none_are_named():
     vocabulary = Vocabulary(["a"], mask_token="")
     with pytest.raises(ValueError, match="length=-1 is below 0"):
         vocabulary.encode_batch(["a"], -1)
-    with pytest.raises(TypeError, match="text None is not a string"):
+    with pytest.raises(TypeError, match="text None at position 1 is not a string"):
         vocabulary.encode_batch(["a", None])
 
 
@@ -142,7 +149,9 @@ WHOLE = {
     "words": ["a"],
     "mask_token": None,
     "oov_token": None,
+    "num_oov_indices": 1,
     "lowercase": True,
+    "split": "words",
 }
 
 
@@ -153,20 +162,151 @@ WHOLE = {
         ("[]", "does not say 'rowwise vocabulary 1'"),
         ("{", "Expecting property name"),
         ("[" * 200_000, "recursion"),
-        ('{"format": "rowwise vocabulary 1"}', "it has no 'words'"),
+        ('{"format": "rowwise vocabulary 1"}', "it has no 'mask_token'"),
         (json.dumps(WHOLE | {"words": "ab"}), "its 'words' is 'ab'"),
         (json.dumps(WHOLE | {"words": ["a", "a"]}), "'a' occurs twice"),
         (json.dumps(WHOLE | {"words": [1]}), "token 1 with id 0 is not a string"),
         (json.dumps(WHOLE | {"mask_token": 5}), "its 'mask_token' is '5'"),
         (json.dumps(WHOLE | {"lowercase": "no"}), "its 'lowercase' is 'no'"),
+        (json.dumps(WHOLE | {"num_oov_indices": 2}), "num_oov_indices=2 needs an oov_token"),
+        (json.dumps(WHOLE | {"split": "/etc/passwd"}), "its 'split' is '/etc/passwd'"),
+        (json.dumps(WHOLE | {"split": {}}), "not a tokenizer.json"),
     ],
-    ids=range(10),
+    ids=range(13),
 )
 def test_another_file_is_refused_and_what_is_wrong_is_named(tmp_path, content, message):
     path = tmp_path / "v.json"
     path.write_text(content)
     with pytest.raises(ValueError, match=f"not a vocabulary's file: .*{message}"):
         Vocabulary.load(path)
+
+
+def test_several_unknown_entries_take_words_by_their_hash(tmp_path):
+    vocabulary = Vocabulary(["a"], mask_token="", oov_token="[UNK]", num_oov_indices=3)
+    assert vocabulary.tokens == ("", "[UNK]", "[UNK]", "[UNK]", "a")
+    unknown = [f"word{i}" for i in range(100)]
+    ids = vocabulary.lookup(unknown)
+    assert set(ids) == {1, 2, 3}
+    # BLAKE2b of the word, 8 bytes, little endian: the same in every process and on every machine.
+    assert ids[:4].tolist() == [
+        1 + int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little") % 3
+        for word in unknown[:4]
+    ]
+    assert vocabulary.decode(ids[:2]) == ["[UNK]", "[UNK]"]
+    assert vocabulary["a"] == 4
+    vocabulary.save(tmp_path / "v.json")
+    assert Vocabulary.load(tmp_path / "v.json") == vocabulary
+    assert copy.deepcopy(vocabulary).lookup(unknown).tolist() == ids.tolist()
+    with pytest.raises(ValueError, match="num_oov_indices=2 needs an oov_token"):
+        Vocabulary(["a"], num_oov_indices=2)
+    with pytest.raises(ValueError, match="num_oov_indices=0 is below 1"):
+        Vocabulary(["a"], oov_token="?", num_oov_indices=0)
+    with pytest.raises(ValueError, match="'x' occurs twice, with ids 0 and 1"):
+        Vocabulary([], mask_token="x", oov_token="x")
+
+
+COLUMNS = {
+    "list": list,
+    "generator": iter,
+    "numpy": np.array,
+    "objects": lambda values: np.array(values, dtype=object),
+    "pandas": pandas.Series,
+    "categories": lambda values: pandas.Series(values, dtype="category"),
+    "polars": polars.Series,
+    "pyarrow": pyarrow.array,
+    "chunks": lambda values: pyarrow.chunked_array([values[:1], values[1:]]),
+    "dictionary": lambda values: pyarrow.array(values).dictionary_encode(),
+}
+
+
+@pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)
+def test_columns_of_any_library(column):
+    users = ["u7", "u9", "u7"]
+    vocabulary = Vocabulary.from_tokens(column(users), oov_token="?", order="frequency")
+    assert vocabulary.tokens == ("?", "u7", "u9")
+    assert vocabulary.lookup(column(["u9", "u1"])).tolist() == [2, 0]
+    assert Vocabulary(column(["u7", "u9"])).tokens == ("u7", "u9")
+    texts = ["Nice to see you", "see you"]
+    assert Vocabulary.from_texts(column(texts)).tokens == ("nice", "to", "see", "you")
+    ids, offsets = Vocabulary.from_texts(texts).encode_ragged(column(texts))
+    assert ids.tolist() == [0, 1, 2, 3, 2, 3]
+    assert offsets.tolist() == [0, 4, 6]
+
+
+def test_ids_have_the_shape_of_an_array_of_tokens():
+    vocabulary = Vocabulary(["a", "b"])
+    assert vocabulary.lookup(np.array([["a", "b"], ["b", "b"]])).tolist() == [[0, 1], [1, 1]]
+    assert vocabulary.lookup([]).shape == (0,)
+    with pytest.raises(KeyError, match="'c' is not in the vocabulary"):
+        vocabulary.lookup(["a", "c"])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (pandas.Series(["a", None]), "not a string"),
+        ([1, 2], "token 1 "),
+        ({"a": 1}, "one column of strings, not a dict"),
+        (
+            pandas.DataFrame({"a": ["x"]}),
+            r"one column of strings, not a DataFrame of shape \(1, 1\)",
+        ),
+        (3, "list of strings, not 3"),
+    ],
+    ids=range(5),
+)
+def test_what_is_no_column_of_strings_is_named(values, message):
+    with pytest.raises(TypeError, match=message):
+        Vocabulary.from_tokens(values)
+    with pytest.raises(TypeError, match=message):
+        Vocabulary(["a"]).lookup(values)
+
+
+def test_new_words_come_after_the_old_ones():
+    monday = Vocabulary.from_texts(["a b"], mask_token="", oov_token="?", lowercase=False)
+    tuesday = monday.with_texts(["c b C c"])
+    assert tuesday.tokens == ("", "?", "a", "b", "c", "C")
+    assert monday.tokens == ("", "?", "a", "b")
+    assert monday.with_texts(["c b d d"], min_count=2).tokens == ("", "?", "a", "b", "d")
+    assert monday.with_texts(["c d d"], max_size=5, order="frequency").words == ("a", "b", "d")
+    assert tuesday.with_tokens(["x y", "a"]).words == ("a", "b", "c", "C", "x y")
+    assert tuesday.places_in(monday).tolist() == [0, 1, 2, 3, -1, -1]
+    with pytest.raises(ValueError, match="max_size=2 is below the 4 tokens"):
+        monday.with_texts(["c"], max_size=2)
+
+
+def test_unknown_entries_are_carried_to_unknown_entries():
+    old = Vocabulary(["a", "b"], oov_token="?", num_oov_indices=2)
+    new = Vocabulary(["b", "?!"], mask_token="", oov_token="[UNK]", num_oov_indices=3)
+    assert new.places_in(old).tolist() == [-1, 0, 1, -1, 3, -1]
+
+
+def test_texts_are_split_at_white_space_or_by_a_tokenizer(tmp_path):
+    text = "It's  Mr. Müller-Lüdenscheidt\u00a0!"
+    assert Vocabulary.from_texts([text], split="whitespace").tokens == tuple(text.lower().split())
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={"a": 0, "b": 1, "ab": 2, "?": 3}, merges=[("a", "b")])
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.enable_padding(length=9)
+    tokenizer.enable_truncation(1)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    for split in (tokenizer, tmp_path / "tokenizer.json"):
+        vocabulary = Vocabulary.from_texts(["aba b"], split=split, oov_token="?")
+        assert vocabulary.tokens == ("?", "ab", "a", "b")
+        assert vocabulary.encode("bab") == [3, 1]
+        vocabulary.save(tmp_path / "v.json")
+        assert Vocabulary.load(tmp_path / "v.json") == vocabulary
+        assert pickle.loads(pickle.dumps(vocabulary)).encode("bab") == [3, 1]
+    with pytest.raises(ValueError, match="lowercase=True"):
+        Vocabulary([], split=tokenizer, lowercase=True)
+    with pytest.raises(FileNotFoundError, match=r"'word' is neither 'words' nor 'whitespace'"):
+        Vocabulary([], split="word")
+    with pytest.raises(TypeError, match="split=7 is not"):
+        Vocabulary([], split=7)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"not a tokenizer.json"):
+        Vocabulary([], split=tmp_path / "other.json")
 
 
 def test_many_short_texts_are_encoded():

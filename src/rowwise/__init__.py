@@ -6,6 +6,7 @@ Keras layer on top of it.
 
 from rowwise import rules
 from rowwise._native import get_num_threads
+from rowwise.files.container import DamagedFileError
 from rowwise.rules import (
     SGD,
     Adadelta,
@@ -20,6 +21,7 @@ from rowwise.rules import (
     Rule,
 )
 from rowwise.table import Table, set_num_threads
+from rowwise.unseen import UnseenError
 from rowwise.vocabulary import Vocabulary
 
 __version__ = "0.1.0"
@@ -31,12 +33,14 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "DamagedFileError",
     "Ftrl",
     "Lion",
     "Nadam",
     "RMSprop",
     "Rule",
     "Table",
+    "UnseenError",
     "Vocabulary",
     "get_num_threads",
     "rules",

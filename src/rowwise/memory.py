@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +17,41 @@ from rowwise import _native
 ROW_STATE = np.dtype([("stamp", np.uint32), ("updates", np.uint32), ("last_update", np.int64)])
 
 
-def matrix(rows: int, dim: int) -> NDArray[np.float32]:
-    """A zeroed (rows, dim) float32 array on huge pages where there are any."""
-    return _native.zeros(rows * dim * 4).view(np.float32).reshape(rows, dim)
+Folder = str | os.PathLike[str]
 
 
-def row_states(rows: int) -> NDArray[np.void]:
+def matrix(rows: int, dim: int, scratch: Folder | None = None) -> NDArray[np.float32]:
+    """A zeroed (rows, dim) float32 array; see `zeros`."""
+    return zeros(rows * dim * 4, scratch).view(np.float32).reshape(rows, dim)
+
+
+def row_states(rows: int, scratch: Folder | None = None) -> NDArray[np.void]:
     """(rows,) bookkeeping of rows that no batch has touched."""
-    return _native.zeros(rows * ROW_STATE.itemsize).view(ROW_STATE)
+    return zeros(rows * ROW_STATE.itemsize, scratch).view(ROW_STATE)
+
+
+def zeros(nbytes: int, scratch: Folder | None = None) -> NDArray[np.uint8]:
+    """(nbytes,) zeros: in memory, on huge pages where there are any, or in a file of a folder.
+
+    The file has no name, so that it goes with the array or the process, and all its room is there
+    from the start: a disk that fills up later does not matter to it.
+
+    Raises:
+        OSError: the folder has not so much room.
+    """
+    if scratch is None:
+        return _native.zeros(nbytes)
+    with tempfile.TemporaryFile(dir=scratch, prefix=".rowwise.") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+        except OSError as error:
+            free = shutil.disk_usage(scratch).free
+            raise OSError(
+                error.errno,
+                f"{nbytes:,} bytes of scratch do not fit; {free:,} are free ({error.strerror})",
+                os.fspath(scratch),
+            ) from error
+        return np.frombuffer(mmap.mmap(file.fileno(), nbytes), np.uint8)
 
 
 def check_fits(rows: int, dim: int, slots: int, *, table: bool = True) -> None:

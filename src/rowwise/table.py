@@ -6,7 +6,6 @@ brought up to date together with all the others (`sync`).
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,13 +15,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise import _native, pooling, rules
+from rowwise import _native, growth, pooling, rules
+from rowwise.checks import finite, iteration_of, positive, rate_of
 from rowwise.ids import as_ids, outside
 from rowwise.init import Init, fill
-from rowwise.memory import check_fits, matrix, row_states
+from rowwise.memory import ROW_STATE, Folder, check_fits, matrix, row_states
 from rowwise.pooling import BagGradient
 from rowwise.rules import Rule
 from rowwise.unseen import KNOWN, Unseen, forget_mean, settle
+from rowwise.vocabulary import Vocabulary
 
 Floats = NDArray[np.float32]
 
@@ -44,10 +45,13 @@ class Table:
         init: what the rows start with: "uniform" (in -0.05..0.05), "normal" (deviation 0.05),
             "zeros", an array (rows, dim), or a function of the shape that returns one.
         seed: for "uniform" and "normal".
+        scratch: a folder on a disk, in whose room the table then lies instead of in memory; for
+            tables larger than that. It leaves no file behind.
 
     Raises:
         ValueError: rows or dim below 1, an unknown rule or init, an array of another shape.
         MemoryError: table and slots do not fit in free memory.
+        OSError: they do not fit in the scratch folder.
 
     Example:
         >>> import numpy as np
@@ -67,17 +71,20 @@ class Table:
         *,
         init: Init = "uniform",
         seed: int | None = None,
+        scratch: Folder | None = None,
     ) -> None:
-        self.rows = _positive("rows", rows)
-        self.dim = _positive("dim", dim)
+        self.rows = positive("rows", rows)
+        self.dim = positive("dim", dim)
         if self.rows >= 2**32:
             check_fits(self.rows, self.dim, 0)
             raise ValueError(f"rows={rows} is above the limit of {2**32 - 1}")
         chosen = rules.get(rule)
-        check_fits(self.rows, self.dim, len(chosen.slot_names) if chosen else 0)
-        self._weights = matrix(self.rows, self.dim)
+        self._scratch = scratch
+        self._check_fits(self.rows, self._slots_of(chosen))
+        self._weights = matrix(self.rows, self.dim, scratch)
         fill(self._weights, init, seed)
-        self._states = row_states(self.rows)
+        self._states = row_states(self.rows, scratch)
+        self._vocabulary: Vocabulary | None = None
         self._native = self._native_rows()
         self._steps = 0
         self._slots: list[Floats] = []
@@ -204,7 +211,7 @@ class Table:
                 f"dim {self.dim} need {(*ids.shape, self.dim)}"
             )
         if check_finite:
-            _check_finite(gradients)
+            finite(gradients)
 
         def by_ids(numbers: _native.Numbers) -> None:
             bad = self._native.update(ids, gradients, numbers)
@@ -217,7 +224,7 @@ class Table:
         """Brings every row to now, in place; no value changes beyond rounding.
 
         Costs a pass over the table. Nothing needs it for correct values; it happens by itself
-        before saving, and every 65,535 steps, so that the clock can forget the past.
+        every 65,535 steps, so that the clock can forget the past.
         """
         self._native.sync()
 
@@ -238,20 +245,21 @@ class Table:
             >>> table.shape
             (5, 2)
         """
-        if _positive("rows", rows) < self.rows:
+        if positive("rows", rows) < self.rows:
             raise ValueError(
                 f"rows={rows} is below the table's {self.rows}; reorder() can drop rows"
             )
-        check_fits(rows, self.dim, len(self.slot_names))
-        old = np.arange(self.rows)
+        self._check_fits(rows, len(self.slot_names))
+        old, vocabulary = np.arange(self.rows), self._vocabulary
         self.reorder(np.append(old, np.full(rows - self.rows, -1)), init=init, seed=seed)
+        self._vocabulary = vocabulary  # its words have the rows they had
 
     def reorder(self, places: Any, *, init: Init = "uniform", seed: int | None = None) -> None:
         """Makes row i what row places[i] was, with its slots and counts; -1 makes a new row.
 
         Rows may be dropped, moved and added at once, as a new vocabulary asks for
         (`Vocabulary.places_in`). The table is synced first. It gets new memory: arrays from
-        `buffer` are no longer its own.
+        `buffer` are no longer its own; and it has no vocabulary until it is given the new one.
 
         Args:
             places: (new rows,) ids of this table, each at most once, or -1.
@@ -263,32 +271,7 @@ class Table:
             ValueError: no places, a row twice, an unknown init.
             MemoryError: the new table does not fit beside the old one.
         """
-        places = as_ids(places).reshape(-1)
-        old = places[places != -1]
-        if not places.size:
-            raise ValueError("a table has at least one row; places is empty")
-        if old.size and (old.min() < 0 or old.max() >= self.rows):
-            bad = (places < -1) | (places >= self.rows)
-            raise outside(places, int(bad.argmax()), self.rows)
-        ids, counts = np.unique(old, return_counts=True)
-        if (counts > 1).any():
-            raise ValueError(f"row {ids[counts > 1][0]} stands twice in places")
-        check_fits(len(places), self.dim, len(self.slot_names))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # said when the rule was taken up
-            twin = Table(len(places), self.dim, self._rule, init=init, seed=seed)
-        self.sync()
-        to = np.flatnonzero(places != -1)
-        for mine, theirs in zip(
-            (self._weights, *self._slots, self._states),
-            (twin._weights, *twin._slots, twin._states),
-            strict=True,
-        ):
-            theirs[to] = mine[old]
-        self.rows, self._weights, self._states = twin.rows, twin._weights, twin._states
-        self._slots, fresh = twin._slots, self._native.fresh
-        self._native = twin._native
-        self._native.fresh = fresh
+        growth.reorder(self, places, init, seed)
 
     # ------------------------------------------------------------------ knowing
 
@@ -301,7 +284,7 @@ class Table:
     def rule(self, rule: Rule | str | None) -> None:
         chosen = rules.get(rule)
         if chosen is not None:
-            check_fits(self.rows, self.dim, len(chosen.slot_names), table=False)
+            self._check_fits(self.rows, len(chosen.slot_names), table=False)
         self.sync()
         self._use(chosen)
 
@@ -312,7 +295,7 @@ class Table:
 
     @learning_rate.setter
     def learning_rate(self, rate: float) -> None:
-        self._learning_rate = _rate(rate)
+        self._learning_rate = rate_of(rate)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -363,6 +346,26 @@ class Table:
         forget_mean(self)
 
     @property
+    def vocabulary(self) -> Vocabulary | None:
+        """What the rows stand for; kept in the table's file. None unless it was given.
+
+        Raises:
+            ValueError: on setting one with more tokens than the table has rows.
+        """
+        return self._vocabulary
+
+    @vocabulary.setter
+    def vocabulary(self, vocabulary: Vocabulary | None) -> None:
+        if vocabulary is not None and not isinstance(vocabulary, Vocabulary):
+            raise TypeError(f"vocabulary must be a rowwise.Vocabulary, not {vocabulary!r}")
+        if vocabulary is not None and len(vocabulary) > self.rows:
+            raise ValueError(
+                f"the vocabulary has {len(vocabulary)} tokens and the table {self.rows} rows; "
+                f"grow({len(vocabulary)}) makes room"
+            )
+        self._vocabulary = vocabulary
+
+    @property
     def nbytes(self) -> int:
         """Bytes of rows, slots and bookkeeping."""
         return self._weights.nbytes + sum(slot.nbytes for slot in self._slots) + self._states.nbytes
@@ -379,48 +382,100 @@ class Table:
     # ------------------------------------------------------------------ keeping
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the table, with everything that training needs to go on, to a safetensors file.
+        """Writes the table, with everything that training needs to go on to the same bits.
 
-        The table is synced first. The file appears whole or not at all.
+        The table does not change. The file, of safetensors' format, appears whole or not at all,
+        whatever happens on the way; docs/file-format.md has the promises. Beyond the table a save
+        needs a few megabytes of memory.
+
+        Raises:
+            OSError: there is no room, or no permission; a file that was there stays.
         """
         from rowwise.files.table_file import save_table
 
         save_table(self, path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Table:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        mmap: bool = False,
+        scratch: Folder | None = None,
+    ) -> Table:
         """Reads what `save` wrote.
+
+        Args:
+            path: of the file.
+            mmap: leave rows in the file until they are read, so that opening takes no time however
+                large the table is. Updates then change a copy in memory of the rows they touch,
+                never the file. The rows' checksums are not looked at.
+            scratch: see `Table`; for training a table that does not fit in memory.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is not a table's file, or damaged.
+            DamagedFileError: it is not a table's file, or damaged. It is a ValueError.
+            MemoryError, OSError: it does not fit in memory, or in the scratch folder.
+            ValueError: mmap and scratch.
         """
         from rowwise.files.table_file import load_table
 
-        return load_table(path)
+        return load_table(cls, path, mmap, scratch)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
+        """All there is to the table, for a file or a copy: its own arrays, not copies of them."""
         return {
-            "config": (self.rows, self.dim, self._rule, self.learning_rate, self._steps),
-            "weights": self.to_numpy(),
-            "slots": [self.slot(name) for name in self.slot_names],
-            "states": self._states.copy(),
+            "rule": self._rule,
+            "learning_rate": self.learning_rate,
+            "steps": self._steps,
             "fresh": self._native.fresh,
+            "weights": self._weights,
+            "slots": list(self._slots),
+            "states": self._states,
+            "past": self._native.past(),
+            "vocabulary": self._vocabulary,
+            "scratch": self._scratch,
         }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.rows, self.dim, rule, rate, self._steps = state["config"]
-        self._weights = matrix(self.rows, self.dim)
-        self._weights[:] = state["weights"]
-        self._states = row_states(self.rows)
-        self._states[:] = state["states"]
-        self._states["stamp"] = 0
+    def take(self, parts: dict[str, Any]) -> None:
+        """Becomes the table of which `parts` gave these; it takes the arrays for its own.
+
+        Raises:
+            ValueError: they do not fit each other.
+        """
+        weights, states, slots = parts["weights"], parts["states"], parts["slots"]
+        if states.shape != weights.shape[:1] or states.dtype != ROW_STATE:
+            raise ValueError(f"states of shape {states.shape} for {len(weights)} rows")
+        if len(slots) != self._slots_of(parts["rule"]):
+            raise ValueError(f"{len(slots)} slots for {parts['rule']!r}")
+        self._weights, self._states, self._slots = weights, states, slots
+        self.rows, self.dim = weights.shape
+        self._scratch = parts["scratch"]
         self._native = self._native_rows()
-        self._use(rule)
-        self.learning_rate = rate
-        for slot, values in zip(self._slots, state["slots"], strict=True):
+        self._follow(parts["rule"], fresh=parts["fresh"])
+        self._native.restore(parts["past"])
+        self.learning_rate, self._steps = parts["learning_rate"], parts["steps"]
+        self._vocabulary = None
+        self.vocabulary = parts["vocabulary"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        parts = self.parts()
+        for name in ("weights", "states"):
+            parts[name] = parts[name].copy()
+        return parts | {"slots": [slot.copy() for slot in self._slots], "scratch": None}
+
+    def __setstate__(self, parts: dict[str, Any]) -> None:
+        rows, dim = parts["weights"].shape
+        own = parts | {
+            "weights": matrix(rows, dim),
+            "slots": [matrix(rows, dim) for _ in parts["slots"]],
+            "states": row_states(rows),
+        }
+        for name in ("weights", "states"):
+            own[name][:] = parts[name]
+        for slot, values in zip(own["slots"], parts["slots"], strict=True):
             slot[:] = values
-        self._native.fresh = state["fresh"]
+        self.take(own)
 
     def __copy__(self) -> Self:
         return self.__deepcopy__({})
@@ -527,8 +582,8 @@ class Table:
         """One step, which `make` makes of the rows; if it raises, nothing has changed."""
         if self._rule is None:
             raise ValueError("the table has no rule; give one: Table(..., rule='adam')")
-        rate = self.learning_rate if learning_rate is None else _rate(learning_rate)
-        number = self._steps + 1 if iteration is None else _iteration(iteration)
+        rate = self.learning_rate if learning_rate is None else rate_of(learning_rate)
+        number = self._steps + 1 if iteration is None else iteration_of(iteration)
         scales = self._rule.scales(rate, number)
         keep = self._rule.keep(rate)
         if keep <= 0:  # logarithms of the decay would not exist: leave no row waiting for it
@@ -538,13 +593,19 @@ class Table:
         if keep <= 0 or not self._rule.lazy or self._native.full:
             self.sync()
 
+    def _check_fits(self, rows: int, slots: int, *, table: bool = True) -> None:
+        if self._scratch is None:  # a disk's room is asked for when the files are made
+            check_fits(rows, self.dim, slots, table=table)
+
     def _native_rows(self) -> _native.Rows:
         return _native.Rows(self._weights, self._states.view(np.uint8).reshape(-1))
 
     def _use(self, rule: Rule | None) -> None:
         """Takes up a rule, with fresh slots; every row is current."""
         self.learning_rate = rule.learning_rate if rule else 0.0
-        self._slots = [matrix(self.rows, self.dim) for _ in range(self._slots_of(rule))]
+        self._slots = [
+            matrix(self.rows, self.dim, self._scratch) for _ in range(self._slots_of(rule))
+        ]
         for slot, start in zip(self._slots, rule.slot_starts if rule else (), strict=True):
             if start:
                 slot.fill(start)
@@ -578,39 +639,4 @@ def set_num_threads(threads: int) -> None:
     Raises:
         ValueError: below 1.
     """
-    _native.set_num_threads(_positive("threads", threads))
-
-
-def _positive(argument: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{argument} must be an integer, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{argument}={value} must be at least 1")
-    return int(value)
-
-
-def _rate(value: Any) -> float:
-    if isinstance(value, bool | str | bytes):
-        raise TypeError(f"learning_rate must be a number, not {value!r}")
-    rate = float(value)
-    if not math.isfinite(rate) or rate < 0:
-        raise ValueError(f"learning_rate={rate} must be finite and at least 0")
-    return rate
-
-
-def _iteration(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"iteration must be an integer, not {value!r}")
-    if value < 1:
-        raise ValueError(f"iteration={value} must be at least 1: steps are counted from 1")
-    return int(value)
-
-
-def _check_finite(gradients: Floats) -> None:
-    bad = _native.first_nonfinite(gradients)
-    if bad >= 0:
-        position = tuple(int(i) for i in np.unravel_index(bad, gradients.shape))
-        raise ValueError(
-            f"gradient {gradients[position]} at position {position} is not finite; "
-            "nothing was updated"
-        )
+    _native.set_num_threads(positive("threads", threads))

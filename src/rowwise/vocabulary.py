@@ -2,53 +2,45 @@
 
 from __future__ import annotations
 
-import json
 import operator
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
-_FORMAT = "rowwise vocabulary 1"
-_FIELDS: dict[str, Any] = {
-    "words": list,
-    "mask_token": str | None,
-    "oov_token": str | None,
-    "lowercase": bool,
-}
+from rowwise.columns import cells
+from rowwise.text import Splitter
 
-
-def words(text: str, *, lowercase: bool = True) -> list[str]:
-    """The words of a text: runs of letters, digits and underscores, apostrophes inside kept.
-
-    Example:
-        >>> words("Don't panic, it's 42.")
-        ["don't", 'panic', "it's", '42']
-    """
-    if not isinstance(text, str):
-        raise TypeError(f"text {text!r} is not a string")
-    return _WORD.findall(text.lower() if lowercase else text)
+Order = Literal["appearance", "frequency"]
+End = Literal["pre", "post"]
 
 
 class Vocabulary:
     """Tokens in a fixed order; a token's id is its place.
 
     Padding and unknown entries stand first, as in Keras's `StringLookup`: mask, unknown, words.
+    A vocabulary does not change: `with_texts` and `with_tokens` give a longer one, in which every
+    token has the id it had.
 
     Args:
-        tokens: the words, each once, in the order of their ids.
+        tokens: the words, each once, in the order of their ids; a list or a column (NumPy,
+            pandas, polars, pyarrow).
         mask_token: entry that stands for padding, id 0; None for no such entry.
         oov_token: entry that stands for every word not in the vocabulary; None for no such entry.
-        lowercase: whether texts are lowercased before they are split.
+        num_oov_indices: number of entries for unknown words; a word's own is chosen by its hash
+            (BLAKE2b), the same in every process.
+        lowercase: whether texts are lowercased before they are split; True unless given, but for
+            a tokenizer, which says so itself.
+        split: what makes tokens of a text: "words", "whitespace", the path of a `tokenizer.json`
+            or a `tokenizers.Tokenizer`.
 
     Raises:
-        ValueError: a token occurs twice.
+        ValueError: a token occurs twice; more than one unknown entry and no `oov_token`.
         TypeError: a token that is not a string, or one string instead of a list.
 
     Example:
@@ -63,58 +55,98 @@ class Vocabulary:
         *,
         mask_token: str | None = None,
         oov_token: str | None = None,
-        lowercase: bool = True,
+        num_oov_indices: int = 1,
+        lowercase: bool | None = None,
+        split: Any = "words",
     ) -> None:
-        _refuse_text(tokens, "tokens")
-        special = [token for token in (mask_token, oov_token) if token is not None]
-        self.tokens = (*special, *tokens)
-        self.mask_token, self.oov_token, self.lowercase = mask_token, oov_token, lowercase
-        self._ids: dict[str, int] = {}
+        if num_oov_indices < 1 or (num_oov_indices > 1 and oov_token is None):
+            raise ValueError(
+                f"num_oov_indices={num_oov_indices} "
+                + ("is below 1" if num_oov_indices < 1 else "needs an oov_token, e.g. '[UNK]'")
+            )
+        self.mask_token, self.oov_token = mask_token, oov_token
+        self.num_oov_indices = num_oov_indices
+        self._splitter = Splitter(split, lowercase)
+        special = [] if mask_token is None else [mask_token]
+        first_oov = len(special)
+        special += [] if oov_token is None else [oov_token] * num_oov_indices
+        self.tokens: tuple[str, ...] = (*special, *cells(tokens, "tokens"))
+        self._words_from = len(special)
+        self._ids = _Ids(first_oov, 0 if oov_token is None else num_oov_indices)
         for index, token in enumerate(self.tokens):
             if not isinstance(token, str):
                 raise TypeError(f"token {token!r} with id {index} is not a string")
-            if token in self._ids:
-                raise ValueError(
-                    f"token {token!r} occurs twice, with ids {self._ids[token]} and {index}"
-                )
-            self._ids[token] = index
+            first = self._ids.setdefault(token, index)
+            if first != index and not first == first_oov <= index < len(special):
+                raise ValueError(f"token {token!r} occurs twice, with ids {first} and {index}")
 
     @classmethod
     def from_texts(
         cls,
         texts: Iterable[str],
         *,
-        order: Literal["appearance", "frequency"] = "appearance",
+        order: Order = "appearance",
         min_count: int = 1,
         max_size: int | None = None,
-        mask_token: str | None = None,
-        oov_token: str | None = None,
-        lowercase: bool = True,
+        lowercase: bool | None = None,
+        split: Any = "words",
+        **options: Any,
     ) -> Vocabulary:
         """The vocabulary of some texts.
 
         Args:
-            texts: strings, split by `words`.
+            texts: strings; a list, an iterable or a column.
             order: by first "appearance", or by "frequency" with ties by appearance.
             min_count: words that occur less often are left out.
             max_size: entries at most, mask and unknown included; the first in `order` stay.
-            mask_token, oov_token, lowercase: see `Vocabulary`.
+            lowercase, split: how texts become tokens, see `Vocabulary`.
+            **options: mask_token, oov_token, num_oov_indices of `Vocabulary`.
         """
-        _refuse_text(texts, "texts")
-        if order not in ("appearance", "frequency"):
-            raise ValueError(f"order={order!r} is not 'appearance' or 'frequency'")
-        special = {mask_token, oov_token} - {None}
-        if max_size is not None and max_size < len(special):
-            raise ValueError(f"max_size={max_size} is below the {len(special)} special tokens")
-        counts: Counter[str] = Counter()
-        for text in texts:
-            counts.update(words(text, lowercase=lowercase))
-        # A Counter keeps the order of first appearance, and so does most_common among equals.
-        found = counts.most_common() if order == "frequency" else list(counts.items())
-        kept = [word for word, count in found if count >= min_count and word not in special]
-        if max_size is not None:
-            kept = kept[: max_size - len(special)]
-        return cls(kept, mask_token=mask_token, oov_token=oov_token, lowercase=lowercase)
+        empty = cls([], lowercase=lowercase, split=split, **options)
+        found = empty._splitter(cells(texts, "texts"))
+        return empty._and(_most(chain.from_iterable(found), empty, order, min_count, max_size))
+
+    @classmethod
+    def from_tokens(
+        cls,
+        tokens: Iterable[str],
+        *,
+        order: Order = "appearance",
+        min_count: int = 1,
+        max_size: int | None = None,
+        **options: Any,
+    ) -> Vocabulary:
+        """The vocabulary of a column with one token a cell, such as users or items.
+
+        Arguments are those of `from_texts`; the cells are not split.
+
+        Example:
+            >>> vocabulary = Vocabulary.from_tokens(["u7", "u9", "u7"], oov_token="[UNK]")
+            >>> vocabulary.lookup(["u9", "u8"])
+            array([2, 0])
+        """
+        empty = cls([], **options)
+        return empty._and(_most(cells(tokens, "tokens"), empty, order, min_count, max_size))
+
+    # ------------------------------------------------------------------ to ids
+
+    def lookup(self, tokens: Any) -> NDArray[np.int64]:
+        """The ids of tokens, which are not split.
+
+        Args:
+            tokens: strings: a list, a column, or a NumPy array of any shape (...,).
+
+        Returns:
+            ids (...,) int64.
+
+        Raises:
+            KeyError: a token is unknown and there is no `oov_token`.
+            TypeError: something that is not a string.
+        """
+        shape = tokens.shape if isinstance(tokens, np.ndarray) else (-1,)
+        flat = tokens.ravel() if isinstance(tokens, np.ndarray) else tokens
+        ids = np.fromiter(map(self._ids.__getitem__, cells(flat, "tokens")), np.int64)
+        return ids.reshape(shape)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text's words.
@@ -122,23 +154,37 @@ class Vocabulary:
         Raises:
             KeyError: a word is unknown and there is no `oov_token`.
         """
-        split = words(text, lowercase=self.lowercase)
-        unknown = self._ids[self.oov_token] if self.oov_token is not None else None
-        ids = [self._ids.get(word, unknown) for word in split]
-        if unknown is None and None in ids:
-            raise KeyError(
-                f"word {split[ids.index(None)]!r} is not in the vocabulary; "
-                "give it an oov_token, e.g. oov_token='[UNK]'"
-            )
-        return ids  # type: ignore[return-value]
+        (tokens,) = self._splitter([text])
+        return list(map(self._ids.__getitem__, tokens))
+
+    def encode_ragged(self, texts: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The ids of texts of any length, one after the other.
+
+        Args:
+            texts: n strings.
+
+        Returns:
+            ids (m,) int64, and offsets (n + 1,) int64: those of text i are
+            ids[offsets[i]:offsets[i + 1]]. So takes them `EmbeddingBag` with
+            `include_last_offset=True`, and so does Arrow's `ListArray.from_arrays`.
+
+        Raises:
+            KeyError: see `encode`.
+        """
+        encoded: list[int] = []
+        ends = [0]
+        for tokens in self._splitter(cells(texts, "texts")):
+            encoded.extend(map(self._ids.__getitem__, tokens))
+            ends.append(len(encoded))
+        return np.array(encoded, dtype=np.int64), np.array(ends, dtype=np.int64)
 
     def encode_batch(
         self,
         texts: Iterable[str],
         length: int | None = None,
         *,
-        padding: Literal["pre", "post"] = "post",
-        truncating: Literal["pre", "post"] = "post",
+        padding: End = "post",
+        truncating: End = "post",
     ) -> NDArray[np.int64]:
         """The ids of texts, padded with the mask's id and cut to one length.
 
@@ -154,28 +200,34 @@ class Vocabulary:
             ValueError: a text has to be padded and there is no `mask_token`; a length below 0.
             KeyError: see `encode`.
         """
-        _refuse_text(texts, "texts")
         for name, end in (("padding", padding), ("truncating", truncating)):
             if end not in ("pre", "post"):
                 raise ValueError(f"{name}={end!r} is not 'pre' or 'post'")
         if length is not None and length < 0:
             raise ValueError(f"length={length} is below 0")
-        encoded = [self.encode(text) for text in texts]
+        ids, offsets = self.encode_ragged(texts)
+        counts = np.diff(offsets)
         if length is None:
-            length = max(map(len, encoded), default=0)
-        batch = np.zeros((len(encoded), length), dtype=np.int64)
-        for row, (ids, to) in enumerate(zip(encoded, batch, strict=True)):
-            cut = ids[:length] if truncating == "post" else ids[max(0, len(ids) - length) :]
-            if len(cut) < length and self.mask_token is None:
-                raise ValueError(
-                    f"text {row} has {len(cut)} words and must be padded to {length}; "
-                    "give the vocabulary a mask_token, e.g. mask_token=''"
-                )
-            if padding == "post":
-                to[: len(cut)] = cut
-            else:
-                to[length - len(cut) :] = cut
+            length = int(counts.max(initial=0))
+        kept = np.minimum(counts, length)
+        if self.mask_token is None and (kept < length).any():
+            short = int(np.argmax(kept < length))
+            raise ValueError(
+                f"text {short} has {counts[short]} words and must be padded to {length}; "
+                "give the vocabulary a mask_token, e.g. mask_token=''"
+            )
+        first_read = offsets[:-1] + (counts - kept if truncating == "pre" else 0)
+        first_written = length - kept if padding == "pre" else np.zeros_like(kept)
+        # Place j of the ids that are kept, counted within each text.
+        within = np.arange(int(kept.sum())) - np.repeat(np.cumsum(kept) - kept, kept)
+        batch = np.zeros((len(counts), length), dtype=np.int64)
+        rows = np.repeat(np.arange(len(counts)), kept)
+        batch[rows, np.repeat(first_written, kept) + within] = ids[
+            np.repeat(first_read, kept) + within
+        ]
         return batch
+
+    # ------------------------------------------------------------------ to tokens
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         """The tokens of ids.
@@ -193,22 +245,67 @@ class Vocabulary:
             tokens.append(self.tokens[i])
         return tokens
 
+    # ------------------------------------------------------------------ growth
+
+    def with_tokens(self, tokens: Iterable[str]) -> Vocabulary:
+        """This vocabulary with new tokens at its end; those it has already stay where they are.
+
+        A layer follows by `layer.grow(len(vocabulary))`.
+
+        Example:
+            >>> vocabulary = Vocabulary(["tea", "cup"])
+            >>> list(vocabulary.with_tokens(["pot", "tea"]))
+            ['tea', 'cup', 'pot']
+        """
+        return self._and(_most(cells(tokens, "tokens"), self, "appearance", 1, None))
+
+    def with_texts(
+        self,
+        texts: Iterable[str],
+        *,
+        order: Order = "appearance",
+        min_count: int = 1,
+        max_size: int | None = None,
+    ) -> Vocabulary:
+        """This vocabulary with the new words of some texts at its end.
+
+        Arguments are those of `from_texts`; counts are of these texts alone.
+        """
+        found = self._splitter(cells(texts, "texts"))
+        return self._and(_most(chain.from_iterable(found), self, order, min_count, max_size))
+
+    def places_in(self, other: Vocabulary) -> NDArray[np.int64]:
+        """Where the tokens of this vocabulary stand in another: (len(self),) int64, or -1.
+
+        With it `Table.reorder` carries rows from the other's order to this one's.
+
+        Example:
+            >>> Vocabulary(["cup", "pot"]).places_in(Vocabulary(["tea", "cup"]))
+            array([ 1, -1])
+        """
+        places = np.array([other._ids.get(token, -1) for token in self.tokens], dtype=np.int64)
+        mine, theirs = self._ids, other._ids
+        for j in range(mine.oov):
+            places[mine.first_oov + j] = theirs.first_oov + j if j < theirs.oov else -1
+        return places
+
+    def _and(self, words: Iterable[str]) -> Vocabulary:
+        return type(self)(
+            [*self.words, *words],
+            mask_token=self.mask_token,
+            oov_token=self.oov_token,
+            num_oov_indices=self.num_oov_indices,
+            lowercase=self.lowercase,
+            split=self.split,
+        )
+
+    # ------------------------------------------------------------------ files
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the vocabulary as JSON, a token a line; the file appears whole or not at all."""
-        from rowwise.files.atomic import replacing
+        from rowwise.files.vocabulary_file import save_vocabulary
 
-        special = [token for token in (self.mask_token, self.oov_token) if token is not None]
-        about = {
-            "format": _FORMAT,
-            "mask_token": self.mask_token,
-            "oov_token": self.oov_token,
-            "lowercase": self.lowercase,
-            "words": self.tokens[len(special) :],
-        }
-        text = json.dumps(about, ensure_ascii=False, indent=0) + "\n"
-        with replacing(path) as temporary:
-            # Tokens may hold lone surrogates. JSON's escapes would join two of them into one.
-            Path(temporary).write_bytes(text.encode(errors="surrogatepass"))
+        save_vocabulary(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Vocabulary:
@@ -218,23 +315,26 @@ class Vocabulary:
             FileNotFoundError: there is no such file.
             ValueError: it is not a vocabulary's file.
         """
-        try:
-            about = json.loads(Path(path).read_bytes())
-            if not isinstance(about, dict) or about.get("format") != _FORMAT:
-                raise ValueError(f"it does not say {_FORMAT!r}")
-            for key, kind in _FIELDS.items():
-                if key not in about:
-                    raise ValueError(f"it has no {key!r}")
-                if not isinstance(about[key], kind):
-                    raise ValueError(f"its {key!r} is {str(about[key])[:20]!r}")
-            return cls(
-                about["words"],
-                mask_token=about["mask_token"],
-                oov_token=about["oov_token"],
-                lowercase=about["lowercase"],
-            )
-        except (ValueError, TypeError, RecursionError) as error:
-            raise ValueError(f"{os.fspath(path)!r} is not a vocabulary's file: {error}") from error
+        from rowwise.files.vocabulary_file import load_vocabulary
+
+        return load_vocabulary(path)
+
+    # ------------------------------------------------------------------ as a collection
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The tokens without mask and unknown entries."""
+        return self.tokens[self._words_from :]
+
+    @property
+    def lowercase(self) -> bool:
+        """Whether texts are lowercased before they are split."""
+        return self._splitter.lowercase
+
+    @property
+    def split(self) -> str:
+        """What makes tokens of a text: "words", "whitespace", or a tokenizer as JSON."""
+        return self._splitter.split
 
     def __getitem__(self, token: str) -> int:
         if token not in self._ids:
@@ -260,10 +360,45 @@ class Vocabulary:
         shown = ", ".join(map(repr, self.tokens[:5])) + (", ..." if len(self) > 5 else "")
         return f"Vocabulary([{shown}], size={len(self)})"
 
-    def _key(self) -> tuple[Sequence[str], str | None, str | None, bool]:
-        return self.tokens, self.mask_token, self.oov_token, self.lowercase
+    def _key(self) -> tuple[Any, ...]:
+        how = self.num_oov_indices, self.lowercase, self.split
+        return self.tokens, self.mask_token, self.oov_token, *how
 
 
-def _refuse_text(texts: Any, name: str) -> None:
-    if isinstance(texts, str | bytes):
-        raise TypeError(f"{name} must be a list of strings, not one string such as {texts[:20]!r}")
+class _Ids(dict[str, int]):
+    """Ids of tokens; of an unknown one, an unknown entry's."""
+
+    def __init__(self, first_oov: int, oov: int) -> None:
+        super().__init__()
+        self.first_oov, self.oov = first_oov, oov
+
+    def __missing__(self, token: Any) -> int:
+        if not isinstance(token, str):
+            raise TypeError(f"token {token!r} is not a string")
+        if not self.oov:
+            raise KeyError(
+                f"word {token!r} is not in the vocabulary; "
+                "give it an oov_token, e.g. oov_token='[UNK]'"
+            )
+        if self.oov == 1:
+            return self.first_oov
+        digest = blake2b(token.encode(errors="surrogatepass"), digest_size=8).digest()
+        return self.first_oov + int.from_bytes(digest, "little") % self.oov
+
+    def __reduce__(self) -> Any:
+        return _Ids, (self.first_oov, self.oov), None, None, iter(self.items())
+
+
+def _most(
+    found: Iterable[str], known: Vocabulary, order: Order, min_count: int, max_size: int | None
+) -> list[str]:
+    """The tokens of `found` that are to be added to those known."""
+    if order not in ("appearance", "frequency"):
+        raise ValueError(f"order={order!r} is not 'appearance' or 'frequency'")
+    if max_size is not None and max_size < len(known):
+        raise ValueError(f"max_size={max_size} is below the {len(known)} tokens there are already")
+    counts = Counter(found)
+    # A Counter keeps the order of first appearance, and so does most_common among equals.
+    ordered = counts.most_common() if order == "frequency" else counts.items()
+    new = [token for token, count in ordered if count >= min_count and token not in known]
+    return new if max_size is None else new[: max_size - len(known)]
