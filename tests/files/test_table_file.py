@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 import rowwise
+from killing import SAVING, in_a_process_killed_at
 from rowwise.files import container
 from rowwise.files.container import Container, DamagedFileError
 from rules_under_test import RULES
@@ -165,35 +165,6 @@ def test_a_reader_keeps_the_table_it_opened(path):
 
 # ---------------------------------------------------------------------- whole or not at all
 
-SAVING = ("write", "fsync", "replace")  # what a save asks of the system, in `os`
-
-
-def in_a_process_killed_at(number, save):
-    """Calls save() in a forked process that dies in the middle of the number-th call of SAVING.
-
-    Returns whether it lived to the end.
-    """
-    child = os.fork()
-    if child == 0:
-        count = itertools.count()
-
-        def dying(original):
-            def call(*args):
-                if next(count) == number:
-                    if original is write:  # half of it reaches the file
-                        write(args[0], bytes(args[1])[: len(args[1]) // 2])
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return original(*args)
-
-            return call
-
-        write = os.write
-        for name in SAVING:
-            setattr(os, name, dying(getattr(os, name)))
-        save()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
 
 @pytest.mark.parametrize("there_was_one", [True, False])
 def test_killed_at_every_call_it_is_the_old_table_or_the_new_one(there_was_one, path, monkeypatch):
@@ -258,7 +229,7 @@ def test_data_is_on_the_disk_before_the_name_changes_and_the_name_before_it_retu
     assert calls[-1][1] == str(path.parent)
 
 
-@pytest.mark.parametrize("call", SAVING)
+@pytest.mark.parametrize("call", ["write", "fsync", "replace"])
 @pytest.mark.parametrize("nth", [0, 5, 11])
 def test_a_full_disk_leaves_the_old_table_and_nothing_else(call, nth, path, monkeypatch):
     old, new = small(3), small(9)

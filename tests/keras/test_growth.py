@@ -15,8 +15,8 @@ def model_of(rows=ROWS, optimizer="adam", **options):
     keras.utils.set_random_seed(0)
     options.setdefault("embeddings_initializer", "zeros")
     layer = rowwise.keras.Embedding(rows, DIM, **options)
-    model = keras.Sequential([layer, keras.layers.Flatten(), keras.layers.Dense(1)])
-    model.build((None, 2))
+    ids = keras.Input((2,), dtype="int32")
+    model = keras.Model(ids, keras.layers.Dense(1)(keras.layers.Flatten()(layer(ids))))
     model.compile(optimizer, "mse")
     return model, layer
 
@@ -104,7 +104,7 @@ def test_files_keep_what_was_trained(tmp_path):
     model, layer = model_of()
     train(model, 20, 6)
     model.save(tmp_path / "m.keras")
-    opened = rowwise.keras.load_model(tmp_path / "m.keras").layers[0].table
+    opened = rowwise.keras.load_model(tmp_path / "m.keras").layers[1].table
     np.testing.assert_array_equal(opened.updates, layer.table.updates)
     np.testing.assert_array_equal(opened.last_update, layer.table.last_update)
     assert opened.steps == layer.table.steps
@@ -116,7 +116,7 @@ def test_files_keep_what_was_trained(tmp_path):
     plain = keras.saving.load_model(
         tmp_path / "m.keras", custom_objects={"rowwise>Embedding": keras.layers.Embedding}
     )
-    np.testing.assert_array_equal(plain.layers[0].get_weights()[0], layer.get_weights()[0])
+    np.testing.assert_array_equal(plain.layers[1].get_weights()[0], layer.get_weights()[0])
 
 
 def test_a_layer_of_pretrained_vectors(capsys):

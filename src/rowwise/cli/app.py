@@ -5,15 +5,17 @@ from typing import Annotated
 import typer
 
 import rowwise
+from rowwise.cli.convert import convert
 from rowwise.cli.train import train
 
 app = typer.Typer(
-    help="Embedding tables: train them, and see what they learned.",
+    help="Embedding tables: train them, see what they learned, convert vectors.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(train)
+app.command()(convert)
 
 
 def _show_version(wanted: bool) -> None:
@@ -28,4 +30,4 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
     ] = False,
 ) -> None:
-    """Embedding tables: train them, and see what they learned."""
+    """Embedding tables: train them, see what they learned, convert vectors."""

@@ -78,6 +78,7 @@ def train(
 
     out.mkdir(parents=True, exist_ok=True)
     trained.model.save(out / "model.keras")
+    trained.table.vocabulary = trained.vocabulary
     trained.table.save(out / "table.safetensors")
     trained.vocabulary.save(out / "vocabulary.json")
     (out / "labels.json").write_text(json.dumps(trained.classes, indent=0) + "\n")

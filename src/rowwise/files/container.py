@@ -21,9 +21,14 @@ from rowwise.files.atomic import replacing
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
+    "I64": np.dtype("<i8"),
     "F32": np.dtype("<f4"),
+    "I32": np.dtype("<i4"),
     "U32": np.dtype("<u4"),
+    "F16": np.dtype("<f2"),
     "U8": np.dtype("u1"),
+    "I8": np.dtype("i1"),
+    "BOOL": np.dtype("?"),
 }
 _PAGE = 4096  # where the arrays begin, so that they can be mapped
 _LONGEST_HEADER = 100_000_000  # of any safetensors file

@@ -20,8 +20,9 @@ if _keras.backend.backend() != "torch":
     )
 
 import rowwise.keras.torch_optimizers  # noqa: F401  (those step tables, too)
+from rowwise.keras.backup import BackupAndRestore
 from rowwise.keras.embed_reduce import EmbedReduce
 from rowwise.keras.embedding import Embedding
 from rowwise.keras.loading import load_model
 
-__all__ = ["EmbedReduce", "Embedding", "load_model"]
+__all__ = ["BackupAndRestore", "EmbedReduce", "Embedding", "load_model"]

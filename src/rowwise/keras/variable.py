@@ -75,11 +75,12 @@ class TableVariable(keras.Variable):
         """Takes up the memory of the table, which has been reordered, and so do its optimizer's
         slots. Gradients of the old rows, and sums of them, are dropped.
         """
-        self._value = TableParameter(self.table, requires_grad=self.trainable)
+        self._value.lie_over_new_memory()
         self._shape = self.table.shape
         for slots in self.slots.values():
             for slot in slots.values():
-                slot.lie_over(self.table)
+                slot.value.lie_over_new_memory()
+                slot._shape = self.table.shape
         for accumulator in self.accumulators.values():
             accumulator.start_anew(*self.table.shape)
         self.batches = []
@@ -143,6 +144,15 @@ class AccumulatorVariable(keras.Variable):
         self._touched = [np.flatnonzero(self._sums.any(axis=1))]
         return result
 
+    @property
+    def touched(self) -> NDArray[np.int64]:
+        """Ids (m,) of the rows that are summed, ascending; a sum may be zero."""
+        return np.unique(np.concatenate([np.empty(0, np.int64), *self._touched]))
+
+    @touched.setter
+    def touched(self, ids: NDArray[np.int64]) -> None:
+        self._touched = [ids]
+
     def add(self, ids: NDArray[np.int64], gradients: NDArray[np.float32]) -> None:
         """Adds gradients (n, dim) of the rows ids (n,), each of them once."""
         self._sums[ids] += gradients
@@ -150,7 +160,7 @@ class AccumulatorVariable(keras.Variable):
 
     def take(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The rows touched so far, ascending, and their sums, which are zero again."""
-        ids = np.unique(np.concatenate([np.empty(0, np.int64), *self._touched]))
+        ids = self.touched
         sums = self._sums[ids]
         self._sums[ids] = 0
         self._touched = []

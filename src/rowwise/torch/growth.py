@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from rowwise.torch.parameter import TableParameter
 from rowwise.torch.weight import Weight
 
 
 def lie_over_new_memory(weight: Weight) -> None:
     """Takes up the memory of the weight's table, which has been reordered, and so do the slots
-    in the state of its optimizer. The gradient, of the old rows, is dropped.
+    in the state of its optimizer.
     """
     table = weight.table
-    weight.grad = None
-    with torch._C.DisableTorchFunctionSubclass():
-        weight.data = torch.from_numpy(table.buffer())
-    weight._lie_over(table, None)
+    weight.lie_over_new_memory()
     optimizer: Any = None if weight.stepper is None else weight.stepper()
     if optimizer is not None:
         for name in table.slot_names:

@@ -76,6 +76,16 @@ class TableParameter(torch.Tensor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
+    def lie_over_new_memory(self) -> None:
+        """Takes up the memory that its table has now; the gradient, of other rows, is dropped.
+
+        It stays the same parameter: modules and optimizers hold it by itself, not by name.
+        """
+        self.grad: Any = None
+        with torch._C.DisableTorchFunctionSubclass():
+            self.data = torch.from_numpy(self.table.buffer(self.slot))
+        self._lie_over(self.table, self.slot)
+
     def takes_bags(self, accumulation: Any) -> bool:
         """Whether a gradient on its way to this node of torch's graph may stay one of bags."""
         return False

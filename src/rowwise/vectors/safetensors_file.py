@@ -1,4 +1,4 @@
-"""One safetensors file: `vectors` (V, D), `words` (bytes) and `word_ends` (V,)."""
+"""One safetensors file: `vectors` (V, D), `words` (bytes) and `word_ends` (V,); or a table's."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rowwise.files.atomic import replacing
+from rowwise.table import Table
 from rowwise.vectors import blob
 from rowwise.vectors.errors import VectorsFileError
 from rowwise.vectors.options import Options
@@ -21,7 +22,7 @@ _READABLE = ("F16", "F32", "F64", "I8", "BF16")
 
 
 def read_safetensors(path: str, options: Options) -> Vectors:
-    """Reads what `write_safetensors` wrote, or a model's table with a tokenizer.json beside it.
+    """Reads what `write_safetensors` or `Table.save` wrote, or a model with its tokenizer.json.
 
     Raises:
         VectorsFileError: see `rowwise.vectors.load`.
@@ -32,6 +33,8 @@ def read_safetensors(path: str, options: Options) -> Vectors:
             words = blob.from_arrays(path, file.get_tensor("words"), file.get_tensor("word_ends"))
             rows = Rows(path, file, "vectors")
             return blob.chosen(path, words, rows, rows.shape, options)
+        if (file.metadata() or {}).get("format", "").startswith("rowwise table"):
+            return _of_table(path, options)
     if Path(path).with_name("tokenizer.json").is_file():
         from rowwise.vectors.static_folder import read_static
 
@@ -42,6 +45,20 @@ def read_safetensors(path: str, options: Options) -> Vectors:
         expected="'vectors', 'words' and 'word_ends', or a tokenizer.json beside the file",
         fix="make a rowwise.vectors.Vectors(words, matrix) of the tensor and your words",
     )
+
+
+def _of_table(path: str, options: Options) -> Vectors:
+    """The present rows of a table's words; of several unknown entries the first."""
+    table = Table.load(path, mmap=True)
+    if table.vocabulary is None:
+        raise VectorsFileError(
+            path,
+            found="a table without a vocabulary",
+            fix="give it one before it is saved: table.vocabulary = rowwise.Vocabulary(...)",
+        )
+    words = list(dict.fromkeys(table.vocabulary.tokens))
+    rows = table.lookup(table.vocabulary.lookup(words))
+    return blob.chosen(path, words, rows, rows.shape, options)
 
 
 def write_safetensors(vectors: Vectors, path: str) -> None:

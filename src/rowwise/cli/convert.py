@@ -1,0 +1,61 @@
+"""`rowwise convert`: pretrained vectors, or a table's rows, from one format into another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rowwise.vectors import FORMATS, load
+from rowwise.vocabulary import Vocabulary
+
+_FORMATS = ", ".join(name for name in FORMATS if name != "gensim")
+
+_EXAMPLE = f"""Write vectors in another format.
+
+Reads and writes {_FORMATS}; gz and zip too. Reads a trained table that has a vocabulary.
+
+Formats follow from content and ending unless given.
+
+Example: rowwise convert glove.6B.zip/glove.6B.50d.txt glove.safetensors --limit 100000
+"""
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="File or folder.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File or folder.")],
+    source_format: Annotated[str | None, typer.Option("--from", help="IN's format.")] = None,
+    target_format: Annotated[str | None, typer.Option("--to", help="OUT's format.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first rows alone.")] = None,
+    words: Annotated[
+        Path | None, typer.Option(help="Only the words of this vocabulary (JSON).")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
+    errors: Annotated[str, typer.Option(help="For words that are no UTF-8.")] = "strict",
+    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+) -> None:
+    """Replaced by the help text below."""
+    from rich.console import Console
+
+    try:
+        if target.exists() and not force:
+            raise ValueError(f"{str(target)!r} is there already; --force replaces it")
+        vectors = load(
+            source,
+            format=source_format,
+            limit=limit,
+            dtype=dtype,
+            words=None if words is None else Vocabulary.load(words),
+            errors=errors,
+        )
+        vectors.save(target, target_format)
+    except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"rowwise convert: {error}", markup=False)
+        raise typer.Exit(2) from None
+    Console(soft_wrap=True).print(
+        f"{target}: {len(vectors):,} words, {vectors.dim} numbers each", markup=False
+    )
+
+
+convert.__doc__ = _EXAMPLE

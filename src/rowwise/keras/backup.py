@@ -1,0 +1,163 @@
+"""Training that goes on after the process was killed, to the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+
+from rowwise.files.atomic import replacing
+from rowwise.files.container import Container, write
+from rowwise.keras.variable import AccumulatorVariable, SlotVariable, TableVariable
+from rowwise.table import Table
+
+_FORMAT = "rowwise backup 1"
+_LATEST = "latest.json"  # names the epoch and the files of the checkpoint that counts
+
+
+class BackupAndRestore(keras.callbacks.Callback):
+    """Backs the training up after each epoch, and goes on from there when `fit` is called again.
+
+    What `keras.callbacks.BackupAndRestore` is for, with two differences. A checkpoint counts
+    once all of it is on the disk, so that a process killed at any moment finds the last one whole.
+    And a training that goes on ends with the bits of one that was never stopped, backed up or not:
+    tables are kept with their stamps and clocks, and so are the states of PyTorch's, NumPy's and
+    Python's random numbers, by which `fit` shuffles.
+
+    Args:
+        backup_dir: a folder for this training alone.
+        delete_checkpoint: whether the folder goes when `fit` has ended.
+
+    Raises:
+        ValueError: `fit` finds a checkpoint of another model or optimizer. Nothing has changed.
+        DamagedFileError: a file of the checkpoint is damaged.
+
+    Example:
+        >>> import keras, numpy as np, tempfile
+        >>> from rowwise.keras import BackupAndRestore, Embedding
+        >>> model = keras.Sequential([Embedding(10, 4), keras.layers.Flatten()])
+        >>> model.build((None, 1))
+        >>> model.compile("adam", "mse")
+        >>> backup = BackupAndRestore(tempfile.mkdtemp())
+        >>> ids, targets = np.arange(10)[:, None], np.ones((10, 4))
+        >>> history = model.fit(ids, targets, epochs=3, callbacks=[backup], verbose=0)
+    """
+
+    def __init__(
+        self, backup_dir: str | os.PathLike[str], *, delete_checkpoint: bool = True
+    ) -> None:
+        super().__init__()
+        self.backup_dir = Path(backup_dir)
+        self.delete_checkpoint = delete_checkpoint
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Takes up the last checkpoint, if there is one."""
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+        latest = self.backup_dir / _LATEST
+        if latest.exists():
+            self._restore(json.loads(latest.read_bytes()))
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Writes a checkpoint; the one before it goes once this one is whole."""
+        self.backup_dir.mkdir(parents=True, exist_ok=True)
+        tables, others = self._variables()
+        names = [f"epoch-{epoch + 1}.table-{i}.safetensors" for i in range(len(tables))]
+        for name, variable in zip(names, tables, strict=True):
+            variable.table.save(self.backup_dir / name)
+        state = f"epoch-{epoch + 1}.safetensors"
+        arrays = {str(i): keras.ops.convert_to_numpy(v) for i, v in enumerate(others)}
+        arrays |= {f"touched.{i}": v.touched for i, v in _accumulators(others)}
+        write(self.backup_dir / state, arrays | _random_arrays(), {"random": _random_numbers()})
+        latest = {
+            "format": _FORMAT,
+            "epoch": epoch + 1,
+            "state": state,
+            "tables": names,
+            "shapes": [list(v.shape) for v in others],
+            "optimizer": type(self.model.optimizer).__name__,
+        }
+        with replacing(self.backup_dir / _LATEST) as temporary:
+            Path(temporary).write_text(json.dumps(latest))
+        for path in self.backup_dir.iterdir():
+            if path.name not in (_LATEST, state, *names):
+                path.unlink()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        """Removes the folder, if asked to."""
+        if self.delete_checkpoint:
+            shutil.rmtree(self.backup_dir, ignore_errors=True)
+
+    def _restore(self, latest: dict[str, Any]) -> None:
+        tables, others = self._variables()
+        folder = self.backup_dir
+        mine = {
+            "format": _FORMAT,
+            "tables": len(tables),
+            "shapes": [list(v.shape) for v in others],
+            "optimizer": type(self.model.optimizer).__name__,
+        }
+        theirs = {name: latest.get(name) for name in mine} | {"tables": len(latest["tables"])}
+        for what, own in mine.items():
+            if theirs[what] != own:
+                raise ValueError(
+                    f"the checkpoint in {str(folder)!r} is of another training: its {what} is "
+                    f"{theirs[what]}, and this one's {own}; take another folder, or remove it"
+                )
+        loaded = [Table.load(folder / name) for name in latest["tables"]]
+        for variable, table in zip(tables, loaded, strict=True):
+            if (table.shape, table.rule) != (variable.table.shape, variable.table.rule):
+                raise ValueError(
+                    f"the checkpoint in {str(folder)!r} is of another training: its table is "
+                    f"{table!r}, and {variable.path!r} has {variable.table!r}"
+                )
+        with Container(folder / latest["state"]) as file:
+            arrays = {name: file.read(name) for name in file.entries}
+            numbers = file.about["random"]
+        for variable, table in zip(tables, loaded, strict=True):
+            variable.table.take(table.parts())
+            variable.lie_over_new_memory()
+        for i, variable in enumerate(others):
+            variable.assign(arrays[str(i)].reshape(variable.shape))
+        for i, accumulator in _accumulators(others):
+            accumulator.touched = arrays[f"touched.{i}"]
+        _set_random(arrays, numbers)
+        self.model._initial_epoch = latest["epoch"]
+
+    def _variables(self) -> tuple[list[TableVariable], list[Any]]:
+        """The model's tables, and all other variables of model and optimizer but their slots."""
+        everything = [*self.model.variables, *self.model.optimizer.variables]
+        tables = [v for v in everything if isinstance(v, TableVariable)]
+        return tables, [v for v in everything if not isinstance(v, TableVariable | SlotVariable)]
+
+
+def _accumulators(variables: list[Any]) -> list[tuple[int, AccumulatorVariable]]:
+    return [(i, v) for i, v in enumerate(variables) if isinstance(v, AccumulatorVariable)]
+
+
+def _random_arrays() -> dict[str, Any]:
+    state: Any = np.random.get_state()
+    return {
+        "random.torch": torch.get_rng_state().numpy(),
+        "random.numpy": np.asarray(state[1], dtype=np.uint32),
+    }
+
+
+def _random_numbers() -> str:
+    state: Any = np.random.get_state()
+    return json.dumps({"numpy": state[2:], "python": random.getstate()})
+
+
+def _set_random(arrays: dict[str, Any], numbers: str) -> None:
+    told = json.loads(numbers)
+    torch.set_rng_state(torch.from_numpy(arrays["random.torch"]))
+    np.random.set_state(("MT19937", arrays["random.numpy"], *told["numpy"]))
+    version, state, gauss = told["python"]
+    random.setstate((version, tuple(state), gauss))

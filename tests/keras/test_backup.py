@@ -1,0 +1,138 @@
+"""A training that is killed goes on to the bits of one that was not."""
+
+import itertools
+import json
+import os
+import random
+import signal
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import rowwise
+from killing import in_a_process_killed_at
+from rowwise.keras import BackupAndRestore, Embedding, EmbedReduce
+
+ROWS, EPOCHS = 300, 4
+
+
+def model_of(optimizer="adam", rows=ROWS):
+    keras.utils.set_random_seed(7)
+    ids = keras.Input((4,), dtype="int32")
+    pooled = EmbedReduce(rows, 5, combiner="mean")(ids)
+    flat = keras.layers.Flatten()(Embedding(rows, 3)(ids))
+    both = keras.layers.Dropout(0.3)(keras.layers.Concatenate()([pooled, flat]))
+    model = keras.Model(ids, keras.layers.Dense(1)(both))
+    model.compile(optimizer, "mse")
+    return model
+
+
+def fit(model, *callbacks):
+    rng = np.random.default_rng(0)
+    ids, targets = rng.integers(0, ROWS, (60, 4)), rng.standard_normal((60, 1))
+    model.fit(
+        ids, targets, epochs=EPOCHS, batch_size=4, shuffle=True, verbose=0, callbacks=callbacks
+    )
+    return model
+
+
+def contents(model):
+    """Of variables and tables, as they lie in memory, and the random numbers that come next."""
+    tables = [layer.table.parts() for layer in model.layers if hasattr(layer, "table")]
+    arrays = [v.numpy().tobytes() for v in (*model.variables, *model.optimizer.variables)]
+    arrays += [array.tobytes() for parts in tables for array in (parts["states"], *parts["past"])]
+    return arrays, [parts["steps"] for parts in tables], random.random(), np.random.random()
+
+
+OPTIMIZERS = {
+    "adam": lambda: "adam",
+    "nadam": lambda: "nadam",
+    "momentum, clipped": lambda: keras.optimizers.SGD(0.1, momentum=0.9, clipnorm=0.5),
+    "adamw, several batches": lambda: keras.optimizers.AdamW(gradient_accumulation_steps=4),
+    "dense": keras.optimizers.Lamb,
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.filterwarnings("ignore:.*visits all")
+def test_a_training_killed_while_it_saves_goes_on_to_the_same_bits(optimizer, tmp_path):
+    uninterrupted = contents(fit(model_of(optimizer())))
+    # Each process dies a few calls later than the one before, and all of them in the same folder.
+    for number in itertools.count(step=9):
+        backup = BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        if in_a_process_killed_at(number, lambda b=backup: fit(model_of(optimizer()), b)):
+            break
+    assert number > 0
+    model = fit(model_of(optimizer()), BackupAndRestore(tmp_path / "backup"))
+    assert contents(model) == uninterrupted
+    assert not (tmp_path / "backup").exists()
+
+
+def test_a_training_killed_at_any_time_goes_on_to_the_same_bits(tmp_path):
+    uninterrupted = contents(fit(model_of()))
+    killed = 0
+    for moment in range(40):
+        child = os.fork()
+        if child == 0:
+            fit(model_of(), BackupAndRestore(tmp_path / "backup", delete_checkpoint=False))
+            os._exit(0)
+        time.sleep(0.05 + 0.013 * moment)
+        os.kill(child, signal.SIGKILL)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
+            break
+        killed += 1
+    assert killed
+    assert contents(fit(model_of(), BackupAndRestore(tmp_path / "backup"))) == uninterrupted
+
+
+def test_epochs_that_were_made_are_not_made_again(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            epochs.append(epoch)
+            if len(epochs) == 3:
+                raise RuntimeError("broken off")
+
+    epochs = []
+    with pytest.raises(RuntimeError, match="broken off"):
+        fit(model_of(), BackupAndRestore(tmp_path), Stop())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "epoch-2.safetensors",
+        "epoch-2.table-0.safetensors",
+        "epoch-2.table-1.safetensors",
+        "latest.json",
+    ]
+    fit(model_of(), BackupAndRestore(tmp_path), Stop())
+    assert epochs == [0, 1, 2, 2, 3]
+
+
+def interrupted(folder):
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise RuntimeError("broken off")
+
+    with pytest.raises(RuntimeError, match="broken off"):
+        fit(model_of(), BackupAndRestore(folder), Stop())
+
+
+@pytest.mark.parametrize(
+    "other", [{"optimizer": "sgd"}, {"rows": ROWS + 1}, {"optimizer": "nadam"}]
+)
+def test_a_checkpoint_of_another_training_is_refused_and_nothing_changes(other, tmp_path):
+    interrupted(tmp_path)
+    model = model_of(**other)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="is of another training: its "):
+        fit(model, BackupAndRestore(tmp_path))
+    for mine, was in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(mine, was)
+
+
+def test_a_damaged_checkpoint_is_an_error(tmp_path):
+    interrupted(tmp_path)
+    latest = json.loads((tmp_path / "latest.json").read_text())
+    os.truncate(tmp_path / latest["tables"][0], 5000)
+    with pytest.raises(rowwise.DamagedFileError):
+        fit(model_of(), BackupAndRestore(tmp_path))
