@@ -1,5 +1,6 @@
 # make demo: set up, train on real text, show the result.   make test: set up, pass the tests.
 # make check: format, lint, types.                           make bench: us beside each peer.
+# make fuzz: damaged files for every reader, for a minute.
 # make check-native: the native code under the address, undefined-behaviour and thread sanitizers.
 PYTHON ?= python3
 VENV   ?= .venv
@@ -8,7 +9,7 @@ SOURCES := $(shell find src native -type f -not -name '*.pyc') CMakeLists.txt py
 
 export KERAS_BACKEND = torch
 
-.PHONY: demo test check check-native bench clean
+.PHONY: demo test check check-native bench fuzz clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -38,6 +39,11 @@ build/tools/limit: $(SOURCES) benchmarks/limit.cpp $(VENV)/.installed
 bench: build/tools/limit build/peers/.installed
 	build/peers/bin/python benchmarks/peers.py --write
 	build/peers/bin/python benchmarks/pooled.py
+
+fuzz: $(VENV)/.installed
+	$(BIN)/pip install --quiet atheris
+	mkdir -p build/fuzz
+	cd build/fuzz && $(abspath $(BIN))/python ../../fuzz/readers.py -max_total_time=60 -rss_limit_mb=4000
 
 build/peers/.installed: $(SOURCES) benchmarks/requirements.txt
 	test -x build/peers/bin/python || $(PYTHON) -m venv build/peers

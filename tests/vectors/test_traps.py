@@ -1,8 +1,10 @@
 """The known traps of vectors as text, and files that are damaged or hostile."""
 
 import gzip
+import io
 import struct
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -158,3 +160,18 @@ def test_a_bomb_of_zeros_is_read_block_by_block(tmp_path):
     (tmp_path / "v.txt.gz").write_bytes(gzip.compress(b"1" * (1 << 27)))
     with pytest.raises(VectorsFileError):
         load(tmp_path / "v.txt.gz")
+
+
+def test_an_archive_whose_places_or_names_are_damaged(read):
+    """Found by fuzz/readers.py: zipfile raises OSError, IndexError and others of its own."""
+    for name in ("v.vec", ""):
+        whole = io.BytesIO()
+        with zipfile.ZipFile(whole, "w") as archive:
+            archive.writestr(zipfile.ZipInfo(name), b"tea 1 2\n")
+        if name:
+            damaged = bytearray(whole.getvalue())
+            damaged[-6:-2] = struct.pack("<I", 0xF6E4)  # where the archive's directory begins
+            with pytest.raises(VectorsFileError, match=r"v\.vec\.zip"):
+                read(bytes(damaged), "v.vec.zip")
+        else:
+            assert pairs(read(whole.getvalue(), "v.vec.zip")) == {"tea": [1, 2]}

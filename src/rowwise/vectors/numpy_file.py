@@ -18,7 +18,7 @@ from rowwise.files.atomic import replacing
 from rowwise.vectors import blob
 from rowwise.vectors.errors import VectorsFileError
 from rowwise.vectors.options import Options
-from rowwise.vectors.source import BROKEN, MOST_PER_BYTE
+from rowwise.vectors.source import BROKEN_ARCHIVE, MOST_PER_BYTE
 from rowwise.vectors.text import encoded_word
 from rowwise.vectors.vectors import Vectors
 
@@ -95,7 +95,9 @@ def read_npz(path: str, options: Options) -> Vectors:
     try:
         with zipfile.ZipFile(path) as archive:
             return _from_archive(path, archive, options)
-    except (*BROKEN, OSError, RuntimeError) as error:
+    except VectorsFileError:
+        raise
+    except BROKEN_ARCHIVE as error:
         raise _no_array(path, error) from error
 
 

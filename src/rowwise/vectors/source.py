@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import lzma
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,7 +18,18 @@ from rowwise.vectors.errors import VectorsFileError
 # What compressed bytes can become at most: a match of 258 bytes takes two bits.
 MOST_PER_BYTE = 1032
 
-BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, NotImplementedError)
+# What is raised by a compressed stream that is damaged...
+BROKEN = (
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    gzip.BadGzipFile,
+    zipfile.BadZipFile,
+    NotImplementedError,
+)
+# ...and by zipfile about an archive that is: places beyond its end, names that are none, passwords.
+BROKEN_ARCHIVE = (*BROKEN, OSError, ValueError, LookupError, OverflowError, RuntimeError)
 
 
 class Source:
@@ -125,12 +138,12 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Source]:
 def _member(name: str, raw: IO[bytes], member: str | None) -> Iterator[tuple[IO[bytes], int]]:
     try:
         archive = zipfile.ZipFile(raw)
-    except BROKEN as error:
+    except BROKEN_ARCHIVE as error:
         raise VectorsFileError(
             name, found=f"a broken zip archive ({error})", fix="download it again"
         ) from error
     with archive:
-        files = [info for info in archive.infolist() if not info.is_dir()]
+        files = [info for info in archive.infolist() if info.filename[-1:] != "/"]
         chosen = [info for info in files if member is None or info.filename == member]
         if len(chosen) != 1:
             names = ", ".join(info.filename for info in files[:8]) or "none"
@@ -145,7 +158,7 @@ def _member(name: str, raw: IO[bytes], member: str | None) -> Iterator[tuple[IO[
         info = chosen[0]
         try:
             stream = archive.open(info)
-        except (*BROKEN, RuntimeError) as error:  # a RuntimeError asks for a password
+        except BROKEN_ARCHIVE as error:
             raise VectorsFileError(
                 name, found=f"a member that cannot be read ({error})", fix="unpack it yourself"
             ) from error
