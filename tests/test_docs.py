@@ -29,7 +29,8 @@ def test_examples_in_docstrings_run(name):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_snippets_in_the_documentation_run(page):
+def test_snippets_in_the_documentation_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where they may write files
     snippets = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     if any("keras" in snippet for snippet in snippets):
         pytest.importorskip("keras")
