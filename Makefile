@@ -17,7 +17,7 @@ demo: $(VENV)/.installed
 	$(BIN)/rowwise train demo/python_docs.csv --text text --label label --out demo/model --force
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two workers, a core each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # two workers, a core each
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

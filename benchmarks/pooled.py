@@ -3,7 +3,9 @@
 The work: batches of 4,096 bags of uniform ids, vectors of 64, in one process on 2 threads. Forward:
 the mean of each bag, beside `keras.layers.Embedding` with a mean over the axis and
 `torch.nn.EmbeddingBag`. Forward and back: to the gradient of the table that each of them hands its
-optimizer; EmbeddingBag with `sparse=True`. Peak memory is what a call held beyond its start.
+optimizer; EmbeddingBag with `sparse=True`. Peak memory is what a call held beyond its start. The
+limit is what the same number of random rows takes to come from memory: a third of what
+`build/tools/limit` takes for those of three arrays.
 
     python benchmarks/pooled.py [--rows 1000000] [--lengths 16 128]
 """
@@ -12,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +32,7 @@ import rowwise
 import rowwise.keras
 
 DIM, BAGS, THREADS, REPEATS = 64, 4096, 2, 15
+LIMIT = Path(__file__).parent.parent / "build" / "tools" / "limit"
 Call = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -79,6 +84,16 @@ def status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
+def memory_limit(rows: int, ids: int) -> float | None:
+    """Milliseconds for bare rows to come from memory, or None where the tool is not built."""
+    if not LIMIT.exists():
+        return None
+    options = {"rows": rows, "ids": ids, "dim": DIM, "threads": THREADS, "repeats": 15, "steps": 3}
+    command = [LIMIT, *(str(x) for name, value in options.items() for x in (f"--{name}", value))]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return float(re.findall(r"gather ([\d.]+)", output)[0]) / 3
+
+
 def main() -> None:
     """Prints one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -100,12 +115,14 @@ def main() -> None:
     print(f"{arguments.rows:,} rows, D={DIM}, {BAGS} bags, {THREADS} threads; median of {REPEATS}")
     print()
     print(
-        "| length | work | rowwise | keras | ratio | torch | ratio | "
+        "| length | work | rowwise | limit | keras | ratio | torch | ratio | "
         "peak MiB: rowwise | keras | torch |"
     )
-    print("|---:|:---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    print("|---:|:---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     rng = np.random.default_rng(0)
     for length in arguments.lengths:
+        limit = memory_limit(arguments.rows, BAGS * length)
+        shown = "-" if limit is None else f"{limit:.1f} ms"
         for name, work in {"forward": forward, "forward and back": forward_and_back}.items():
             found = {}
             for who, (call, parameter) in contenders(arguments.rows).items():
@@ -116,7 +133,8 @@ def main() -> None:
                 found[who] = measure(work, call, parameter, batches)
             ours, theirs, bag = (found[who][0] * 1e3 for who in ("rowwise", "keras", "torch"))
             print(
-                f"| {length} | {name} | {ours:.1f} ms | {theirs:.1f} ms | {theirs / ours:.1f}x | "
+                f"| {length} | {name} | {ours:.1f} ms | {shown if name == 'forward' else '-'} | "
+                f"{theirs:.1f} ms | {theirs / ours:.1f}x | "
                 f"{bag:.1f} ms | {bag / ours:.1f}x | "
                 + " | ".join(f"{found[who][1]:.0f}" for who in found)
                 + " |",

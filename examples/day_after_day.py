@@ -2,9 +2,9 @@
 
 Each day brings longer texts of the documentation inside Python's standard library (see
 python_docs.py), and with them new words. These become new rows; the rows that are there keep their
-vectors and Adam's moments, and the compiled model trains on as it is. Printed each morning: how well
-the model that knows the days before labels the new day's texts, while rows that it never trained
-give the mean of those it did.
+vectors and the moments of Adam, and the compiled model trains on as it is. Printed each morning:
+how well the model that knows the days before labels the texts of the new day, while rows that it
+never trained give the mean of those it did.
 
     python examples/day_after_day.py [DAYS]
 """
