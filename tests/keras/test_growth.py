@@ -100,6 +100,23 @@ def test_what_unseen_rows_give_when_the_model_does_not_train():
         rowwise.keras.Embedding(3, 2, unseen="none")
 
 
+def test_what_unseen_rows_give_to_a_reduction():
+    ids, weights = np.array([[0, 8, 1], [9, 8, 8]]), np.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
+    layer = rowwise.keras.EmbedReduce(ROWS, DIM, combiner="mean", unseen="zero")
+    layer.build()
+    layer.table.mark_known([0, 1])
+    rows = layer.table.lookup(ids, unseen="zero") * weights[..., None]
+    expected = rows.sum(axis=1) / weights.sum(axis=1, keepdims=True)
+    given = keras.ops.convert_to_numpy(layer(ids, weights))
+    np.testing.assert_allclose(given, expected, rtol=1e-6)
+    assert not given[1].any()
+    in_training = keras.ops.convert_to_numpy(layer(ids, weights, training=True))
+    np.testing.assert_allclose(in_training, layer.table.pool(ids, weights=weights), rtol=1e-6)
+    error = rowwise.keras.EmbedReduce(ROWS, DIM, unseen="error")
+    with pytest.raises(UnseenError, match="row 0"):
+        error(ids)
+
+
 def test_files_keep_what_was_trained(tmp_path):
     model, layer = model_of()
     train(model, 20, 6)

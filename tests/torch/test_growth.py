@@ -56,6 +56,23 @@ def test_rows_are_dropped_and_moved():
     assert module(torch.tensor([0])).shape == (1, DIM)
 
 
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_what_unseen_rows_give_to_bags(mode):
+    bags = EmbeddingBag(ROWS, DIM, mode=mode, padding_idx=1, unseen="zero").eval()
+    bags.table.mark_known([0, 1, 2])
+    with torch.no_grad():
+        rows = bags.weight.clone()
+    rows[3:] = 0
+    other = torch.nn.EmbeddingBag.from_pretrained(rows, mode=mode, padding_idx=1)
+    ids, offsets = torch.tensor([0, 8, 1, 9, 2, 2, 8]), torch.tensor([0, 3, 3, 4])
+    torch.testing.assert_close(bags(ids, offsets), other(ids, offsets))
+    bags.train()
+    assert bags(ids, offsets)[2].abs().sum() > 0
+    bags.eval().unseen = "error"
+    with pytest.raises(UnseenError, match="row 8"):
+        bags(ids, offsets)
+
+
 def test_what_unseen_rows_give_in_evaluation():
     module = Embedding(ROWS, DIM, unseen="mean")
     optimizer = optim.Adam(module.parameters(), lr=0.1)

@@ -41,7 +41,7 @@ class EmbedReduce(Embedding):
         mask_zero: whether id 0 is padding, to be left out of the combination.
         weights: the initial embeddings, (V, D), instead of the initializer's.
         combiner: "mean", "sum" or "sqrtn".
-        **kwargs: of `rowwise.keras.Embedding` (name, dtype, trainable...).
+        **kwargs: of `rowwise.keras.Embedding` (unseen, name, dtype, trainable...).
 
     Call arguments:
         inputs: (..., length) integers, or floats that are whole. Ids of shape (n,), without a
@@ -103,7 +103,9 @@ class EmbedReduce(Embedding):
             )
         super().build(input_shape)
 
-    def call(self, inputs: Any, weights: Any = None, mask: Any = None) -> Any:
+    def call(  # type: ignore[override]
+        self, inputs: Any, weights: Any = None, mask: Any = None, training: Any = None
+    ) -> Any:
         """Combined vectors (..., D) of the rows inputs (..., length)."""
         inputs = ids_of(inputs)
         single = len(inputs.shape) < 2
@@ -111,9 +113,9 @@ class EmbedReduce(Embedding):
             weights = None  # w v / w
         weights = self._effective_weights(inputs, weights, mask)
         if single:
-            vectors = super().call(inputs)
+            vectors = super().call(inputs, training)
             return vectors if weights is None else vectors * _column(weights, vectors.dtype)
-        summed = self._sum(inputs, weights)
+        summed = self._sum(inputs, weights, training)
         if self.combiner != "sum":
             if weights is None:
                 weights = ops.ones_like(inputs, dtype=self.variable_dtype)
@@ -137,14 +139,15 @@ class EmbedReduce(Embedding):
             return ops.cast(mask, self.variable_dtype)
         return ops.where(mask, weights, ops.zeros_like(weights))
 
-    def _sum(self, inputs: Any, weights: Any) -> Any:
+    def _sum(self, inputs: Any, weights: Any, training: Any) -> Any:
         """The weighted sum (..., D) of the rows inputs (..., length)."""
         embeddings = self._embeddings
-        if isinstance(embeddings, TableVariable) and not self.lora_enabled:
+        as_they_are = bool(training) or self.unseen == "as-is"
+        if isinstance(embeddings, TableVariable) and not self.lora_enabled and as_they_are:
             value = uncast_value(embeddings)
             if value is embeddings._value:  # and not a caller's, in a stateless call
                 return pool(value, inputs, None, weights, takes_sparse_gradient(embeddings))
-        vectors = super().call(inputs)
+        vectors = super().call(inputs, training)
         if weights is not None:
             vectors = vectors * _column(weights, vectors.dtype)
         return ops.sum(vectors, axis=-2)

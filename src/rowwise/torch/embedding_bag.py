@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from rowwise.torch.lookup import being_recorded
+from rowwise.torch.lookup import being_recorded, lookup, settled
 from rowwise.torch.module import OnTable, is_ids
 from rowwise.torch.pooled import pool, pool_max
+from rowwise.unseen import Unseen, check_unseen
 
 _MODES = ("sum", "mean", "max")
 
@@ -31,6 +34,7 @@ class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
         sparse: whether the gradient is sparse under an optimizer of `torch.optim` too.
         include_last_offset: whether offsets end with the number of ids.
         padding_idx: a row that starts with zeros and is left out of its bags.
+        unseen: as for `Embedding`: what a row gives in evaluation that was never trained.
         device, dtype: as for `Embedding`.
 
     Input shape:
@@ -49,6 +53,42 @@ class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
         >>> bags(torch.tensor([3, 7, 3]), offsets=torch.tensor([0, 1])).shape
         torch.Size([2, 64])
     """
+
+    unseen: Unseen = "as-is"
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        sparse: bool = False,
+        _weight: torch.Tensor | None = None,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        unseen: Unseen = "as-is",
+    ) -> None:
+        check_unseen(unseen)
+        super().__init__(
+            num_embeddings,
+            embedding_dim,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            mode,
+            sparse,
+            _weight,
+            include_last_offset,
+            padding_idx,
+            device,
+            dtype,
+        )
+        self.unseen = unseen
 
     @torch.compiler.disable
     def forward(
@@ -76,6 +116,17 @@ class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
         self._renormalize(input)
         ids, bounds, weights = self._without_padding(ids, bounds, weights)
         sparse, on_dense = self._gradient_by_rows(), self.weight.dense_gradient_made
+        if not self.training and self.unseen != "as-is":
+            vectors = lookup(self.weight, ids, sparse, None, on_dense=on_dense)
+            vectors = settled(self.table, ids, vectors, self.unseen)
+            return torch.nn.functional.embedding_bag(
+                torch.arange(len(ids)),
+                vectors,
+                bounds,
+                mode=self.mode,
+                per_sample_weights=weights,
+                include_last_offset=True,
+            )
         if self.mode == "max":
             return pool_max(self.weight, ids, bounds, sparse, on_dense)
         mean = self.mode == "mean"
