@@ -60,7 +60,7 @@ def test_a_file_becomes_a_classifier_that_beats_the_majority(tmp_path, ending):
     vocabulary = rowwise.Vocabulary.load(out / "vocabulary.json")
     table = rowwise.Table.load(out / "table.safetensors")
     model = keras.saving.load_model(out / "model.keras")
-    labels = json.loads((out / "labels.json").read_text())
+    labels = json.loads((out / "classifier.json").read_text())["labels"]
     assert len(table) == len(vocabulary)
     np.testing.assert_array_equal(table.to_numpy(), model.layers[0].get_weights()[0])
     guesses = model.predict(vocabulary.encode_batch(["saw drill", "plum pear"]), verbose=0)

@@ -6,6 +6,9 @@ import typer
 
 import rowwise
 from rowwise.cli.convert import convert
+from rowwise.cli.inspect import inspect
+from rowwise.cli.neighbors import analogy, neighbors
+from rowwise.cli.predict import predict
 from rowwise.cli.train import train
 
 app = typer.Typer(
@@ -14,8 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
-app.command()(convert)
+for command in (train, predict, neighbors, analogy, inspect, convert):
+    app.command()(command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -71,9 +71,7 @@ def fit(texts: list[str], labels: list[str], settings: Settings, console: Consol
         mask_token="",
         oov_token="[UNK]",
     )
-    words = vocabulary.encode_batch(texts, settings.length)
-    # The mean over no words would be 0/0: a text without words is one unknown word.
-    words[(words == vocabulary[""]).all(axis=1), 0] = vocabulary["[UNK]"]
+    words = ids_of(texts, vocabulary, settings.length)
     console.print(
         f"{len(texts)} texts, {len(classes)} labels; {len(training)} to train on, "
         f"{len(held_out)} held out; {len(vocabulary)} words",
@@ -110,6 +108,14 @@ def fit(texts: list[str], labels: list[str], settings: Settings, console: Consol
             verbose=0,
         )
     return Trained(model, vocabulary, classes, words[held_out], answers[held_out])
+
+
+def ids_of(texts: list[str], vocabulary: Vocabulary, length: int) -> NDArray[np.int64]:
+    """Ids (n, length) of the first words of texts, padded."""
+    words = vocabulary.encode_batch(texts, length)
+    # The mean over no words would be 0/0: a text without words is one unknown word.
+    words[(words == vocabulary[""]).all(axis=1), 0] = vocabulary["[UNK]"]
+    return words
 
 
 def split(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rowwise.cli.errors import said_plainly
 from rowwise.vectors import FORMATS, load
 from rowwise.vocabulary import Vocabulary
 
@@ -36,9 +37,7 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
 ) -> None:
     """Replaced by the help text below."""
-    from rich.console import Console
-
-    try:
+    with said_plainly("convert"):
         if target.exists() and not force:
             raise ValueError(f"{str(target)!r} is there already; --force replaces it")
         vectors = load(
@@ -50,12 +49,7 @@ def convert(
             errors=errors,
         )
         vectors.save(target, target_format)
-    except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"rowwise convert: {error}", markup=False)
-        raise typer.Exit(2) from None
-    Console(soft_wrap=True).print(
-        f"{target}: {len(vectors):,} words, {vectors.dim} numbers each", markup=False
-    )
+    typer.echo(f"{target}: {len(vectors):,} words, {vectors.dim} numbers each")
 
 
 convert.__doc__ = _EXAMPLE

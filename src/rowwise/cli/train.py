@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rowwise.cli.errors import said_plainly
 from rowwise.cli.read import UnreadableFile, read_columns
 
 _EXAMPLE = """Train an embedding and a classifier on labelled texts.
@@ -46,14 +47,11 @@ def train(
     """Replaced by the help text below."""
     from rich.console import Console
 
-    try:
+    with said_plainly("train"):
         _check_folder(out, force)
         texts, labels = read_columns(file, text, label)
         _check(file, texts, labels, label)
         _check_optimizer(optimizer)
-    except UnreadableFile as error:
-        Console(stderr=True, soft_wrap=True).print(f"rowwise train: {error}", markup=False)
-        raise typer.Exit(2) from None
 
     from rowwise.cli.classifier import Settings, fit
     from rowwise.cli.outcome import report
@@ -81,9 +79,11 @@ def train(
     trained.table.vocabulary = trained.vocabulary
     trained.table.save(out / "table.safetensors")
     trained.vocabulary.save(out / "vocabulary.json")
-    (out / "labels.json").write_text(json.dumps(trained.classes, indent=0) + "\n")
+    about = {"labels": trained.classes, "length": length}
+    (out / "classifier.json").write_text(json.dumps(about, indent=1) + "\n")
     console.print(
-        f"\nSaved in {out}{os.sep}: model.keras, table.safetensors, vocabulary.json, labels.json",
+        f"\nSaved in {out}{os.sep}: model.keras, table.safetensors, vocabulary.json, "
+        "classifier.json",
         soft_wrap=True,
         markup=False,
     )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rowwise.neighbors import nearest
+
 if TYPE_CHECKING:
     from rowwise.vectors.subwords import Subwords
 
@@ -89,6 +91,43 @@ class Vectors:
         """The place of a word, None if it has none."""
         return self._index.get(word)
 
+    def nearest(
+        self, query: str | NDArray[Any], k: int = 10, without: Iterable[str] = ()
+    ) -> list[tuple[str, float]]:
+        """The k words nearest to a word, itself left out, or to a vector (D,), with their cosines.
+
+        Args:
+            query: a word, or a vector.
+            k: how many.
+            without: words that are left out.
+
+        Raises:
+            KeyError: see `vector_of`.
+
+        Example:
+            >>> vectors = Vectors(["tea", "cup", "sky"], [[1.0, 0.0], [0.8, 0.6], [0.0, -1.0]])
+            >>> [(word, round(cosine, 3)) for word, cosine in vectors.nearest("tea", 2)]
+            [('cup', 0.8), ('sky', 0.0)]
+        """
+        if isinstance(query, str):
+            without = [query, *without]
+            query = self.vector_of(query)
+        rows = [row for row in map(self.row_of, without) if row is not None]
+        ids, cosines = nearest(self.matrix, np.asarray(query), k, rows)
+        return [(self.words[i], float(c)) for i, c in zip(ids, cosines, strict=True)]
+
+    def analogy(self, a: str, b: str, c: str, k: int = 10) -> list[tuple[str, float]]:
+        """What stands to c as b stands to a: the k words nearest to b - a + c, with cosines.
+
+        The three are brought to length 1 first and left out of the answer (3CosAdd: Levy and
+        Goldberg, Linguistic Regularities in Sparse and Explicit Word Representations, 2014).
+
+        Raises:
+            KeyError: see `vector_of`.
+        """
+        one, two, three = (_unit(self.vector_of(word)) for word in (a, b, c))
+        return self.nearest(two - one + three, k, without=[a, b, c])
+
     def save(self, path: str | os.PathLike[str], format: str | None = None) -> None:
         """Writes a file, or a folder of two, whole or not at all.
 
@@ -138,3 +177,8 @@ class Vectors:
     def __repr__(self) -> str:
         more = ", with subwords" if self.subwords else ""
         return f"Vectors({len(self)} words, dim={self.dim}, {self.matrix.dtype}{more})"
+
+
+def _unit(vector: NDArray[Any]) -> NDArray[Any]:
+    wide = vector.astype(np.float64)
+    return wide / (np.linalg.norm(wide) or 1.0)

@@ -1,0 +1,147 @@
+"""`rowwise predict`, `neighbors`, `analogy` and `inspect`, as a person or a program runs them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+import rowwise
+from rowwise.vectors import Vectors
+
+app = pytest.importorskip("rowwise.cli.app").app
+CliRunner = pytest.importorskip("typer.testing").CliRunner
+
+
+def run(*arguments, input=None):
+    return CliRunner().invoke(app, [*map(str, arguments)], input=input)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """What train saves for texts on fruit and on tools."""
+    folder = tmp_path_factory.mktemp("trained")
+    rows = [("apple pear plum", "fruit"), ("hammer saw drill", "tools")] * 60
+    with (folder / "data.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "kind"), *rows])
+    out = folder / "model"
+    columns = ("--text", "text", "--label", "kind")
+    result = run("train", folder / "data.csv", *columns, "--out", out)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture
+def vectors(tmp_path):
+    """Six words on a plane, man : king = woman : queen."""
+    plane = {
+        "man": [1, 0],
+        "woman": [0, 1],
+        "king": [1, -0.9],
+        "queen": [0.05, 0.1],
+        "tea": [-1, -1],
+    }
+    Vectors(list(plane), np.array(list(plane.values()), np.float32)).save(tmp_path / "v.txt")
+    return tmp_path / "v.txt"
+
+
+def test_texts_are_labelled(model):
+    result = run("predict", model, "a pear and an apple", "drill saw")
+    assert result.exit_code == 0, result.output
+    first, second = result.output.splitlines()
+    assert "fruit  a pear and an apple  (unknown: a, and, an)" in first
+    assert second.endswith("tools  drill saw")
+
+
+def test_texts_are_read_from_standard_input_and_answered_in_json(model):
+    result = run("predict", model, "-", "--json", "-k", 2, input="plum\nhammer\n")
+    answers = [json.loads(line) for line in result.output.splitlines()]
+    assert [answer["labels"][0][0] for answer in answers] == ["fruit", "tools"]
+    for answer in answers:
+        assert sum(part for _, part in answer["labels"]) == pytest.approx(1, abs=1e-5)
+        assert answer["unknown"] == []
+
+
+def test_texts_are_read_from_a_file(model, tmp_path):
+    (tmp_path / "new.csv").write_text("words,other\nplum pear,1\nsaw,2\n")
+    result = run("predict", model, "--file", tmp_path / "new.csv", "--text", "words")
+    assert [line.split()[1] for line in result.output.splitlines()] == ["fruit", "tools"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["predict", "nowhere", "text"], "has no classifier.json"),
+        (["predict", "nowhere"], "give texts"),
+        (["neighbors", "nowhere.txt", "a"], "nowhere.txt"),
+        (["inspect", "nowhere.safetensors"], "nowhere.safetensors"),
+    ],
+)
+def test_what_is_missing_is_named(arguments, why, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert why in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_neighbors_are_ordered_by_cosine(vectors):
+    result = run("neighbors", vectors, "man", "-k", 2)
+    assert result.output.splitlines() == ["man", "   0.743  king", "   0.447  queen"]
+
+
+def test_neighbors_of_a_table_trained_here(model):
+    answer = json.loads(run("neighbors", model / "table.safetensors", "apple", "--json").output)
+    near = [word for word, _ in answer["nearest"]]
+    assert set(near[:2]) == {"pear", "plum"}
+    assert "apple" not in near
+
+
+def test_words_without_a_vector_are_an_error_that_names_them(vectors):
+    result = run("neighbors", vectors, "coffee")
+    assert result.exit_code == 2
+    assert "coffee" in result.stderr
+
+
+def test_words_come_from_standard_input(vectors):
+    result = run("neighbors", vectors, "-", "-k", 1, input="man\n\ntea\n")
+    assert [line for line in result.output.splitlines() if line[0] != " "] == ["man", "tea"]
+
+
+def test_an_analogy_leaves_its_own_words_out(vectors):
+    result = run("analogy", vectors, "man", "king", "woman", "-k", 1)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[0] == "man : king = woman : ?"
+    assert result.output.split()[-1] in {"queen", "tea"}
+    assert Vectors(["a"], np.ones((1, 2))).analogy("a", "a", "a") == []
+
+
+def test_a_table_is_inspected(tmp_path):
+    table = rowwise.Table(6, 2, "adam", seed=0)
+    for _ in range(3):
+        table.update([1, 2], np.ones((2, 2), np.float32))
+    table.vocabulary = rowwise.Vocabulary(list("abcdef"), mask_token=None, oov_token=None)
+    table.save(tmp_path / "t.safetensors")
+
+    about = json.loads(run("inspect", tmp_path / "t.safetensors", "--json").output)
+    assert (about["rows"], about["dim"], about["steps"], about["words"]) == (6, 2, 3, 6)
+    assert about["never trained"] == 4
+    assert about["never trained, such as"] == ["a", "d", "e", "f"]
+    assert about["trained most"][:2] == ["b", "c"]
+    assert about["rows that repeat another"] == 0
+    assert about["not finite"] == 0
+    assert about["norms"]["largest"] == pytest.approx(
+        float(np.linalg.norm(table.to_numpy(), axis=1).max()), rel=1e-6
+    )
+    shown = run("inspect", tmp_path / "t.safetensors").output
+    assert "rule" in shown
+    assert "Adam" in shown
+    assert "a, d, e, f" in shown
+
+
+def test_rows_that_repeat_and_rows_of_zeros_are_counted(tmp_path):
+    table = rowwise.Table(3, 2, init=np.array([[1, 2], [1, 2], [0, 0]], np.float32))
+    table.save(tmp_path / "t.safetensors")
+    about = json.loads(run("inspect", tmp_path / "t.safetensors", "--json").output)
+    assert about["rows that repeat another"] == 1
+    assert about["rows of zeros"] == 1
