@@ -1,4 +1,4 @@
-# make demo: set up, train on real text, show the result.   make test: set up, pass the tests.
+# make demo: set up, train on real text, write a page that shows the result.   make test: set up, pass the tests.
 # make check: format, lint, types.                           make bench: us beside each peer.
 # make fuzz: damaged files for every reader, for a minute.
 # make check-native: the native code under the address, undefined-behaviour and thread sanitizers.
@@ -15,6 +15,7 @@ demo: $(VENV)/.installed
 	@mkdir -p demo
 	$(BIN)/python examples/python_docs.py demo/python_docs.csv
 	$(BIN)/rowwise train demo/python_docs.csv --text text --label label --out demo/model --force
+	$(BIN)/rowwise report demo/model --title "Python's own documentation"
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # two workers, a core each

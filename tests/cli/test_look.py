@@ -2,6 +2,9 @@
 
 import csv
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -29,6 +32,44 @@ def model(tmp_path_factory):
     result = run("train", folder / "data.csv", *columns, "--out", out)
     assert result.exit_code == 0, result.output
     return out
+
+
+def test_a_report_shows_what_train_saved(model, tmp_path):
+    result = run("report", model, "--out", tmp_path / "r.html", "--title", "Fruit")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "r.html").as_uri() in result.output
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    for part in ("Fruit", "epoch", "How far rows moved", "A row's label"):
+        assert part in page
+    assert run("report", model / "table.safetensors").exit_code == 0
+    assert (model / "report.html").is_file()
+
+
+def test_an_interrupted_training_keeps_what_it_learned(tmp_path):
+    """Ctrl-C after the first epoch of very many."""
+    rows = [("apple pear plum", "fruit"), ("hammer saw drill", "tools")] * 60
+    with (tmp_path / "data.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "kind"), *rows])
+    columns = ["--text", "text", "--label", "kind"]
+    command = ["train", "data.csv", *columns, "--out", "model", "--epochs", "1000000"]
+    training = subprocess.Popen(
+        [sys.executable, "-u", "-c", "from rowwise.cli import main; main()", *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for line in training.stdout:
+        if line.startswith("epoch "):
+            training.send_signal(signal.SIGINT)
+            break
+    rest, _ = training.communicate(timeout=120)
+    assert training.returncode == 130
+    assert "Interrupted" in rest
+    assert "fruit  pear" in run("predict", tmp_path / "model", "pear").output
+    history = json.loads((tmp_path / "model" / "classifier.json").read_text())["history"]
+    assert len(history["loss"]) >= 1
+    table = rowwise.Table.load(tmp_path / "model" / "table.safetensors")
+    assert table.vocabulary.decode(table.untrained()) == ["[UNK]"]
 
 
 @pytest.fixture

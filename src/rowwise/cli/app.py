@@ -9,6 +9,7 @@ from rowwise.cli.convert import convert
 from rowwise.cli.inspect import inspect
 from rowwise.cli.neighbors import analogy, neighbors
 from rowwise.cli.predict import predict
+from rowwise.cli.report import report
 from rowwise.cli.train import train
 
 app = typer.Typer(
@@ -17,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, predict, neighbors, analogy, inspect, convert):
+for command in (train, predict, neighbors, analogy, inspect, report, convert):
     app.command()(command)
 
 

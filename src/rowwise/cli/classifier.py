@@ -40,6 +40,9 @@ class Trained:
     classes: list[str]
     words: NDArray[np.int64]  # (n, length) of the held-out texts
     answers: NDArray[np.int64]  # (n,)
+    start: NDArray[np.float32]  # (rows, dim) the table before training
+    history: dict[str, list[float]]  # a value per whole epoch
+    interrupted: bool
 
     @property
     def table(self) -> Table:
@@ -54,6 +57,13 @@ class Trained:
     def majority(self) -> float:
         """Part of the held-out texts with the label that is the most frequent among them."""
         return float(np.bincount(self.answers).max() / len(self.answers))
+
+    def leaning(self) -> tuple[list[str], NDArray[np.float32]]:
+        """The label of a text that is one word, for each word, and its probability (rows,)."""
+        alone = np.arange(len(self.vocabulary))[:, None]
+        alone[0] = self.vocabulary["[UNK]"]  # padding is no word
+        parts = self.model.predict(alone, batch_size=4096, verbose=0)
+        return [self.classes[i] for i in parts.argmax(axis=1)], parts.max(axis=1)
 
 
 def fit(texts: list[str], labels: list[str], settings: Settings, console: Console) -> Trained:
@@ -88,6 +98,10 @@ def fit(texts: list[str], labels: list[str], settings: Settings, console: Consol
         {"class_name": settings.optimizer, "config": {"learning_rate": settings.learning_rate}}
     )
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+    model.build((None, settings.length))
+    start = model.layers[0].table.to_numpy()
+    interrupted = False
+    history = keras.callbacks.History()
     steps = -(-len(training) // settings.batch_size)
     with Progress(
         TextColumn("epoch {task.fields[epoch]:>3}"),
@@ -98,16 +112,28 @@ def fit(texts: list[str], labels: list[str], settings: Settings, console: Consol
         transient=True,
         disable=not console.is_terminal,
     ) as bar:
-        model.fit(
-            words[training],
-            answers[training],
-            batch_size=settings.batch_size,
-            epochs=settings.epochs,
-            validation_data=(words[held_out], answers[held_out]),
-            callbacks=[_Show(bar, console, steps)],
-            verbose=0,
-        )
-    return Trained(model, vocabulary, classes, words[held_out], answers[held_out])
+        try:
+            model.fit(
+                words[training],
+                answers[training],
+                batch_size=settings.batch_size,
+                epochs=settings.epochs,
+                validation_data=(words[held_out], answers[held_out]),
+                callbacks=[_Show(bar, console, steps), history],
+                verbose=0,
+            )
+        except KeyboardInterrupt:  # what was learned so far is a model, too
+            interrupted = True
+    return Trained(
+        model=model,
+        vocabulary=vocabulary,
+        classes=classes,
+        words=words[held_out],
+        answers=answers[held_out],
+        start=start,
+        history=history.history,
+        interrupted=interrupted,
+    )
 
 
 def ids_of(texts: list[str], vocabulary: Vocabulary, length: int) -> NDArray[np.int64]:

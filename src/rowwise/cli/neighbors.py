@@ -12,7 +12,7 @@ import typer
 from rowwise.cli.errors import said_plainly
 
 _Vectors = Annotated[
-    Path, typer.Argument(metavar="VECTORS", help="A table with its vocabulary, or vectors.")
+    Path, typer.Argument(metavar="VECTORS", help="A folder that train made, a table, or vectors.")
 ]
 _Count = Annotated[int, typer.Option("--count", "-k", min=1, help="How many to show.")]
 _AsJson = Annotated[bool, typer.Option("--json", help="A JSON object per line.")]
@@ -25,7 +25,7 @@ def neighbors(
     as_json: _AsJson = False,
 ) -> None:
     """Replaced by the help text below."""
-    from rowwise.vectors import load
+    from rowwise.cli.model_folder import vectors as load
 
     with said_plainly("neighbors"):
         loaded = load(vectors)
@@ -44,7 +44,7 @@ def analogy(
     as_json: _AsJson = False,
 ) -> None:
     """Replaced by the help text below."""
-    from rowwise.vectors import load
+    from rowwise.cli.model_folder import vectors as load
 
     with said_plainly("analogy"):
         loaded = load(vectors)
@@ -62,7 +62,7 @@ def _show(question: str, near: list[tuple[str, float]], as_json: bool) -> None:
 
 neighbors.__doc__ = """Show the words whose vectors are nearest, with their cosines.
 
-Example: rowwise neighbors demo/model/table.safetensors thread socket -k 5
+Example: rowwise neighbors demo/model thread socket -k 5
 """
 analogy.__doc__ = """Show what stands to C as B stands to A: the words nearest to B - A + C.
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from rowwise.cli.errors import said_plainly
+from rowwise.cli.model_folder import MODEL, classifier, vocabulary
 from rowwise.cli.read import UnreadableFile, read_columns
 
 
@@ -51,28 +52,24 @@ def _texts(texts: list[str] | None, file: Path | None, column: str) -> list[str]
 
 def label(folder: Path, texts: list[str], count: int) -> list[dict[str, Any]]:
     """Each text with its most likely labels and their probabilities, and its unknown words."""
-    about_file = folder / "classifier.json"
-    if not about_file.is_file():
-        raise UnreadableFile(f"{str(folder)!r} has no {about_file.name}; rowwise train makes such")
-    about = json.loads(about_file.read_text())
+    about = classifier(folder)
     os.environ.setdefault("KERAS_BACKEND", "torch")
     from rowwise.cli.classifier import ids_of
     from rowwise.keras import load_model
     from rowwise.text import words
-    from rowwise.vocabulary import Vocabulary
 
-    vocabulary = Vocabulary.load(folder / "vocabulary.json")
+    words_known = vocabulary(folder)
     if not texts:
         return []
-    model = load_model(folder / "model.keras")
-    parts = model.predict(ids_of(texts, vocabulary, about["length"]), verbose=0)
+    model = load_model(folder / MODEL)
+    parts = model.predict(ids_of(texts, words_known, about["length"]), verbose=0)
     best = (-parts).argsort(axis=1, kind="stable")[:, :count]
     return [
         {
             "text": text,
             "labels": [(about["labels"][i], float(row[i])) for i in chosen],
             "unknown": [
-                w for w in words(text, lowercase=vocabulary.lowercase) if w not in vocabulary
+                w for w in words(text, lowercase=words_known.lowercase) if w not in words_known
             ],
         }
         for text, row, chosen in zip(texts, parts, best, strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +17,7 @@ Reads CSV, TSV, JSON lines or Parquet.
 
 Trains Embedding -> mean over words -> Dense in Keras, with a part of the texts held out.
 
-Saves model, table, vocabulary and labels.
+Saves model, table, vocabulary and labels; Ctrl-C ends it early and saves what was learned.
 
 Example: rowwise train reviews.csv --text review --label stars --out model
 """
@@ -54,6 +53,7 @@ def train(
         _check_optimizer(optimizer)
 
     from rowwise.cli.classifier import Settings, fit
+    from rowwise.cli.model_folder import save
     from rowwise.cli.outcome import report
 
     settings = Settings(
@@ -70,23 +70,21 @@ def train(
     )
     console = Console()
     trained = fit(texts, labels, settings, console)
+    if trained.interrupted:
+        console.print("\nInterrupted: what was learned so far is kept", soft_wrap=True)
     # The vocabulary's words are in lower case.
     shown = [word.strip().lower() for word in words.split(",") if word.strip()]
     report(trained, shown, console)
 
-    out.mkdir(parents=True, exist_ok=True)
-    trained.model.save(out / "model.keras")
-    trained.table.vocabulary = trained.vocabulary
-    trained.table.save(out / "table.safetensors")
-    trained.vocabulary.save(out / "vocabulary.json")
-    about = {"labels": trained.classes, "length": length}
-    (out / "classifier.json").write_text(json.dumps(about, indent=1) + "\n")
+    save(trained, out, length)
+    console.print(f"\nSaved in {out}{os.sep}", soft_wrap=True, markup=False)
     console.print(
-        f"\nSaved in {out}{os.sep}: model.keras, table.safetensors, vocabulary.json, "
-        "classifier.json",
+        f"Look on with: rowwise report {out}, rowwise neighbors {out} WORD",
         soft_wrap=True,
         markup=False,
     )
+    if trained.interrupted:
+        raise typer.Exit(130)
 
 
 train.__doc__ = _EXAMPLE

@@ -1,0 +1,43 @@
+"""`rowwise report`: what the rows learned, as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rowwise.cli.errors import said_plainly
+from rowwise.cli.model_folder import learned
+
+
+def report(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Folder that train made, or a table.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. [default: report.html in MODEL]")
+    ] = None,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "What the rows learned",
+) -> None:
+    """Write a page that shows what the rows learned; it opens with no network.
+
+    Curves, the rows as points, nearest neighbours, updates per row, how far rows moved.
+
+    Example: rowwise report demo/model
+    """
+    with said_plainly("report"):
+        from rowwise.report import write_report
+
+        shown = learned(model)
+        folder = model if model.is_dir() else model.parent
+        target = out or folder / "report.html"
+        write_report(
+            target,
+            shown.table,
+            title=title,
+            history=shown.history,
+            start=shown.start,
+            leaning=shown.leaning,
+        )
+    typer.echo(f"Written: {target.resolve().as_uri()}")

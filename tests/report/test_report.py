@@ -1,0 +1,181 @@
+"""The report: what is in the page, whatever the words are."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import rowwise
+from rowwise.neighbors import nearest
+from rowwise.projection import Projection
+
+plotly = pytest.importorskip("plotly")
+from rowwise.report import figures, write_report  # noqa: E402
+from rowwise.report.neighbors import neighbors  # noqa: E402
+from rowwise.report.rows import Rows  # noqa: E402
+
+HOSTILE = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"&amp;', ""]
+
+
+def trained(rows=40, dim=5, touched=25):
+    table = rowwise.Table(rows, dim, "adam", seed=0)
+    rng = np.random.default_rng(1)
+    for last in range(1, touched):
+        ids = np.arange(last)
+        table.update(ids, rng.standard_normal((last, dim)))
+    words = HOSTILE + [f"word{i}" for i in range(rows - len(HOSTILE))]
+    table.vocabulary = rowwise.Vocabulary(words)
+    return table
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    table = trained()
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(
+        path,
+        table,
+        title="Forty <rows>",
+        history={"loss": [3.0, 2.0, 1.5], "val_loss": [3.5, 2.5, 2.4], "accuracy": [0.1, 0.5, 0.9]},
+        start=np.zeros(table.shape),
+        leaning=["even", "<odd>"] * 20,
+    )
+    return path.read_text(encoding="utf-8")
+
+
+def body(page):
+    return page[page.index("<body>") :]
+
+
+def test_the_page_needs_no_network(page):
+    assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", body(page))
+    assert "Plotly" in page
+
+
+def test_words_are_text_whatever_markup_they_hold(page):
+    assert "<img src=x" not in body(page)
+    assert "alert(1)</script>" not in body(page)
+    assert "Forty &lt;rows&gt;" in page
+    near = re.search(r'id="near">(.*?)</script>', page, re.DOTALL).group(1)
+    assert HOSTILE[0] in json.loads(near)["names"]
+
+
+def test_rows_never_trained_are_counted_and_named(page):
+    assert "16 rows were never trained" in page
+    assert ">word20, word21," in page
+    assert "(padding)" not in page.partition("Which")[2].partition("</details>")[0]
+
+
+def test_what_explains_the_variance_is_stated(page):
+    table = trained()
+    vectors = table.to_numpy()[table.updates > 0].astype(np.float64)
+    singular = np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False) ** 2
+    shares = [f"{share:.1%}" for share in singular[:3] / singular.sum()]
+    assert f"which explain {', '.join(shares)} of" in page
+
+
+def test_a_table_alone_has_a_report_too(tmp_path):
+    write_report(tmp_path / "r.html", rowwise.Table(3, 1, seed=0))
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "3 rows were never trained" in text
+    assert "How far rows moved" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"start": np.zeros((3, 5))}, r"start has shape \(3, 5\); the table has \(40, 5\)"),
+        ({"leaning": ["a"]}, "leaning has 1 labels for 40 rows"),
+    ],
+)
+def test_what_does_not_fit_the_table_is_an_error_and_writes_nothing(tmp_path, options, why):
+    with pytest.raises(ValueError, match=why):
+        write_report(tmp_path / "r.html", trained(), **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_curve_has_its_epochs():
+    pictures = figures.curves({"loss": [2.0, 1.0], "val_loss": [2.5, 1.5], "accuracy": [0.5, 0.75]})
+    assert list(pictures) == ["loss", "accuracy"]
+    assert [list(trace.y) for trace in pictures["loss"].data] == [[2.0, 1.0], [2.5, 1.5]]
+    assert list(pictures["loss"].data[0].x) == [1, 2]
+
+
+def test_every_row_has_its_bar_in_the_histogram():
+    rows = Rows.of(trained(), None, None)
+    (bars,) = figures.histogram_of_updates(rows).data
+    assert dict(zip(bars.x, bars.y, strict=True)) == {
+        "never": 16, "1": 1, "2-3": 2, "4-7": 4, "8-15": 8, "16-31": 9,
+    }  # fmt: skip
+
+
+def test_a_picture_shows_each_row_once_for_each_colouring():
+    rows = Rows.of(trained(), np.zeros((40, 5)), ["even", "odd"] * 20)
+    places = rows.projection()(rows.vectors)
+    for dimensions in (2, 3):
+        figure, shown = figures.cloud(rows, places[:, :dimensions], rows.drawn())
+        assert list(shown) == ["label", "updates", "norm", "distance moved"]
+        for visible in shown.values():
+            traces = [t for t, on in zip(figure.data, visible, strict=True) if on]
+            assert sum(len(trace.x) for trace in traces) == 40
+            assert (traces[-1].name, len(traces[-1].x)) == ("never trained", 16)
+
+
+def test_a_label_has_one_colour_in_every_picture():
+    labels = ["a"] * 5 + ["b"] * 15 + ["c"] * 20
+    rows = Rows.of(trained(), None, labels)
+    places = rows.projection()(rows.vectors)
+    colours = []
+    for drawn in (rows.drawn(), np.arange(8)):
+        figure, _ = figures.cloud(rows, places[:, :2], drawn)
+        colours.append({t.name: t.marker.color for t in figure.data[:3]})
+    assert colours[0] == colours[1]
+
+
+def test_labels_past_the_palette_are_one_group():
+    rows = Rows.of(trained(), None, [f"label{i % 20}" for i in range(40)])
+    figure, _ = figures.cloud(rows, rows.projection()(rows.vectors), rows.drawn())
+    groups = [trace for trace in figure.data if trace.showlegend is not False][:-1]
+    assert groups[-1].name == "other labels"
+    assert sum(len(group.x) for group in groups) == 24
+
+
+def test_large_tables_are_drawn_in_part_with_both_kinds_of_rows():
+    rows = Rows.of(trained(rows=400, touched=30), None, None)
+    drawn = rows.drawn(100)
+    assert len(drawn) == len(set(drawn)) <= 100
+    assert rows.trained[drawn].sum() == 29
+    assert (~rows.trained[drawn]).sum() >= 20
+
+
+def test_neighbors_are_those_of_the_whole_space():
+    table = trained()
+    near = neighbors(Rows.of(table, None, None))
+    vectors = table.to_numpy()
+    for row in (0, 7, 23):
+        name = table.vocabulary.tokens[row]
+        place = near["names"].index(name)
+        ids, cosines = nearest(vectors, row, 8, without=np.arange(24, 40))
+        got = near["nearest"][place]
+        assert [near["others"][other] for other, _ in got] == [
+            table.vocabulary.tokens[i] or "(padding)" for i in ids
+        ]
+        np.testing.assert_allclose([cosine for _, cosine in got], cosines, atol=1e-4)
+
+
+def test_projection_equals_singular_values():
+    rows = np.random.default_rng(0).standard_normal((300, 6)) * [5, 4, 3, 1, 1, 1]
+    projection = Projection.of(rows, 3)
+    _, singular, directions = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+    np.testing.assert_allclose(np.abs(projection.axes @ directions[:3].T), np.eye(3), atol=1e-8)
+    np.testing.assert_allclose(
+        projection.variance_explained, (singular**2 / (singular**2).sum())[:3], rtol=1e-10
+    )
+    assert (projection.axes.max(axis=1) == np.abs(projection.axes).max(axis=1)).all()
+
+
+def test_rows_that_are_all_equal_are_one_point():
+    projection = Projection.of(np.ones((4, 2), np.float32), 2)
+    assert (projection(np.ones((4, 2))) == 0).all()
+    assert (projection.variance_explained == 0).all()
