@@ -1,0 +1,67 @@
+"""The examples run, on texts made here, and say what they are for."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def output(*command):
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_explaining_classifier_learns_cases_without_training(tmp_path):
+    pytest.importorskip("keras")
+    rng = np.random.default_rng(0)
+    kinds = {
+        "fruit": ["apple", "pear", "plum", "melon"],
+        "tools": ["saw", "drill", "hammer", "axe"],
+    }
+    for name, words in kinds.items():
+        other = kinds["tools" if name == "fruit" else "fruit"]
+        lines = []
+        for _ in range(300):  # a tenth is in the wrong file: some mistakes must be made
+            some = rng.choice(other if rng.random() < 0.1 else words, 3)
+            lines.append(" ".join([*some, f"word{rng.integers(40)}"]))
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(lines))
+    files = (tmp_path / "fruit.txt", tmp_path / "tools.txt")
+    told = output(EXAMPLES / "explaining_classifier.py", *files, "--epochs", 20, "--dim", 8)
+    plain, cases = map(float, re.findall(r"(?:classifier|cases): +accuracy ([\d.]+)", told))
+    assert plain > 0.8
+    assert cases > 0.8
+    assert re.search(r"  (fruit|tools) \(\d+% of the vote\), because of\n    [\d.]+ ", told)
+    assert re.search(r"[1-9]\d* mistakes learned as cases", told)
+
+
+def test_a_case_is_learned_without_training():
+    keras = pytest.importorskip("keras")
+    example = runpy.run_path(str(EXAMPLES / "explaining_classifier.py"))
+    plane = {"a": [1, 0], "b": [0.9, 0.1], "c": [-1, 0], "d": [-0.9, 0.1], "new": [-0.8, 0.6]}
+    model = keras.Sequential([keras.Input((2,)), keras.layers.UnitNormalization()])
+    cases = example["Cases"](lambda texts: np.array([plane[text] for text in texts]), model)
+    cases.add("abcd", [0, 0, 1, 1])
+    ((label, share, reasons),) = cases.judge(["new"])
+    assert (label, [text for _, _, text in reasons[:2]]) == (1, ["d", "c"])
+    assert share > 0.99
+    cases.add(["new"], [2])
+    ((label, _, reasons),) = cases.judge(["new"])
+    assert (label, reasons[0][1:]) == (2, (2, "new"))
+    assert reasons[0][0] == pytest.approx(1)
+
+
+def test_a_vocabulary_grows_day_after_day():
+    pytest.importorskip("keras")
+    first, second = output(EXAMPLES / "day_after_day.py", 2).splitlines()[1:3]
+    assert first.split()[-1] == "-"
+    assert float(second.split()[-1].rstrip("%")) > 25  # one label in eleven by chance
+    assert int(second.split()[3].replace(",", "")) > int(first.split()[3].replace(",", ""))  # rows
