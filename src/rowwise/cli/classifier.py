@@ -119,7 +119,7 @@ def fit(texts: list[str], labels: list[str], settings: Settings, console: Consol
                 batch_size=settings.batch_size,
                 epochs=settings.epochs,
                 validation_data=(words[held_out], answers[held_out]),
-                callbacks=[_Show(bar, console, steps), history],
+                callbacks=[history, _Show(bar, console, steps)],
                 verbose=0,
             )
         except KeyboardInterrupt:  # what was learned so far is a model, too
