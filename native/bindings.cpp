@@ -26,7 +26,8 @@ using namespace nb::literals;
 
 namespace rowwise {
 
-void bind_vectors(nb::module_& m);  // vectors_bindings.cpp
+void bind_vectors(nb::module_& m);   // vectors_bindings.cpp
+void bind_word2vec(nb::module_& m);  // word2vec_bindings.cpp
 
 namespace {
 
@@ -522,4 +523,5 @@ NB_MODULE(_native, m) {
     m.def("kernels", [] { return kernels().name; });
     m.def("select_kernels", &select_kernels, "name"_a);
     bind_vectors(m);
+    bind_word2vec(m);
 }

@@ -377,7 +377,7 @@ void read_rows(const Store& store, const Rule& rule, const Clock& clock, const i
 #define ROWWISE_NAME(name) ROWWISE_TEXT(name)
 extern const Kernels table;
 const Kernels table = {ROWWISE_NAME(ROWWISE_ISA), lookup, update, sync, refresh, slot_values,
-                       pool, pool_max, pool_dots, sum_gradients, pool_max_gradient};
+                       pool, pool_max, pool_dots, sum_gradients, pool_max_gradient, train_pairs};
 
 }  // namespace ROWWISE_ISA
 }  // namespace rowwise

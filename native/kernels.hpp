@@ -4,6 +4,7 @@
 
 #include "clock.hpp"
 #include "plan.hpp"
+#include "word2vec.hpp"
 
 namespace rowwise {
 
@@ -100,6 +101,9 @@ struct Kernels {
     // bag_of (n,).
     void (*pool_max_gradient)(const Plan&, const uint32_t* bag_of, int64_t dim,
                               const int64_t* argmax, const float* gradients, float* out);
+
+    // One pass of word2vec over part of a text.
+    void (*train_pairs)(const WordPairs&, const Passage&);
 };
 
 const Kernels& kernels();                 // the best this processor runs

@@ -70,6 +70,7 @@ void pool_dots(const Store&, const Rule&, const Clock&, const Bags&, const float
 void sum_gradients(const Plan&, int64_t dim, const float* gradients, float* out);
 void pool_max_gradient(const Plan&, const uint32_t* bag_of, int64_t dim, const int64_t* argmax,
                        const float* gradients, float* out);
+void train_pairs(const WordPairs&, const Passage&);
 
 }  // namespace ROWWISE_ISA
 }  // namespace rowwise

@@ -512,6 +512,15 @@ class Table:
         self._states["updates"][touched] += 1
         self._states["last_update"][touched] = self._steps
 
+    def states_buffer(self) -> NDArray[np.uint8]:
+        """The table's own memory of its rows' bookkeeping, as bytes."""
+        return self._states.view(np.uint8)
+
+    def trained_outside(self, steps: int) -> None:
+        """Says that somebody trained rows on the buffers, and has made `steps` steps in all."""
+        self._steps = steps
+        forget_mean(self)
+
     def update_bags(
         self, batch: BagGradient, learning_rate: float | None = None, iteration: int | None = None
     ) -> None:

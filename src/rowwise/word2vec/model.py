@@ -1,0 +1,175 @@
+"""`Word2Vec`: a table trained to say which words stand near each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Self
+
+import numpy as np
+
+from rowwise import _native
+from rowwise.checks import positive
+from rowwise.table import Table
+from rowwise.vectors.vectors import Vectors
+from rowwise.word2vec.corpus import Corpus
+from rowwise.word2vec.sampling import alias_table, keep_thresholds
+
+_AT_ONCE = 200_000  # words between two looks at the keyboard
+
+
+class Word2Vec:
+    """Vectors of words from text alone, by skip-gram or CBOW with negative sampling.
+
+    For a word w that stands near a word c, and n words drawn at random, the loss is
+
+        -log sigmoid(v_c . u_w) - sum over the n words r of log sigmoid(-v_c . u_r)
+
+    where v are the rows of `table`, the vectors, and u those of `context`. "cbow" has the mean of
+    the v of all words near w in place of v_c. The rate falls linearly to `min_learning_rate`, and
+    the reach of each word is drawn from 1 to `window`. Both tables are trained by plain SGD, for
+    which a row that no word touched has nothing to catch up on.
+
+    Mikolov et al., Efficient Estimation of Word Representations in Vector Space, 2013, and
+    Distributed Representations of Words and Phrases and their Compositionality, 2013.
+
+    Args:
+        corpus: the text.
+        objective: "skipgram" or "cbow".
+        dim: length of the vectors.
+        window: how far a word may stand and still be near.
+        negative: words drawn at random for each that stands there.
+        sample: frequent words are left out at random above this frequency; 0: none.
+        epochs: passes over the text.
+        learning_rate: at the start.
+        min_learning_rate: at the end.
+        ns_exponent: noise is drawn in proportion to count ** ns_exponent.
+        seed: of start and draws.
+        reproducible: one thread, and the same bits each time. Otherwise the threads share the
+            tables without waiting for each other, as in word2vec (Recht et al., Hogwild, 2011),
+            and the vectors differ a little each time.
+
+    Raises:
+        ValueError: an argument is out of its bounds.
+
+    Example:
+        >>> corpus = Corpus.from_texts(["black tea", "green tea"] * 50, min_count=1)
+        >>> model = Word2Vec(corpus, dim=8, sample=0, reproducible=True).train()
+        >>> model.table
+        Table(rows=3, dim=8, rule=None, steps=1000, untrained=0)
+        >>> model.vectors.words
+        ['tea', 'black', 'green']
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        objective: str = "skipgram",
+        *,
+        dim: int = 100,
+        window: int = 5,
+        negative: int = 5,
+        sample: float = 1e-3,
+        epochs: int = 5,
+        learning_rate: float = 0.025,
+        min_learning_rate: float = 1e-4,
+        ns_exponent: float = 0.75,
+        seed: int = 0,
+        reproducible: bool = False,
+    ) -> None:
+        if objective not in ("skipgram", "cbow"):
+            raise ValueError(f"objective={objective!r} is not 'skipgram' or 'cbow'")
+        if not 0 <= sample < 1:
+            raise ValueError(f"sample={sample} is not in 0..1; word2vec's is 0.001")
+        if not 0 < min_learning_rate <= learning_rate < math.inf:
+            raise ValueError(
+                f"learning_rate={learning_rate} and min_learning_rate={min_learning_rate}: "
+                "the rate falls from the first to the second, which is above 0"
+            )
+        for name, value in (("window", window), ("negative", negative)):
+            if not 1 <= value <= 65_536:
+                raise ValueError(f"{name}={value} is not in 1..65536")
+        if not math.isfinite(ns_exponent):
+            raise ValueError(f"ns_exponent={ns_exponent} must be finite; word2vec's is 0.75")
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed={seed} is not in 0..2**63-1")
+        self.corpus, self.objective = corpus, objective
+        self.window, self.negative, self.seed = window, negative, seed
+        self.epochs = positive("epochs", epochs)
+        self.reproducible = reproducible
+        self.learning_rate, self.min_learning_rate = learning_rate, min_learning_rate
+        self._keep = keep_thresholds(corpus.counts, sample)
+        self._accept, self._alias = alias_table(corpus.counts, ns_exponent)
+
+        rows, dim = len(corpus.vocabulary), positive("dim", dim)
+        rng = np.random.default_rng(seed)
+        start = (rng.random((rows, dim), dtype=np.float32) - np.float32(0.5)) / np.float32(dim)
+        self.table = Table(rows, dim, init=start)
+        self.table.vocabulary = corpus.vocabulary
+        self.context = Table(rows, dim, init="zeros")
+        self._epoch, self._sentence = 0, 0
+
+    @property
+    def vectors(self) -> Vectors:
+        """The words and their vectors, a copy."""
+        return Vectors(list(self.corpus.vocabulary.tokens), self.table.to_numpy())
+
+    @property
+    def done(self) -> float:
+        """Part of the training that is done, 0..1."""
+        read = self._epoch * len(self.corpus.ids) + self._words_before(self._sentence)
+        return read / (self.epochs * len(self.corpus.ids))
+
+    def train(self, progress: Callable[[int], None] | None = None) -> Self:
+        """Trains to the end.
+
+        An interrupt leaves whole what was learned, and `train` then goes on where it stopped.
+
+        Args:
+            progress: called with the number of words just read, several times a second.
+        """
+        while self._epoch < self.epochs:
+            stop = self._next_stop()
+            self._train_to(stop)
+            words = self._words_before(stop) - self._words_before(self._sentence)
+            self._sentence = stop
+            if stop == len(self.corpus.ends):
+                self._epoch, self._sentence = self._epoch + 1, 0
+            self.table.trained_outside(round(self.done * self.epochs * len(self.corpus.ids)))
+            if progress is not None:
+                progress(words)
+        return self
+
+    def _train_to(self, stop: int) -> None:
+        text = self.corpus
+        whole = self.epochs * len(text.ids)
+        _native.train_word2vec(
+            input=self.table.buffer(),
+            output=self.context.buffer(),
+            states=self.table.states_buffer(),
+            keep=self._keep,
+            accept=self._accept,
+            alias=self._alias,
+            ids=text.ids,
+            ends=text.ends,
+            begin=self._sentence,
+            end=stop,
+            window=self.window,
+            negative=self.negative,
+            cbow=self.objective == "cbow",
+            seed=self.seed,
+            read=self._epoch * len(text.ids),
+            rate=self.learning_rate,
+            slope=(self.learning_rate - self.min_learning_rate) / whole,
+            least=self.min_learning_rate,
+            alone=self.reproducible,
+        )
+
+    def _next_stop(self) -> int:
+        """The sentence at which to look up next."""
+        ends = self.corpus.ends
+        at = self._words_before(self._sentence) + _AT_ONCE
+        return max(int(np.searchsorted(ends, at, side="right")), self._sentence + 1)
+
+    def _words_before(self, sentence: int) -> int:
+        return int(self.corpus.ends[sentence - 1]) if sentence > 0 else 0
