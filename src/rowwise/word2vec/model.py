@@ -103,7 +103,8 @@ class Word2Vec:
 
         rows, dim = len(corpus.vocabulary), positive("dim", dim)
         rng = np.random.default_rng(seed)
-        start = (rng.random((rows, dim), dtype=np.float32) - np.float32(0.5)) / np.float32(dim)
+        # Twice as far from 0 as word2vec, like gensim: a short text leaves the start behind sooner.
+        start = (rng.random((rows, dim), dtype=np.float32) * 2 - 1) / np.float32(dim)
         self.table = Table(rows, dim, init=start)
         self.table.vocabulary = corpus.vocabulary
         self.context = Table(rows, dim, init="zeros")
