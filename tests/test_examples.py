@@ -65,3 +65,15 @@ def test_a_vocabulary_grows_day_after_day():
     assert first.split()[-1] == "-"
     assert float(second.split()[-1].rstrip("%")) > 25  # one label in eleven by chance
     assert int(second.split()[3].replace(",", "")) > int(first.split()[3].replace(",", ""))  # rows
+
+
+def test_rows_trained_without_labels_help_a_classifier_with_few(tmp_path):
+    pytest.importorskip("keras")
+    rng = np.random.default_rng(0)
+    for name in ("fruit", "tools"):
+        lines = [" ".join(f"{name}{i}" for i in rng.integers(200, size=6)) for _ in range(800)]
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines))
+    files = (tmp_path / "fruit.txt", tmp_path / "tools.txt")
+    told = output(EXAMPLES / "few_labels.py", *files, "--labels", 12, "--seeds", 1)
+    random, started = map(float, re.findall(r"([\d.]+) \(", told))
+    assert started > random + 0.05

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rowwise import Table, Vocabulary
 from rowwise.keras import Embedding
+from rowwise.vectors import Vectors
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,18 @@ class Trained:
         return [self.classes[i] for i in parts.argmax(axis=1)], parts.max(axis=1)
 
 
-def fit(texts: list[str], labels: list[str], settings: Settings, console: Console) -> Trained:
-    """Splits, builds the vocabulary of the training part, trains."""
+def fit(
+    texts: list[str],
+    labels: list[str],
+    settings: Settings,
+    pretrained: Vectors | None,
+    console: Console,
+) -> Trained:
+    """Splits, builds the vocabulary of the training part, trains.
+
+    With pretrained vectors, their words are in the vocabulary too, after those of the texts: they
+    say something of texts to come that training never saw.
+    """
     keras.utils.set_random_seed(settings.seed)
     classes = sorted(set(labels))
     answers = np.searchsorted(classes, labels).astype(np.int64)
@@ -81,6 +93,8 @@ def fit(texts: list[str], labels: list[str], settings: Settings, console: Consol
         mask_token="",
         oov_token="[UNK]",
     )
+    if pretrained is not None:
+        vocabulary = _with_words_of(pretrained, vocabulary, settings.max_size, console)
     words = ids_of(texts, vocabulary, settings.length)
     console.print(
         f"{len(texts)} texts, {len(classes)} labels; {len(training)} to train on, "
@@ -89,7 +103,7 @@ def fit(texts: list[str], labels: list[str], settings: Settings, console: Consol
     )
     model = keras.Sequential(
         [
-            Embedding(len(vocabulary), settings.dim, mask_zero=True, name="embedding"),
+            _embedding(vocabulary, settings, pretrained),
             keras.layers.GlobalAveragePooling1D(),
             keras.layers.Dense(len(classes), activation="softmax"),
         ]
@@ -161,6 +175,30 @@ def split(
     chosen = np.zeros(len(answers), dtype=bool)
     chosen[held_out] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _with_words_of(
+    pretrained: Vectors, vocabulary: Vocabulary, max_size: int, console: Console
+) -> Vocabulary:
+    found = sum(pretrained.row_of(word) is not None for word in vocabulary.words)
+    room = max(max_size - len(vocabulary), 0)
+    new = (word for word in pretrained.words if word not in vocabulary)
+    larger = vocabulary.with_tokens(islice(new, room))
+    console.print(
+        f"{found} of {len(vocabulary.words)} words of the texts start from their vectors, and "
+        f"{len(larger) - len(vocabulary)} more words came with the vectors",
+        soft_wrap=True,
+    )
+    return larger
+
+
+def _embedding(vocabulary: Vocabulary, settings: Settings, pretrained: Vectors | None) -> Embedding:
+    named: Any = {"mask_zero": True, "name": "embedding"}
+    if pretrained is None:
+        return Embedding(len(vocabulary), settings.dim, **named)
+    return Embedding.from_pretrained(
+        pretrained, vocabulary, seed=settings.seed, verbose=False, **named
+    )
 
 
 class _Show(keras.callbacks.Callback):

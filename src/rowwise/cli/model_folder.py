@@ -29,19 +29,27 @@ WORDS = "words.csv"  # the label that each word speaks for
 
 def save(trained: Trained, folder: Path, length: int) -> None:
     """Writes all of it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    save_rows(trained.table, trained.vocabulary, trained.start, folder)
     trained.model.save(folder / MODEL)
-    trained.table.vocabulary = trained.vocabulary
-    trained.table.save(folder / TABLE)
-    trained.vocabulary.save(folder / VOCABULARY)
-    tokens = list(trained.vocabulary.tokens)
-    Vectors(tokens, trained.start).save(folder / START)
     labels, sure = trained.leaning()
     with (folder / WORDS).open("w", newline="", encoding="utf-8") as file:
-        lines = zip(tokens, labels, map("{:.4f}".format, sure), strict=True)
+        lines = zip(trained.vocabulary.tokens, labels, map("{:.4f}".format, sure), strict=True)
         csv.writer(file).writerows([("word", "label", "probability"), *lines])
     about = {"labels": trained.classes, "length": length, "history": trained.history}
     (folder / CLASSIFIER).write_text(json.dumps(about, indent=1) + "\n")
+
+
+def save_rows(
+    table: Table, vocabulary: Vocabulary, start: NDArray[np.float32], folder: Path
+) -> None:
+    """Writes what a training without labels has, too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (MODEL, CLASSIFIER, WORDS):  # of another training, that --force writes over
+        (folder / name).unlink(missing_ok=True)
+    table.vocabulary = vocabulary
+    table.save(folder / TABLE)
+    vocabulary.save(folder / VOCABULARY)
+    Vectors(list(vocabulary.tokens), start).save(folder / START)
 
 
 @dataclass(frozen=True)
@@ -59,10 +67,12 @@ def learned(path: Path) -> Learned:
     if not path.is_dir():
         return Learned(Table.load(path))
     table = Table.load(path / TABLE)
-    start = load(path / START).matrix
+    start = np.asarray(load(path / START).matrix)
+    if not (path / CLASSIFIER).is_file():  # trained without labels
+        return Learned(table, start=start)
     with (path / WORDS).open(newline="", encoding="utf-8") as file:
         labels = [line["label"] for line in csv.DictReader(file)]
-    return Learned(table, classifier(path)["history"], np.asarray(start), labels)
+    return Learned(table, classifier(path)["history"], start, labels)
 
 
 def classifier(folder: Path) -> dict[str, Any]:
@@ -73,7 +83,9 @@ def classifier(folder: Path) -> dict[str, Any]:
     """
     path = folder / CLASSIFIER
     if not path.is_file():
-        raise UnreadableFile(f"{str(folder)!r} has no {CLASSIFIER}; rowwise train makes such")
+        raise UnreadableFile(
+            f"{str(folder)!r} has no {CLASSIFIER}; rowwise train makes it of texts with labels"
+        )
     return dict(json.loads(path.read_text()))
 
 

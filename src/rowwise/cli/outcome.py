@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from rowwise.cli.classifier import Trained
 from rowwise.neighbors import nearest
+from rowwise.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from rowwise.cli.classifier import Trained
 
 _WORDS_SHOWN = 8
 _NEIGHBORS_SHOWN = 5
@@ -21,22 +28,23 @@ def report(trained: Trained, words: list[str], console: Console) -> None:
         f"{trained.majority():.3f}",
         soft_wrap=True,
     )
-    _neighbors(trained, words, console)
+    vectors = trained.table.to_numpy()
+    show_neighbors(trained.vocabulary, vectors, words, _longest(trained), console)
     _untrained(trained, console)
 
 
-def _neighbors(trained: Trained, words: list[str], console: Console) -> None:
-    vocabulary, vectors = trained.vocabulary, trained.table.to_numpy()
+def show_neighbors(
+    vocabulary: Vocabulary,
+    vectors: NDArray[np.float32],
+    words: list[str],
+    otherwise: Iterable[int],
+    console: Console,
+) -> None:
+    """Prints the words nearest to `words`; if there are none, to the rows `otherwise`."""
     for word in words:
         if word not in vocabulary:
             console.print(f"{word!r} is not in the vocabulary", soft_wrap=True, markup=False)
-    shown = [vocabulary[word] for word in words if word in vocabulary]
-    if not words:  # the longest vectors belong to the words that say most about the label
-        lengths = np.linalg.norm(vectors, axis=1)
-        lengths[trained.table.updates < np.median(trained.table.updates)] = 0
-        lengths[:2] = 0  # padding and unknown
-        longest = np.argsort(-lengths, kind="stable")[:_WORDS_SHOWN]
-        shown = longest[lengths[longest] > 0].tolist()
+    shown = [vocabulary[word] for word in words if word in vocabulary] if words else otherwise
     grid = Grid("word", "nearest, with cosine", box=None, pad_edge=False)
     for row in shown:
         ids, cosines = nearest(vectors, row, _NEIGHBORS_SHOWN)
@@ -46,6 +54,15 @@ def _neighbors(trained: Trained, words: list[str], console: Console) -> None:
             escape(", ".join(f"{word} {cosine:.2f}" for word, cosine in near)),
         )
     console.print(grid)
+
+
+def _longest(trained: Trained) -> list[int]:
+    """The longest vectors belong to the words that say most about the label."""
+    lengths = np.linalg.norm(trained.table.to_numpy(), axis=1)
+    lengths[trained.table.updates < np.median(trained.table.updates)] = 0
+    lengths[:2] = 0  # padding and unknown
+    longest = np.argsort(-lengths, kind="stable")[:_WORDS_SHOWN]
+    return list(longest[lengths[longest] > 0].tolist())
 
 
 def _untrained(trained: Trained, console: Console) -> None:

@@ -1,93 +1,184 @@
-"""`rowwise train`: a text classifier from a file, and what its rows learned."""
+"""`rowwise train`: rows from a file of texts, with labels or without."""
 
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rowwise.cli.errors import said_plainly
-from rowwise.cli.read import UnreadableFile, read_columns
+from rowwise.cli.read import UnreadableFile
 
-_EXAMPLE = """Train an embedding and a classifier on labelled texts.
+_HELP = """Train an embedding: on labelled texts a classifier, on any text word vectors.
 
-Reads CSV, TSV, JSON lines or Parquet.
+supervised: CSV, TSV, JSON lines or Parquet; Embedding -> mean over words -> Dense, in Keras.
 
-Trains Embedding -> mean over words -> Dense in Keras, with a part of the texts held out.
+skipgram, cbow: text with a sentence a line, or a column of such a file; word2vec's training.
 
-Saves model, table, vocabulary and labels; Ctrl-C ends it early and saves what was learned.
+Saves table, vocabulary and model; Ctrl-C ends it early and saves what was learned.
 
 Example: rowwise train reviews.csv --text review --label stars --out model
+
+Example: rowwise train corpus.txt --objective skipgram --out vectors
 """
 
 
+class Objective(StrEnum):
+    """What the rows are trained for."""
+
+    supervised = "supervised"
+    skipgram = "skipgram"
+    cbow = "cbow"
+
+
+# Options that one way of training has and the other has not.
+_OF_LABELS = ("label", "batch_size", "length", "validation", "optimizer", "init_from")
+_OF_VECTORS = ("window", "negative", "sample")
+
+
 def train(
-    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or Parquet.")],
-    text: Annotated[str, typer.Option(help="Column of the texts.")],
-    label: Annotated[str, typer.Option(help="Column of the labels.")],
-    out: Annotated[Path, typer.Option(help="Folder for model, table and vocabulary.")],
-    dim: Annotated[int, typer.Option(min=1, help="Length of a word's vector.")] = 32,
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSONL, Parquet; or text, - reads it.")],
+    out: Annotated[Path, typer.Option(help="Folder for table, vocabulary and model.")],
+    objective: Annotated[Objective, typer.Option(help="Labels, or words that stand near.")] = (
+        Objective.supervised
+    ),
+    text: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    dim: Annotated[
+        int | None,
+        typer.Option(min=1, help="Length of a word's vector. (32; word vectors: 100)"),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the texts.")] = 5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Texts per step.")] = 64,
-    length: Annotated[int, typer.Option(min=1, help="Words of a text that are read.")] = 100,
-    min_count: Annotated[int, typer.Option(min=1, help="Rarer words are unknown.")] = 2,
+    min_count: Annotated[
+        int | None,
+        typer.Option(min=1, help="Rarer words are unknown, or left out. (2; word vectors: 5)"),
+    ] = None,
     max_size: Annotated[int, typer.Option(min=3, help="Rows of the table at most.")] = 50_000,
-    validation: Annotated[
-        float, typer.Option(min=0.01, max=0.9, help="Part of the texts that is held out.")
-    ] = 0.2,
-    optimizer: Annotated[str, typer.Option(help="Any of Keras's, by name.")] = "adam",
-    learning_rate: Annotated[float, typer.Option(min=0.0, help="Of the optimizer.")] = 0.01,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Of the start. (0.01; skipgram: 0.025; cbow: 0.05)"),
+    ] = None,
     words: Annotated[str, typer.Option(help="Words to show neighbours of, by comma.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of split and start.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder in use.")] = False,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Texts per step.", rich_help_panel="Labels")
+    ] = 64,
+    length: Annotated[
+        int, typer.Option(min=1, help="Words of a text that are read.", rich_help_panel="Labels")
+    ] = 100,
+    validation: Annotated[
+        float,
+        typer.Option(
+            min=0.01, max=0.9, help="Part of the texts held out.", rich_help_panel="Labels"
+        ),
+    ] = 0.2,
+    optimizer: Annotated[
+        str, typer.Option(help="Any of Keras's, by name.", rich_help_panel="Labels")
+    ] = "adam",
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="Vectors that the rows start from.", rich_help_panel="Labels"),
+    ] = None,
+    window: Annotated[
+        int,
+        typer.Option(min=1, help="How far a near word may be.", rich_help_panel="Word vectors"),
+    ] = 5,
+    negative: Annotated[
+        int, typer.Option(min=1, help="Random words per near one.", rich_help_panel="Word vectors")
+    ] = 5,
+    sample: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Words more frequent than this are thinned out; 0: none.",
+            rich_help_panel="Word vectors",
+        ),
+    ] = 1e-3,
 ) -> None:
     """Replaced by the help text below."""
     from rich.console import Console
 
     with said_plainly("train"):
+        _check_options(context, objective)
         _check_folder(out, force)
-        texts, labels = read_columns(file, text, label)
-        _check(file, texts, labels, label)
-        _check_optimizer(optimizer)
+        if objective is Objective.supervised and (text is None or label is None):
+            raise ValueError(
+                "--text and --label name the columns of texts and labels; text without labels is "
+                "for --objective skipgram or cbow"
+            )
 
-    from rowwise.cli.classifier import Settings, fit
-    from rowwise.cli.model_folder import save
-    from rowwise.cli.outcome import report
-
-    settings = Settings(
-        dim=dim,
-        epochs=epochs,
-        batch_size=batch_size,
-        length=length,
-        min_count=min_count,
-        max_size=max_size,
-        validation=validation,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
     console = Console()
-    trained = fit(texts, labels, settings, console)
-    if trained.interrupted:
-        console.print("\nInterrupted: what was learned so far is kept", soft_wrap=True)
-    # The vocabulary's words are in lower case.
     shown = [word.strip().lower() for word in words.split(",") if word.strip()]
-    report(trained, shown, console)
+    if objective is Objective.supervised:
+        from rowwise.cli import supervised
 
-    save(trained, out, length)
+        interrupted = supervised.run(
+            file,
+            str(text),
+            str(label),
+            out,
+            shown,
+            console,
+            init_from=init_from,
+            dim=dim,
+            epochs=epochs,
+            batch_size=batch_size,
+            length=length,
+            min_count=min_count or 2,
+            max_size=max_size,
+            validation=validation,
+            optimizer=optimizer,
+            learning_rate=0.01 if learning_rate is None else learning_rate,
+            seed=seed,
+        )
+    else:
+        from rowwise.cli import word_vectors
+
+        usual = 0.025 if objective is Objective.skipgram else 0.05  # word2vec's own
+        interrupted = word_vectors.run(
+            file,
+            text,
+            out,
+            shown,
+            console,
+            objective=objective.value,
+            dim=dim or 100,
+            epochs=epochs,
+            min_count=min_count or 5,
+            max_size=max_size,
+            learning_rate=usual if learning_rate is None else learning_rate,
+            window=window,
+            negative=negative,
+            sample=sample,
+            seed=seed,
+        )
     console.print(f"\nSaved in {out}{os.sep}", soft_wrap=True, markup=False)
     console.print(
         f"Look on with: rowwise report {out}, rowwise neighbors {out} WORD",
         soft_wrap=True,
         markup=False,
     )
-    if trained.interrupted:
+    if interrupted:
         raise typer.Exit(130)
 
 
-train.__doc__ = _EXAMPLE
+train.__doc__ = _HELP
+
+
+def _check_options(context: typer.Context, objective: Objective) -> None:
+    foreign = _OF_VECTORS if objective is Objective.supervised else _OF_LABELS
+    for name in foreign:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ValueError(
+                f"--{name.replace('_', '-')} is not for --objective {objective.value}; leave it out"
+            )
 
 
 def _check_folder(out: Path, force: bool) -> None:
@@ -98,24 +189,3 @@ def _check_folder(out: Path, force: bool) -> None:
         raise UnreadableFile(f"--out {str(out)!r}: {str(standing)!r} cannot be written to")
     if standing == out and any(out.iterdir()) and not force:
         raise UnreadableFile(f"--out {str(out)!r} is not empty; --force writes into it")
-
-
-def _check(file: Path, texts: list[str], labels: list[str], label: str) -> None:
-    classes = set(labels)
-    if len(classes) < 2:
-        raise UnreadableFile(
-            f"{str(file)!r}: column {label!r} needs two labels or more, and has "
-            f"{', '.join(map(repr, classes)) or 'none'} in {len(texts)} rows"
-        )
-    if not any(text.strip() for text in texts):
-        raise UnreadableFile(f"{str(file)!r}: every text is empty")
-
-
-def _check_optimizer(name: str) -> None:
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    import keras
-
-    try:
-        keras.optimizers.get(name)
-    except ValueError as error:
-        raise UnreadableFile(f"--optimizer {name!r} is not one of Keras's") from error

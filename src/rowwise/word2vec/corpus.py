@@ -8,7 +8,7 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,9 @@ class Corpus:
             FileNotFoundError: there is no such file.
             ValueError: a line is no UTF-8, or no word is frequent enough.
         """
-        return cls.from_texts(_lines(os.fspath(path)), **options)
+        name = os.fspath(path)
+        with open(name, "rb") as file:
+            return cls.from_texts(lines(file, name), **options)
 
     @classmethod
     def _of(
@@ -110,14 +112,18 @@ class Corpus:
         )
 
 
-def _lines(path: str) -> Iterator[str]:
-    opener = gzip.open if path.endswith(".gz") else open
-    with opener(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield line.decode()
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path!r}, line {number}: byte {error.start + 1} "
-                    f"(0x{line[error.start]:02x}) is no UTF-8; convert the file"
-                ) from None
+def lines(file: BinaryIO, name: str) -> Iterator[str]:
+    """The lines of an open file in UTF-8, of a gzip file if its name ends so.
+
+    Raises:
+        ValueError: a line is no UTF-8; it is named.
+    """
+    plain: Any = gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file
+    for number, line in enumerate(plain, 1):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name!r}, line {number}: byte {error.start + 1} "
+                f"(0x{line[error.start]:02x}) is no UTF-8; convert the file"
+            ) from None
