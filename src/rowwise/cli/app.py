@@ -11,6 +11,7 @@ from rowwise.cli.neighbors import analogy, neighbors
 from rowwise.cli.predict import predict
 from rowwise.cli.report import report
 from rowwise.cli.train import train
+from rowwise.cli.view import view
 
 app = typer.Typer(
     help="Embedding tables: train them, see what they learned, convert vectors.",
@@ -18,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, predict, neighbors, analogy, inspect, report, convert):
+for command in (train, predict, neighbors, analogy, inspect, report, view, convert):
     app.command()(command)
 
 

@@ -23,14 +23,9 @@ def read_columns(path: Path, *names: str) -> list[list[str]]:
     Raises:
         UnreadableFile: no such file, another ending, broken content, no such column or several.
     """
-    if not path.is_file():
-        raise UnreadableFile(f"there is no file {str(path)!r}")
     import pyarrow as pa
 
-    try:
-        table = _read(path)
-    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        raise UnreadableFile(f"{str(path)!r} cannot be read: {error}") from error
+    table = _table(path)
     for name in names:
         found = table.column_names.count(name)
         if found > 1:
@@ -46,6 +41,22 @@ def read_columns(path: Path, *names: str) -> list[list[str]]:
         raise UnreadableFile(f"{str(path)!r}: a column is not text: {error}") from error
     rows = [row for row in zip(*columns, strict=True) if None not in row]
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in names]
+
+
+def read_names(path: Path) -> list[str]:
+    """The names of a file's columns; see `read_columns`."""
+    return list(_table(path).column_names)
+
+
+def _table(path: Path) -> Any:
+    if not path.is_file():
+        raise UnreadableFile(f"there is no file {str(path)!r}")
+    import pyarrow as pa
+
+    try:
+        return _read(path)
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        raise UnreadableFile(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def _read(path: Path) -> Any:

@@ -41,6 +41,15 @@ def save_table(table: Table, path: str | os.PathLike[str]) -> None:
     write(path, arrays, {"format": _FORMAT, "table": json.dumps(about)})
 
 
+def is_table(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is a file that `save_table` wrote, by its header."""
+    try:
+        with Container(path) as file:
+            return file.about.get("format") == _FORMAT
+    except (DamagedFileError, FileNotFoundError):
+        return False
+
+
 def load_table(
     kind: type[Table], path: str | os.PathLike[str], mmap: bool, scratch: Folder | None
 ) -> Table:

@@ -1,0 +1,313 @@
+// The page: what is typed, dragged and clicked, and what follows from it.
+
+import { colours, css, grey } from "./colours.js";
+import { Picture } from "./picture.js";
+import * as server from "./server.js";
+
+const element = (id) => document.getElementById(id);
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const picture = new Picture(element("points"), element("labels"));
+let about; // what the server says of the rows
+let chosen = [];
+let asked = null; // {of, ids, words}: what was near to what
+let columnValues = null;
+
+// ------------------------------------------------------------------ trouble
+
+function trouble(error) {
+  element("trouble").textContent =
+    error instanceof TypeError ? "The server does not answer; is rowwise view still running?" : String(error.message ?? error);
+  element("trouble").hidden = false;
+}
+addEventListener("unhandledrejection", (event) => trouble(event.reason));
+
+// Calls once after the last of many events, and ignores answers that come too late.
+function latest(ask, show, wait = 60) {
+  let timer, turn = 0;
+  return (...values) => {
+    clearTimeout(timer);
+    const mine = ++turn;
+    timer = setTimeout(async () => {
+      const answer = await ask(...values);
+      if (mine === turn) show(answer);
+    }, wait);
+  };
+}
+
+// ------------------------------------------------------------------ the picture
+
+const rename = latest(
+  async () => {
+    const some = asked ? [...asked.of, ...asked.ids] : [];
+    const ids = [...new Set([...some, ...picture.spread()])];
+    const found = await server.words(ids);
+    return ids.map((id, i) => ({ id, text: found[i] }));
+  },
+  (names) => { picture.names = names; picture.draw(); },
+  150,
+);
+
+function redraw() {
+  const mark = getComputedStyle(document.body).getPropertyValue("--mark");
+  const ink = getComputedStyle(document.body).getPropertyValue("--ink");
+  picture.marks = chosen.slice(0, 5000).map((id) => ({ id, colour: ink }));
+  if (asked) for (const id of [...asked.ids, ...asked.of]) picture.marks.push({ id, colour: mark });
+  picture.draw();
+  rename();
+}
+
+function recolour() {
+  const column = about.columns[element("colour").value];
+  const { pixels, legend, scale } = colours(column, columnValues, about.rows, dark.matches);
+  picture.colour = pixels;
+  const [r, g, b] = grey(dark.matches);
+  picture.hollow = ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
+  const parts = scale ? rampLegend(scale) : legend.map(({ name, colour }) => patch(name, colour));
+  if (about.untrained)
+    parts.push(patch(`never trained (${about.untrained.toLocaleString()})`, css(grey(dark.matches)), true));
+  element("legend").replaceChildren(...parts);
+  redraw();
+}
+
+function patch(text, colour, hollow = false) {
+  const item = document.createElement("span"), dot = document.createElement("span");
+  dot.className = hollow ? "patch hollow" : "patch";
+  dot.style[hollow ? "borderColor" : "background"] = colour;
+  item.append(dot, text);
+  return item;
+}
+
+function rampLegend({ low, high, log, stops }) {
+  const ramp = document.createElement("span");
+  ramp.id = "ramp";
+  ramp.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+  const number = (value) => Number(value.toPrecision(3)).toLocaleString();
+  return [number(low), ramp, number(high) + (log ? " (log)" : "")];
+}
+
+async function pickColumn() {
+  const number = element("colour").value;
+  columnValues = about.columns[number] ? await server.column(number) : null;
+  recolour();
+}
+
+// ------------------------------------------------------------------ lists
+
+function line(id, text, cosine) {
+  const item = document.createElement("li"), button = document.createElement("button");
+  if (cosine !== undefined) {
+    const number = document.createElement("span");
+    number.className = "cosine";
+    number.textContent = cosine.toFixed(3);
+    button.append(number);
+  }
+  button.append(text); // a string: text, whatever markup it holds
+  button.addEventListener("click", () => { picture.show(id); ask({ ids: [id] }); });
+  item.append(button);
+  return item;
+}
+
+async function ask(question) {
+  const moment = Math.round(picture.at);
+  const answer = await server.near({ ...question, moment });
+  const names = await server.words(answer.of);
+  element("near-title").textContent = names.length ? `Near to ${names.join(" + ")}` : "";
+  element("near-title").hidden = !names.length;
+  const notes = [];
+  if (answer.missing.length) notes.push(`Not among the words: ${answer.missing.join(", ")}.`);
+  if (names.length && !answer.ids.length) notes.push("This moment does not have it.");
+  else if (names.length) notes.push(`By cosine, in all ${about.dim} dimensions.`);
+  element("near-note").textContent = notes.join(" ");
+  element("near").replaceChildren(
+    ...answer.ids.map((id, i) => line(id, answer.words[i], answer.cosines[i])));
+  asked = names.length ? answer : null;
+  redraw();
+}
+
+const search = latest(server.search, ({ ids, words }) => {
+  element("found").replaceChildren(...ids.map((id, i) => line(id, words[i])));
+  if (!ids.length && element("search").value) element("found").textContent = "no word holds this";
+});
+
+async function choose(ids) {
+  chosen = ids;
+  element("count").textContent = ids.length.toLocaleString();
+  element("export").disabled = element("clear").disabled = !ids.length;
+  const names = await server.words(ids.slice(0, 40));
+  element("chosen").textContent = ids.length
+    ? names.join(", ") + (ids.length > names.length ? ", ..." : "")
+    : "Click a point, or drag with shift held down.";
+  redraw();
+}
+
+async function save() {
+  const question = { ids: chosen, moment: Math.round(picture.at), vectors: element("with-vectors").checked };
+  const address = URL.createObjectURL(await server.csv(question));
+  const link = document.createElement("a");
+  link.href = address;
+  link.download = "rows.csv";
+  link.click();
+  URL.revokeObjectURL(address);
+}
+
+// ------------------------------------------------------------------ pointer and keys
+
+function box(event) {
+  const { left, top } = element("labels").getBoundingClientRect();
+  return [event.clientX - left, event.clientY - top];
+}
+
+const frame = ([x, y], [u, v]) => [Math.min(x, u), Math.min(y, v), Math.abs(x - u), Math.abs(y - v)];
+let drag = null;
+
+function pointerDown(event) {
+  element("labels").setPointerCapture(event.pointerId);
+  const choosing = event.shiftKey || element("choose").getAttribute("aria-pressed") === "true";
+  drag = { from: box(event), last: box(event), moved: false, choosing };
+}
+
+function pointerMove(event) {
+  const now = box(event);
+  if (!drag) return hover(now);
+  drag.moved ||= Math.hypot(now[0] - drag.from[0], now[1] - drag.from[1]) > 4;
+  if (!drag.moved) return;
+  if (drag.choosing) picture.frame = frame(drag.from, now);
+  else picture.pan(now[0] - drag.last[0], now[1] - drag.last[1]);
+  drag.last = now;
+  picture.draw();
+}
+
+function pointerUp(event) {
+  if (!drag) return;
+  const { from, moved, choosing } = drag;
+  drag = null;
+  if (moved && choosing) choose(picture.inside(frame(from, box(event))));
+  picture.frame = null;
+  if (!moved) {
+    const id = picture.under(...from);
+    if (id >= 0) { choose([id]); ask({ ids: [id] }); }
+  }
+  redraw();
+}
+
+const hover = latest(
+  async ([x, y]) => {
+    const id = picture.under(x, y);
+    return id < 0 ? null : { id, text: (await server.words([id]))[0] };
+  },
+  (found) => {
+    const tip = element("tip");
+    tip.hidden = !found;
+    if (!found) return;
+    const [x, y] = picture.where(found.id);
+    tip.textContent = found.text + (picture.untrained[found.id] ? " (never trained)" : "");
+    tip.style.left = `${Math.min(x + 12, picture.width - 120)}px`;
+    tip.style.top = `${Math.max(y - 32, 4)}px`;
+  },
+  20,
+);
+
+function zoom(factor, at = [picture.width / 2, picture.height / 2]) {
+  picture.zoomAt(...at, factor);
+  redraw();
+}
+
+const KEYS = {
+  "+": () => zoom(1.3), "=": () => zoom(1.3), "-": () => zoom(1 / 1.3),
+  0: () => { picture.fit(); redraw(); },
+  ArrowLeft: () => { picture.pan(40, 0); redraw(); },
+  ArrowRight: () => { picture.pan(-40, 0); redraw(); },
+  ArrowUp: () => { picture.pan(0, 40); redraw(); },
+  ArrowDown: () => { picture.pan(0, -40); redraw(); },
+};
+
+// ------------------------------------------------------------------ moments
+
+function moveTo(at) {
+  picture.at = at;
+  element("slider").value = at;
+  const early = Math.floor(at), share = at - early, names = about.moments;
+  element("moment").textContent =
+    share ? `${names[early]} → ${names[early + 1]} ${Math.round(100 * share)}%` : names[early];
+  redraw();
+}
+
+function play() {
+  const begin = performance.now(), last = about.moments.length - 1;
+  const step = (now) => {
+    moveTo(Math.min(last, (now - begin) / 2000));
+    if (picture.at < last) requestAnimationFrame(step);
+  };
+  requestAnimationFrame(step);
+}
+
+// ------------------------------------------------------------------ the start
+
+function listen() {
+  const canvas = element("labels");
+  canvas.addEventListener("pointerdown", pointerDown);
+  canvas.addEventListener("pointermove", pointerMove);
+  canvas.addEventListener("pointerup", pointerUp);
+  canvas.addEventListener("pointercancel", () => { drag = picture.frame = null; redraw(); });
+  canvas.addEventListener("pointerleave", () => { element("tip").hidden = true; });
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    zoom(Math.exp(-event.deltaY / 400), box(event));
+  }, { passive: false });
+  canvas.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || !KEYS[event.key]) return;
+    event.preventDefault();
+    KEYS[event.key]();
+  });
+  element("in").addEventListener("click", () => zoom(1.5));
+  element("out").addEventListener("click", () => zoom(1 / 1.5));
+  element("fit").addEventListener("click", KEYS[0]);
+  element("choose").addEventListener("click", () => {
+    const pressed = element("choose").getAttribute("aria-pressed") !== "true";
+    element("choose").setAttribute("aria-pressed", pressed);
+    canvas.classList.toggle("choosing", pressed);
+  });
+  element("search").addEventListener("input", () => search(element("search").value));
+  element("ask").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const words = element("words").value.split(",").map((word) => word.trim()).filter(Boolean);
+    if (words.length) ask({ words });
+  });
+  element("colour").addEventListener("change", pickColumn);
+  element("export").addEventListener("click", save);
+  element("clear").addEventListener("click", () => choose([]));
+  element("slider").addEventListener("input", () => moveTo(Number(element("slider").value)));
+  element("slider").addEventListener("change", () => { if (asked) ask({ ids: asked.of }); });
+  element("play").addEventListener("click", play);
+  dark.addEventListener("change", recolour);
+  new ResizeObserver(() => { picture.resize(); redraw(); }).observe(canvas);
+}
+
+async function start() {
+  about = await server.about();
+  const facts = `${about.rows.toLocaleString()} rows of ${about.dim} numbers, of which ` +
+    `${about.untrained.toLocaleString()} were never trained; the plane shows ` +
+    `${(100 * about["variance explained"].reduce((a, b) => a + b, 0)).toFixed(1)}% of the variance`;
+  document.title = element("title").textContent = about.title;
+  element("facts").textContent = facts;
+  picture.untrained = await server.untrained();
+  picture.moments = await Promise.all(about.moments.map((_, i) => server.places(i)));
+  element("colour").append(
+    ...about.columns.map(({ name }, i) => new Option(name, i)), new Option("nothing", ""));
+  element("slider").max = about.moments.length - 1;
+  element("time").hidden = about.moments.length < 2;
+  picture.at = about.moments.length - 1;
+  picture.place();
+  picture.colour = new Uint32Array(about.rows);
+  picture.resize();
+  picture.fit();
+  listen();
+  moveTo(picture.at);
+  await pickColumn();
+  picture.resize(); // the legend took some of the room
+  picture.fit();
+  redraw();
+  document.body.dataset.ready = "yes";
+}
+
+start();
