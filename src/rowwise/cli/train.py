@@ -160,7 +160,7 @@ def train(
         )
     console.print(f"\nSaved in {out}{os.sep}", soft_wrap=True, markup=False)
     console.print(
-        f"Look on with: rowwise report {out}, rowwise neighbors {out} WORD",
+        f"Look on with: rowwise report {out}, rowwise view {out}, rowwise neighbors {out} WORD",
         soft_wrap=True,
         markup=False,
     )

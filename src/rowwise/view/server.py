@@ -121,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(HTTPStatus.NOT_FOUND, "text/plain", b"not found\n")
         try:
             kind, body = questions[name]()
-        except (_Refused, ValueError, TypeError, KeyError, IndexError) as error:
+        except (_Refused, ValueError, TypeError, KeyError, RecursionError) as error:
             return self._send(HTTPStatus.BAD_REQUEST, "text/plain", f"{error}\n".encode())
         return self._send(HTTPStatus.OK, kind, body)
 

@@ -6,7 +6,7 @@ import * as server from "./server.js";
 
 const element = (id) => document.getElementById(id);
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const picture = new Picture(element("points"), element("labels"));
+const picture = (window.rowwise = new Picture(element("points"), element("labels"))); // for whoever debugs
 let about; // what the server says of the rows
 let chosen = [];
 let asked = null; // {of, ids, words}: what was near to what

@@ -1,0 +1,120 @@
+"""What the page is told: places, neighbours, words found, moments put beside each other."""
+
+import numpy as np
+import pytest
+
+from rowwise.projection import Projection
+from rowwise.view import Explorer, Moment
+from rowwise.view.search import Search
+
+WORDS = ["tea", "Teapot", "cup", "steam", "pot", ""]
+
+
+def rows(seed=0, count=6, dim=4):
+    return np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+
+
+def found(words, text, k=50):
+    return [words[row] for row in Search(words)(text, k)]
+
+
+def test_a_search_gives_the_word_then_those_that_begin_with_it_then_those_that_hold_it():
+    assert found(WORDS, "tea") == ["tea", "Teapot", "steam"]
+    assert found(WORDS, "POT") == ["pot", "Teapot"]
+    assert found(WORDS, "tea", k=2) == ["tea", "Teapot"]
+    assert found(WORDS, "zebra") == found(WORDS, "") == []
+
+
+@pytest.mark.parametrize("words", [["a\nb", "b", "ab"], ["straße", "STRASSE"], ["😀x", "x", ""]])
+def test_a_search_is_that_of_plain_python(words):
+    for text in {letter for word in words for letter in word} | set(words):
+        wanted = text.casefold().replace("\n", " ")
+        holding = [w for w in words if wanted and wanted in w.casefold().replace("\n", " ")]
+        assert sorted(found(words, text)) == sorted(holding)
+
+
+def test_many_words_and_many_answers():
+    words = [f"w{i}" for i in range(5000)]
+    assert (
+        found(words, "w49")
+        == ["w49", *(w for w in words if w.startswith("w49"))][:1]
+        + [w for w in words if w.startswith("w49") and w != "w49"][:49]
+    )
+
+
+def test_words_are_known_by_their_letters_or_else_in_any_case():
+    search = Search(["Tea", "tea", "CUP"])
+    assert [search.row_of(word) for word in ("tea", "Tea", "cup", "pot")] == [1, 0, 2, None]
+
+
+def test_rows_lie_along_the_principal_components_of_the_trained_ones():
+    vectors, updates = rows(), np.array([1, 2, 0, 3, 1, 0], np.uint32)
+    explorer = Explorer([Moment("now", vectors, WORDS, updates)])
+    expected = Projection.of(vectors[updates > 0], 2)(vectors)
+    np.testing.assert_array_equal(explorer.places(0), expected)
+    np.testing.assert_array_equal(explorer.untrained, updates == 0)
+    one = Explorer([Moment("now", rows(dim=1), WORDS)])
+    assert one.places(0).shape == (6, 2)
+    assert not one.places(0)[:, 1].any()
+
+
+def test_neighbours_of_an_average_are_those_of_the_whole_space():
+    vectors = rows(count=50, dim=8)
+    explorer = Explorer([Moment("now", vectors)])
+    ids, cosines = explorer.near([3, 7], k=5)
+    mean = (vectors[3] + vectors[7]) / 2
+    expected = vectors @ mean / np.linalg.norm(vectors, axis=1) / np.linalg.norm(mean)
+    expected[[3, 7]] = -2
+    assert ids.tolist() == np.argsort(-expected)[:5].tolist()
+    np.testing.assert_allclose(cosines, expected[ids], rtol=1e-5)
+
+
+def test_an_earlier_moment_is_put_beside_the_last_one_word_by_word():
+    early, late = rows(1, 3), rows(2, 3)
+    explorer = Explorer(
+        [Moment("early", early, ["a", "b", "gone"]), Moment("late", late, ["new", "b", "a"])]
+    )
+    np.testing.assert_array_equal(explorer.vectors[0][1:], early[[1, 0]])
+    assert np.isnan(explorer.places(0)[0]).all()
+    assert not np.isnan(explorer.places(1)).any()
+    assert explorer.near([0], moment=0)[0].tolist() == []  # it was not there
+    assert explorer.near([1], moment=0)[0].tolist() == [2]
+    moved = {column.name: column.values for column in explorer.columns}["moved since early"]
+    np.testing.assert_allclose(moved[1], np.linalg.norm(late[1] - early[1]), rtol=1e-6)
+
+
+def test_another_training_is_turned_upon_this_one():
+    vectors = rows(0, 30, 5)
+    turn, _ = np.linalg.qr(np.random.default_rng(3).standard_normal((5, 5)))
+    other = Moment("other", (vectors @ turn).astype(np.float32))
+    explorer = Explorer([other, Moment("this", vectors)], align=True)
+    np.testing.assert_allclose(explorer.vectors[0], vectors, atol=1e-5)
+
+
+def test_columns_are_numbers_or_labels():
+    columns = {
+        "size": {"tea": "2", "cup": "3.5"},
+        "kind": {"tea": "drink", "cup": "thing", "pot": "thing"},
+    }
+    explorer = Explorer([Moment("now", rows(), WORDS, np.arange(6, dtype=np.uint32))], columns)
+    size, kind, updates, norm = explorer.columns
+    np.testing.assert_array_equal(size.values, [2, np.nan, 3.5, np.nan, np.nan, np.nan])
+    assert size.labels is None
+    assert kind.labels == ["thing", "drink"]
+    np.testing.assert_array_equal(kind.values, [1, np.nan, 0, np.nan, 0, np.nan])
+    assert (updates.name, updates.log, norm.name) == ("updates", True, "norm")
+
+
+@pytest.mark.parametrize(
+    ("moments", "message"),
+    [
+        ([], "no rows to show"),
+        ([Moment("a", rows(count=0))], "no rows to show"),
+        ([Moment("a", rows(dim=3)), Moment("b", rows(dim=4))], "vectors of 3 numbers and 'b' of 4"),
+        ([Moment("a", rows(count=3)), Moment("b", rows())], "3 rows and 'b' 6; without words"),
+        ([Moment("a", rows(), list("uvwxyz")), Moment("b", rows(), WORDS)], "no word in common"),
+    ],
+)
+def test_moments_that_do_not_belong_together_are_refused(moments, message):
+    with pytest.raises(ValueError, match=message):
+        Explorer(moments)
