@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 import rowwise
+from rowwise.cli.bench import bench
 from rowwise.cli.convert import convert
 from rowwise.cli.inspect import inspect
 from rowwise.cli.neighbors import analogy, neighbors
@@ -19,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, predict, neighbors, analogy, inspect, report, view, convert):
+for command in (train, predict, neighbors, analogy, inspect, report, view, convert, bench):
     app.command()(command)
 
 

@@ -29,7 +29,7 @@ def run(
     with said_plainly("train"):
         texts, labels = read_columns(file, text, label)
         _check(file, texts, labels, label)
-        _check_optimizer(settings["optimizer"])
+        check_optimizer(settings["optimizer"])
         pretrained = None if init_from is None else vectors(init_from)
         if pretrained is not None and dim not in (None, pretrained.dim):
             raise ValueError(
@@ -60,7 +60,8 @@ def _check(file: Path, texts: list[str], labels: list[str], label: str) -> None:
         raise UnreadableFile(f"{str(file)!r}: every text is empty")
 
 
-def _check_optimizer(name: str) -> None:
+def check_optimizer(name: str) -> None:
+    """Imports Keras, on PyTorch unless told otherwise, and sees whether it has this optimizer."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras
 

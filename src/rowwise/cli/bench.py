@@ -1,0 +1,99 @@
+"""`rowwise bench`: our layer beside Keras's, on this machine."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from rowwise.cli.errors import said_plainly
+from rowwise.cli.supervised import check_optimizer
+
+
+def bench(
+    rows: Annotated[int, typer.Option(min=1, help="Of the table.")] = 1_000_000,
+    dim: Annotated[int, typer.Option(min=1, help="Length of a row.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples per step.")] = 4096,
+    length: Annotated[int, typer.Option(min=1, help="Ids per example.")] = 16,
+    optimizer: Annotated[str, typer.Option(help="Any of Keras's, by name.")] = "adam",
+    steps: Annotated[int, typer.Option(min=1, help="To measure, of each layer.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of ids and start.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Measure a training step with our layer and with Keras's, and compare what they learned.
+
+    The model is Embedding -> mean -> Dense, the ids are uniform, both make the same steps by turns.
+
+    Example: rowwise bench --rows 4000000 --optimizer rmsprop
+    """
+    from rich.console import Console
+
+    with said_plainly("bench"):
+        check_optimizer(optimizer)
+        import keras
+
+        import rowwise.keras
+
+        layers = {"rowwise": rowwise.keras.Embedding, "keras": keras.layers.Embedding}
+        models = {
+            name: _model(keras, layer, rows, dim, optimizer, seed) for name, layer in layers.items()
+        }
+        with Console(stderr=True).status("training both"):
+            rng = np.random.default_rng(seed)
+            times = _measure(models, rng, rows, (batch_size, length), steps)
+            found = [_rows_of(model) for model in models.values()]
+            apart = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(*found, strict=True))
+    typical = {name: statistics.median(seconds) for name, seconds in times.items()}
+    ratio = typical["keras"] / typical["rowwise"]
+    if as_json:
+        answer = {"seconds": times, "ratio": ratio, "largest difference": apart}
+        typer.echo(json.dumps(answer))
+        return
+    typer.echo(f"{rows:,} rows of {dim}, {optimizer}, {batch_size * length:,} ids a step:")
+    for name, seconds in typical.items():
+        typer.echo(f"  {name:<8} {seconds * 1000:10.2f} ms a step, median of {steps}")
+    typer.echo(f"  rowwise is {ratio:.1f} times as fast; weights differ by {apart:.1e} at most")
+
+
+def _model(
+    keras: Any, layer: Callable[..., Any], rows: int, dim: int, optimizer: str, seed: int
+) -> Any:
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int64"),
+            layer(rows, dim),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(1),
+        ]
+    )
+    model.compile(optimizer, "mse")
+    return model
+
+
+def _measure(
+    models: dict[str, Any],
+    rng: np.random.Generator,
+    rows: int,
+    shape: tuple[int, int],
+    steps: int,
+) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for step in range(steps + 2):
+        ids = rng.integers(0, rows, shape)
+        answers = rng.standard_normal((shape[0], 1), dtype=np.float32)
+        for name, model in models.items():
+            begin = time.perf_counter()
+            model.train_on_batch(ids, answers)
+            if step >= 2:  # before, memory and optimizer are still being set up
+                times[name].append(time.perf_counter() - begin)
+    return times
+
+
+def _rows_of(model: Any) -> list[np.ndarray]:
+    return [np.asarray(weight) for weight in model.get_weights()]
