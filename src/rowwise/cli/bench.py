@@ -13,6 +13,7 @@ import typer
 
 from rowwise.cli.errors import said_plainly
 from rowwise.cli.supervised import check_optimizer
+from rowwise.cli.waiting import waiting
 
 
 def bench(
@@ -31,8 +32,6 @@ def bench(
 
     Example: rowwise bench --rows 4000000 --optimizer rmsprop
     """
-    from rich.console import Console
-
     with said_plainly("bench"):
         check_optimizer(optimizer)
         import keras
@@ -43,7 +42,7 @@ def bench(
         models = {
             name: _model(keras, layer, rows, dim, optimizer, seed) for name, layer in layers.items()
         }
-        with Console(stderr=True).status("training both"):
+        with waiting("training both"):
             rng = np.random.default_rng(seed)
             times = _measure(models, rng, rows, (batch_size, length), steps)
             found = [_rows_of(model) for model in models.values()]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rowwise.cli.errors import said_plainly
+from rowwise.cli.waiting import waiting
 from rowwise.vectors import FORMATS, load
 from rowwise.vocabulary import Vocabulary
 
@@ -37,7 +38,7 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
 ) -> None:
     """Replaced by the help text below."""
-    with said_plainly("convert"):
+    with said_plainly("convert"), waiting("converting"):
         if target.exists() and not force:
             raise ValueError(f"{str(target)!r} is there already; --force replaces it")
         vectors = load(

@@ -9,6 +9,7 @@ import typer
 
 from rowwise.cli.errors import said_plainly
 from rowwise.cli.model_folder import learned
+from rowwise.cli.waiting import waiting
 
 
 def report(
@@ -26,7 +27,7 @@ def report(
 
     Example: rowwise report demo/model
     """
-    with said_plainly("report"):
+    with said_plainly("report"), waiting("writing the page"):
         from rowwise.report import write_report
 
         shown = learned(model)

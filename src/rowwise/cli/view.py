@@ -12,6 +12,7 @@ import typer
 from rowwise.cli.errors import said_plainly
 from rowwise.cli.model_folder import START, TABLE, WORDS
 from rowwise.cli.read import read_columns, read_names
+from rowwise.cli.waiting import waiting
 from rowwise.files.table_file import is_table
 from rowwise.table import Table
 from rowwise.vectors import load
@@ -38,7 +39,7 @@ def view(
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
     """Replaced by the help text below."""
-    with said_plainly("view"):
+    with said_plainly("view"), waiting("reading"):
         explorer = Explorer(_moments(tables), _columns(tables, columns), align)
         title = " and ".join(table.resolve().name for table in tables)
         server = Server(explorer, title, port)

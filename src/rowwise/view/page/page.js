@@ -235,7 +235,8 @@ function moveTo(at) {
 function play() {
   const begin = performance.now(), last = about.moments.length - 1;
   const step = (now) => {
-    moveTo(Math.min(last, (now - begin) / 2000));
+    // A frame's time may lie a little before the click that asked for it.
+    moveTo(Math.min(last, Math.max(0, (now - begin) / 2000)));
     if (picture.at < last) requestAnimationFrame(step);
   };
   requestAnimationFrame(step);
