@@ -1,13 +1,15 @@
 // The native code without Python, for the sanitizers: every rule's kernels on odd shapes, plans,
-// bags, readers beside each other, memory that is used again. Says what is wrong and exits with 1.
+// bags, readers beside each other, memory that is used again, word vectors. Says what is wrong and exits with 1.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <thread>
 
 #include "testbed.hpp"
 #include "threads.hpp"
+#include "word2vec.hpp"
 
 using namespace rowwise;
 using testbed::Kind;
@@ -166,9 +168,52 @@ void check_readers(const Kind& kind, int64_t dim) {
         require(count == 0, "a reader beside others read something else", kind, dim);
 }
 
+// Words 0 and 1 stand beside each other, and so do 2 and 3, 4 and 5...
+Floats trained_words(int64_t dim, bool cbow) {
+    constexpr int64_t words = 16, sentences = 1000, length = 5;
+    const std::vector<uint32_t> always(words, UINT32_MAX);
+    std::vector<int32_t> alias(words);
+    std::iota(alias.begin(), alias.end(), 0);
+    std::vector<int32_t> ids;
+    std::vector<int64_t> ends;
+    for (int64_t s = 0; s < sentences; ++s) {
+        for (int64_t i = 0; i < length; ++i) ids.push_back(static_cast<int32_t>(s % 8 * 2 + i % 2));
+        ends.push_back(static_cast<int64_t>(ids.size()));
+    }
+    Floats input(words * dim), output(words * dim);
+    for (std::size_t i = 0; i < input.size(); ++i)
+        input[i] = 0.01f * static_cast<float>(i * 37 % 19) - 0.09f;
+    std::vector<RowState> states(words);
+    const WordPairs pairs{input.data(), output.data(), states.data(), words, dim, always.data(),
+                          always.data(), alias.data(), 3, 2, cbow, 7};
+    const Passage text{ids.data(), ends.data(), 0, sentences, 0, 0.1, 1e-6, 1e-3, true};
+    kernels().train_pairs(pairs, text);
+    for (const RowState& state : states)
+        if (state.updates == 0) return {};
+    input.insert(input.end(), output.begin(), output.end());
+    return input;
+}
+
+void check_words(int64_t dim, bool cbow) {
+    const Kind kind{cbow ? "cbow" : "skipgram", Family::sgd, 0};
+    const Floats vectors = trained_words(dim, cbow);
+    const auto score = [&](int64_t a, int64_t b) {
+        const float* output = vectors.data() + vectors.size() / 2;
+        float sum = 0;
+        for (int64_t d = 0; d < dim; ++d) sum += vectors[a * dim + d] * output[b * dim + d];
+        return sum;
+    };
+    require(!vectors.empty(), "a word of the text was not counted", kind, dim);
+    require(same_bits(vectors, trained_words(dim, cbow)), "a repeat gives other bits", kind, dim);
+    require(score(0, 1) > score(0, 3) && score(2, 3) > score(2, 1),
+            "a word does not tell its neighbour from others", kind, dim);
+}
+
 }  // namespace
 
 int main() {
+    for (const int64_t dim : {3, 16, 50})
+        for (const bool cbow : {false, true}) check_words(dim, cbow);
     for (const Kind& kind : kinds()) {
         for (const int64_t dim : {1, 3, 16, 50, 129}) {
             check_values(kind, dim);
