@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import signal
 import subprocess
 import sys
@@ -89,6 +90,25 @@ def test_text_comes_as_a_file_in_gzip_as_a_column_or_by_standard_input(tmp_path)
     for result in results:
         assert result.exit_code == 0, result.output
         assert "200 words, 12 different ones" in result.output
+
+
+def test_a_program_gets_the_outcome_as_json(corpus, tmp_path):
+    data = tmp_path / "few.csv"
+    data.write_text("text,kind\n" + "apple pear,fruit\nhammer saw,tools\n" * 10)
+    common = ("--epochs", 2, "--json", "--out")
+    labelled = ("train", data, "--text", "text", "--label", "kind", *common, tmp_path / "a")
+    plain = ("train", corpus, "--objective", "cbow", *common, tmp_path / "b")
+    outcomes = [json.loads(run(*arguments).stdout) for arguments in (labelled, plain)]
+    assert [outcome["rows"] for outcome in outcomes] == [6, 12]
+    assert [outcome["interrupted"] for outcome in outcomes] == [False, False]
+    assert outcomes[0]["majority"] == 0.5
+    assert len(outcomes[0]["history"]["loss"]) == 2
+    assert outcomes[1]["words"] == 3000
+    out = json.loads(run("convert", tmp_path / "b" / "table.safetensors", tmp_path / "v.txt",
+        "--json").stdout)  # fmt: skip
+    assert out == {"out": str(tmp_path / "v.txt"), "words": 12, "dim": 100}
+    page = json.loads(run("report", tmp_path / "b", "--json").stdout)
+    assert page["address"] == (tmp_path / "b" / "report.html").as_uri()
 
 
 def test_labels_start_from_vectors_and_their_words_are_known(vectors, tmp_path):

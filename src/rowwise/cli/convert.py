@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,7 @@ def convert(
     dtype: Annotated[str, typer.Option(help="float16, float32 or float64.")] = "float32",
     errors: Annotated[str, typer.Option(help="For words that are no UTF-8.")] = "strict",
     force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Replaced by the help text below."""
     with said_plainly("convert"), waiting("converting"):
@@ -50,6 +52,9 @@ def convert(
             errors=errors,
         )
         vectors.save(target, target_format)
+    if as_json:
+        typer.echo(json.dumps({"out": str(target), "words": len(vectors), "dim": vectors.dim}))
+        return
     typer.echo(f"{target}: {len(vectors):,} words, {vectors.dim} numbers each")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,7 @@ def report(
         Path | None, typer.Option(help="File to write. [default: report.html in MODEL]")
     ] = None,
     title: Annotated[str, typer.Option(help="Of the page.")] = "What the rows learned",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Write a page that shows what the rows learned; it opens with no network.
 
@@ -41,4 +43,7 @@ def report(
             start=shown.start,
             leaning=shown.leaning,
         )
-    typer.echo(f"Written: {target.resolve().as_uri()}")
+    address = target.resolve().as_uri()
+    typer.echo(
+        json.dumps({"out": str(target), "address": address}) if as_json else f"Written: {address}"
+    )

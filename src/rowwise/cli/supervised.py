@@ -24,8 +24,8 @@ def run(
     init_from: Path | None,
     dim: int | None,
     **settings: Any,
-) -> bool:
-    """Reads, trains, prints the outcome, saves; whether Ctrl-C ended it early."""
+) -> dict[str, Any]:
+    """Reads, trains, prints the outcome, saves; says in short what came of it."""
     with said_plainly("train"):
         texts, labels = read_columns(file, text, label)
         _check(file, texts, labels, label)
@@ -46,7 +46,14 @@ def run(
         console.print("\nInterrupted: what was learned so far is kept", soft_wrap=True)
     report(trained, words, console)
     save(trained, out, settings["length"])
-    return trained.interrupted
+    return {
+        "interrupted": trained.interrupted,
+        "accuracy": trained.accuracy(),
+        "majority": trained.majority(),
+        "rows": len(trained.table),
+        "never trained": len(trained.table.untrained()),
+        "history": trained.history,
+    }
 
 
 def _check(file: Path, texts: list[str], labels: list[str], label: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from enum import StrEnum
 from pathlib import Path
@@ -65,6 +66,9 @@ def train(
     words: Annotated[str, typer.Option(help="Words to show neighbours of, by comma.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of split and start.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Write into a folder in use.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object; all else to standard error.")
+    ] = False,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Texts per step.", rich_help_panel="Labels")
     ] = 64,
@@ -113,12 +117,12 @@ def train(
                 "for --objective skipgram or cbow"
             )
 
-    console = Console()
+    console = Console(stderr=as_json)
     shown = [word.strip().lower() for word in words.split(",") if word.strip()]
     if objective is Objective.supervised:
         from rowwise.cli import supervised
 
-        interrupted = supervised.run(
+        outcome = supervised.run(
             file,
             str(text),
             str(label),
@@ -141,7 +145,7 @@ def train(
         from rowwise.cli import word_vectors
 
         usual = 0.025 if objective is Objective.skipgram else 0.05  # word2vec's own
-        interrupted = word_vectors.run(
+        outcome = word_vectors.run(
             file,
             text,
             out,
@@ -164,7 +168,9 @@ def train(
         soft_wrap=True,
         markup=False,
     )
-    if interrupted:
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **outcome}))
+    if outcome["interrupted"]:
         raise typer.Exit(130)
 
 

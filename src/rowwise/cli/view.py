@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -37,14 +38,18 @@ def view(
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Replaced by the help text below."""
     with said_plainly("view"), waiting("reading"):
         explorer = Explorer(_moments(tables), _columns(tables, columns), align)
         title = " and ".join(table.resolve().name for table in tables)
         server = Server(explorer, title, port)
-    typer.echo(f"{len(explorer.words):,} rows: {server.address}")
-    typer.echo("Only this machine can open it, by this address alone. Ctrl-C ends it.")
+    if as_json:
+        typer.echo(json.dumps({"address": server.address, "rows": len(explorer.words)}))
+    else:
+        typer.echo(f"{len(explorer.words):,} rows: {server.address}")
+        typer.echo("Only this machine can open it, by this address alone. Ctrl-C ends it.")
     if browser:
         import webbrowser
 

@@ -34,16 +34,22 @@ def run(
     min_count: int,
     max_size: int,
     **settings: Any,
-) -> bool:
-    """Reads, trains, prints neighbours, saves; whether Ctrl-C ended it early."""
+) -> dict[str, Any]:
+    """Reads, trains, prints neighbours, saves; says in short what came of it."""
     with said_plainly("train"):
         corpus = _read(file, text, console, min_count=min_count, max_size=max_size)
         model = Word2Vec(corpus, **settings)
     start = model.table.to_numpy()
-    interrupted = _train(model, console)
+    seconds = _train(model, console)
     show_neighbors(corpus.vocabulary, model.table.to_numpy(), words, _some(model), console)
     save_rows(model.table, corpus.vocabulary, start, out)
-    return interrupted
+    return {
+        "interrupted": model.done < 1,
+        "words": len(corpus.ids),
+        "rows": len(model.table),
+        "never trained": len(model.table.untrained()),
+        "seconds": seconds,
+    }
 
 
 def _read(file: Path, text: str | None, console: Console, **options: Any) -> Corpus:
@@ -65,7 +71,8 @@ def _read(file: Path, text: str | None, console: Console, **options: Any) -> Cor
         return Corpus.from_texts(lines(opened, str(file)), **options)
 
 
-def _train(model: Word2Vec, console: Console) -> bool:
+def _train(model: Word2Vec, console: Console) -> float:
+    """Trains; how many seconds that took."""
     corpus = model.corpus
     bar = rich.progress.Progress(
         rich.progress.TextColumn("training"),
@@ -94,7 +101,7 @@ def _train(model: Word2Vec, console: Console) -> bool:
         console.print(
             f"Interrupted at {model.done:.0%}: what was learned so far is kept", soft_wrap=True
         )
-    return model.done < 1
+    return seconds
 
 
 def _some(model: Word2Vec) -> NDArray[np.int64]:
