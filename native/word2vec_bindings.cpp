@@ -16,6 +16,7 @@ namespace {
 
 using Matrix = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Count = nb::ndarray<int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <class T>
 using Given = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
@@ -27,7 +28,7 @@ void train(const Matrix& input, const Matrix& output, const Bytes& states,
            const Given<uint32_t>& keep, const Given<uint32_t>& accept, const Given<int32_t>& alias,
            const Given<int32_t>& ids, const Given<int64_t>& ends, int64_t begin, int64_t end,
            int window, int negative, bool cbow, uint64_t seed, int64_t read, double rate,
-           double slope, double least, bool alone) {
+           double slope, double least, bool alone, const Count& done) {
     const std::size_t words = input.shape(0), dim = input.shape(1);
     check(output.shape(0) == words && output.shape(1) == dim && words > 0,
           "input and output must be of one shape");
@@ -52,8 +53,13 @@ void train(const Matrix& input, const Matrix& output, const Bytes& states,
               std::all_of(alias.data(), alias.data() + words, inside),
           "ids must be of the words");
 
-    const nb::gil_scoped_release release;
-    kernels().train_pairs(pairs, text);
+    check(done.size() == 1, "done must be one number");
+    {
+        const nb::gil_scoped_release release;
+        kernels().train_pairs(pairs, text);
+    }
+    // Counted here: an interrupt comes to Python's notice right after this, before it could count.
+    *done.data() += end - begin;
 }
 
 }  // namespace
@@ -61,7 +67,7 @@ void train(const Matrix& input, const Matrix& output, const Bytes& states,
 void bind_word2vec(nb::module_& m) {
     m.def("train_word2vec", &train, nb::kw_only(), "input"_a, "output"_a, "states"_a, "keep"_a,
           "accept"_a, "alias"_a, "ids"_a, "ends"_a, "begin"_a, "end"_a, "window"_a, "negative"_a,
-          "cbow"_a, "seed"_a, "read"_a, "rate"_a, "slope"_a, "least"_a, "alone"_a);
+          "cbow"_a, "seed"_a, "read"_a, "rate"_a, "slope"_a, "least"_a, "alone"_a, "done"_a);
 }
 
 }  // namespace rowwise

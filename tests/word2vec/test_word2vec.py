@@ -1,6 +1,8 @@
 """word2vec: draw for draw beside a plain program, and what it learns."""
 
 import gzip
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -135,6 +137,38 @@ def test_an_interrupt_loses_nothing(monkeypatch, objective):
     assert sum(calls) == 2 * len(corpus.ids)
     np.testing.assert_array_equal(stopped.table.to_numpy(), straight.table.to_numpy())
     np.testing.assert_array_equal(stopped.context.to_numpy(), straight.context.to_numpy())
+
+
+INTERRUPTED_AGAIN_AND_AGAIN = """
+import os, signal, threading
+import numpy as np
+from rowwise.word2vec import Corpus, Word2Vec
+
+rng = np.random.default_rng(0)
+texts = [" ".join(map(str, line)) for line in rng.integers(300, size=(20_000, 10))]
+corpus = Corpus.from_texts(texts, min_count=1)
+straight = Word2Vec(corpus, dim=16, epochs=3, sample=0, reproducible=True).train()
+stopped, times = Word2Vec(corpus, dim=16, epochs=3, sample=0, reproducible=True), 0
+while stopped.done < 1:
+    alarm = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        alarm.start()
+        stopped.train()
+        alarm.join()  # the last one may come too late
+    except KeyboardInterrupt:
+        times += 1
+assert stopped.table.steps == 3 * len(corpus.ids)
+assert np.array_equal(stopped.table.to_numpy(), straight.table.to_numpy())
+print(times, "interrupts")
+"""
+
+
+def test_an_interrupt_while_the_kernel_works_is_not_counted_twice():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AGAIN_AND_AGAIN], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[0]) >= 1
 
 
 def planted(count=4000, seed=0):

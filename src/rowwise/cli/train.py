@@ -58,7 +58,9 @@ def train(
         int | None,
         typer.Option(min=1, help="Rarer words are unknown, or left out. (2; word vectors: 5)"),
     ] = None,
-    max_size: Annotated[int, typer.Option(min=3, help="Rows of the table at most.")] = 50_000,
+    max_size: Annotated[
+        int | None, typer.Option(min=3, help="Rows at most. (50000; word vectors: no bound)")
+    ] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(min=0.0, help="Of the start. (0.01; skipgram: 0.025; cbow: 0.05)"),
@@ -135,7 +137,7 @@ def train(
             batch_size=batch_size,
             length=length,
             min_count=min_count or 2,
-            max_size=max_size,
+            max_size=max_size or 50_000,
             validation=validation,
             optimizer=optimizer,
             learning_rate=0.01 if learning_rate is None else learning_rate,

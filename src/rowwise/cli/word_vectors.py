@@ -32,7 +32,7 @@ def run(
     console: Console,
     *,
     min_count: int,
-    max_size: int,
+    max_size: int | None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Reads, trains, prints neighbours, saves; says in short what came of it."""

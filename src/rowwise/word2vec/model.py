@@ -108,7 +108,7 @@ class Word2Vec:
         self.table = Table(rows, dim, init=start)
         self.table.vocabulary = corpus.vocabulary
         self.context = Table(rows, dim, init="zeros")
-        self._epoch, self._sentence = 0, 0
+        self._trained = np.zeros(1, np.int64)  # sentences in all passes, counted by the kernel
 
     @property
     def vectors(self) -> Vectors:
@@ -118,8 +118,7 @@ class Word2Vec:
     @property
     def done(self) -> float:
         """Part of the training that is done, 0..1."""
-        read = self._epoch * len(self.corpus.ids) + self._words_before(self._sentence)
-        return read / (self.epochs * len(self.corpus.ids))
+        return self._words_read() / (self.epochs * len(self.corpus.ids))
 
     def train(self, progress: Callable[[int], None] | None = None) -> Self:
         """Trains to the end.
@@ -129,20 +128,20 @@ class Word2Vec:
         Args:
             progress: called with the number of words just read, several times a second.
         """
-        while self._epoch < self.epochs:
-            stop = self._next_stop()
-            self._train_to(stop)
-            words = self._words_before(stop) - self._words_before(self._sentence)
-            self._sentence = stop
-            if stop == len(self.corpus.ends):
-                self._epoch, self._sentence = self._epoch + 1, 0
-            self.table.trained_outside(round(self.done * self.epochs * len(self.corpus.ids)))
-            if progress is not None:
-                progress(words)
+        try:
+            while self._trained[0] < self.epochs * len(self.corpus.ends):
+                before = self._words_read()
+                self._train_some()
+                self.table.trained_outside(self._words_read())
+                if progress is not None:
+                    progress(self._words_read() - before)
+        finally:
+            self.table.trained_outside(self._words_read())
         return self
 
-    def _train_to(self, stop: int) -> None:
+    def _train_some(self) -> None:
         text = self.corpus
+        epoch, sentence = divmod(int(self._trained[0]), len(text.ends))
         whole = self.epochs * len(text.ids)
         _native.train_word2vec(
             input=self.table.buffer(),
@@ -153,24 +152,28 @@ class Word2Vec:
             alias=self._alias,
             ids=text.ids,
             ends=text.ends,
-            begin=self._sentence,
-            end=stop,
+            begin=sentence,
+            end=self._next_stop(sentence),
             window=self.window,
             negative=self.negative,
             cbow=self.objective == "cbow",
             seed=self.seed,
-            read=self._epoch * len(text.ids),
+            read=epoch * len(text.ids),
             rate=self.learning_rate,
             slope=(self.learning_rate - self.min_learning_rate) / whole,
             least=self.min_learning_rate,
             alone=self.reproducible,
+            done=self._trained,
         )
 
-    def _next_stop(self) -> int:
+    def _next_stop(self, sentence: int) -> int:
         """The sentence at which to look up next."""
-        ends = self.corpus.ends
-        at = self._words_before(self._sentence) + _AT_ONCE
-        return max(int(np.searchsorted(ends, at, side="right")), self._sentence + 1)
+        at = self._words_before(sentence) + _AT_ONCE
+        return max(int(np.searchsorted(self.corpus.ends, at, side="right")), sentence + 1)
+
+    def _words_read(self) -> int:
+        epoch, sentence = divmod(int(self._trained[0]), len(self.corpus.ends))
+        return epoch * len(self.corpus.ids) + self._words_before(sentence)
 
     def _words_before(self, sentence: int) -> int:
         return int(self.corpus.ends[sentence - 1]) if sentence > 0 else 0
