@@ -57,6 +57,11 @@ def names_of(table: Table, rows: NDArray[Any]) -> list[Any]:
     return [words[row] if row < len(words) else int(row) for row in rows]
 
 
+def shown(name: str | int) -> str:
+    """A row's name for people: its word, "(padding)" for the empty one, "row 7" for an id."""
+    return f"row {name}" if isinstance(name, int) else name or "(padding)"
+
+
 def _described(rule: Rule | None) -> str | None:
     """The rule and its hyperparameters that are on; the rate is each step's own."""
     if rule is None:

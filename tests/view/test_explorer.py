@@ -110,6 +110,7 @@ def test_columns_are_numbers_or_labels():
     [
         ([], "no rows to show"),
         ([Moment("a", rows(count=0))], "no rows to show"),
+        ([Moment("a", rows(), ["tea"])], "'a' has 1 words for 6 rows"),
         ([Moment("a", rows(dim=3)), Moment("b", rows(dim=4))], "vectors of 3 numbers and 'b' of 4"),
         ([Moment("a", rows(count=3)), Moment("b", rows())], "3 rows and 'b' 6; without words"),
         ([Moment("a", rows(), list("uvwxyz")), Moment("b", rows(), WORDS)], "no word in common"),

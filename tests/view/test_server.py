@@ -128,7 +128,7 @@ def test_a_question_that_says_it_is_huge_is_not_read(server):
 
 
 def test_the_command_serves_what_train_saved(tmp_path):
-    table = rowwise.Table(4, 3, seed=0)
+    table = rowwise.Table(5, 3, seed=0)
     table.vocabulary = rowwise.Vocabulary(["tea", "pot", "cup", "sky"])
     table.save(tmp_path / "a.safetensors")
     (tmp_path / "kinds.csv").write_text("word,kind\ntea,drink\ncup,thing\n")
@@ -142,11 +142,14 @@ def test_the_command_serves_what_train_saved(tmp_path):
     )
     try:
         told = viewing.stdout.readline()
-        assert "4 rows: http://127.0.0.1:" in told
+        assert "5 rows: http://127.0.0.1:" in told
         with urllib.request.urlopen(told.split()[-1] + "about", timeout=10) as answer:
             about = json.load(answer)
         assert [column["name"] for column in about["columns"]] == ["kind", "updates", "norm"]
         assert about["columns"][0]["labels"] == ["drink", "thing"]
+        question = urllib.request.Request(told.split()[-1] + "words", b'{"ids": [3, 4]}')
+        with urllib.request.urlopen(question, timeout=10) as answer:
+            assert json.load(answer) == ["sky", "row 4"]  # a row that has no word
     finally:
         viewing.kill()
         viewing.communicate()

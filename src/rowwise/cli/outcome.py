@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from rowwise.neighbors import nearest
+from rowwise.summary import shown
 from rowwise.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ def show_neighbors(
     for word in words:
         if word not in vocabulary:
             console.print(f"{word!r} is not in the vocabulary", soft_wrap=True, markup=False)
-    shown = [vocabulary[word] for word in words if word in vocabulary] if words else otherwise
+    rows = [vocabulary[word] for word in words if word in vocabulary] if words else otherwise
     grid = Grid("word", "nearest, with cosine", box=None, pad_edge=False)
-    for row in shown:
+    for row in rows:
         ids, cosines = nearest(vectors, row, _NEIGHBORS_SHOWN)
         near = zip(vocabulary.decode(ids), cosines, strict=True)
         grid.add_row(
@@ -67,7 +68,7 @@ def _longest(trained: Trained) -> list[int]:
 
 def _untrained(trained: Trained, console: Console) -> None:
     rows = trained.table.untrained()
-    names = [word or "(padding)" for word in trained.vocabulary.decode(rows[:_WORDS_SHOWN])]
+    names = [shown(word) for word in trained.vocabulary.decode(rows[:_WORDS_SHOWN])]
     named = f": {', '.join(names)}{', ...' if len(rows) > len(names) else ''}" if names else ""
     console.print(
         f"\n{len(rows)} of {len(trained.table)} rows were never trained{escape(named)}",

@@ -15,6 +15,7 @@ from rowwise.cli.model_folder import START, TABLE, WORDS
 from rowwise.cli.read import read_columns, read_names
 from rowwise.cli.waiting import waiting
 from rowwise.files.table_file import is_table
+from rowwise.summary import names_of
 from rowwise.table import Table
 from rowwise.vectors import load
 from rowwise.view import Explorer, Moment, Server
@@ -83,7 +84,7 @@ def _moment(path: Path, name: str) -> Moment:
         vectors = load(path)
         return Moment(name, np.asarray(vectors.matrix, np.float32), vectors.words)
     table = Table.load(path)
-    words = None if table.vocabulary is None else table.vocabulary.tokens
+    words = None if table.vocabulary is None else names_of(table, np.arange(table.rows))
     return Moment(name, table.to_numpy(), words, table.updates)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise.projection import Projection
-from rowwise.summary import names_of
+from rowwise.summary import names_of, shown
 from rowwise.table import Table
 
 DRAWN = 8_000  # points that a picture still shows apart
@@ -42,7 +42,7 @@ class Rows:
         vectors = table.to_numpy()
         return cls(
             vectors=vectors,
-            names=[_name(name) for name in names_of(table, np.arange(table.rows))],
+            names=[shown(name) for name in names_of(table, np.arange(table.rows))],
             updates=table.updates,
             norms=np.linalg.norm(vectors, axis=1),
             moved=None if start is None else np.linalg.norm(vectors - start, axis=1),
@@ -67,7 +67,3 @@ class Rows:
         never = np.flatnonzero(~self.trained)
         never = never[:: len(never) // (most // 4) + 1]
         return np.sort(np.concatenate([order[: most - len(never)], never]))
-
-
-def _name(name: str | int) -> str:
-    return f"row {name}" if isinstance(name, int) else name or "(padding)"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rowwise.neighbors import nearest
 from rowwise.projection import Projection
+from rowwise.summary import shown
 from rowwise.view.search import Search
 
 
@@ -20,7 +21,7 @@ class Moment:
 
     name: str
     vectors: NDArray[np.float32]  # (V, D)
-    words: Sequence[str] | None = None  # V of them; None: rows go by number
+    words: Sequence[str | int] | None = None  # V, an id where there is no word; None: all by id
     updates: NDArray[np.uint32] | None = None  # (V,) None: not known
 
 
@@ -65,6 +66,11 @@ class Explorer:
     ) -> None:
         if not moments or not len(moments[-1].vectors):
             raise ValueError("there are no rows to show")
+        for moment in moments:
+            if moment.words is not None and len(moment.words) != len(moment.vectors):
+                raise ValueError(
+                    f"{moment.name!r} has {len(moment.words)} words for {len(moment.vectors)} rows"
+                )
         last = moments[-1]
         self.names = [moment.name for moment in moments]
         self.words = _shown_names(last)
@@ -120,9 +126,8 @@ class Explorer:
 
 
 def _shown_names(moment: Moment) -> list[str]:
-    if moment.words is None:
-        return [f"row {row}" for row in range(len(moment.vectors))]
-    return [word or "(padding)" for word in moment.words]
+    names = range(len(moment.vectors)) if moment.words is None else moment.words
+    return [shown(name) for name in names]
 
 
 def _beside(other: Moment, last: Moment) -> NDArray[np.float32]:
