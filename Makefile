@@ -7,7 +7,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SOURCES := $(shell find src native -type f -not -name '*.pyc') CMakeLists.txt pyproject.toml constraints.txt
 
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 export KERAS_BACKEND = torch
+export TF_CPP_MIN_LOG_LEVEL = 3
 
 .PHONY: demo test check check-native bench fuzz clean
 
@@ -17,8 +20,10 @@ demo: $(VENV)/.installed
 	$(BIN)/rowwise train demo/python_docs.csv --text text --label label --out demo/model --force
 	$(BIN)/rowwise report demo/model --title "Python's own documentation"
 
-test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # two workers, a core each
+test: $(VENV)/.installed  # on two workers, a core each; Keras's backends in processes of their own
+	$(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) tests/keras
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

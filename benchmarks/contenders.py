@@ -21,14 +21,14 @@ from typing import Any
 
 import numpy as np
 
+import rowwise
+
 DIM, BAGS, LENGTH, THREADS, RATE = 64, 4096, 16, 2, 0.01
 Step = Callable[[np.ndarray], None]  # one training step with ids (BAGS, LENGTH)
 
 
 def table(optimizer: str, rows: int) -> Step:
     """`rowwise.Table`: lookup and update."""
-    import rowwise
-
     own = rowwise.Table(rows, DIM, getattr(rowwise, optimizer)(RATE), init="normal", seed=0)
     gradients = np.random.default_rng(0).standard_normal((BAGS * LENGTH, DIM), np.float32)
 
@@ -132,7 +132,7 @@ def keras_model(layer: Any, optimizer: str, rows: int) -> Step:
 
 
 def our_keras(optimizer: str, rows: int) -> Step:
-    """`rowwise.keras.Embedding`."""
+    """`rowwise.keras.Embedding` on this process's backend."""
     import rowwise.keras
 
     return keras_model(rowwise.keras.Embedding, optimizer, rows)
@@ -209,13 +209,11 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints is no answer
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     backend = os.environ["KERAS_BACKEND"]
+    rowwise.set_num_threads(THREADS)
     if backend == "torch":
         import torch
 
-        import rowwise
-
         torch.set_num_threads(THREADS)
-        rowwise.set_num_threads(THREADS)
     elif backend == "tensorflow":
         import tensorflow
 

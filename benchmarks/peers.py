@@ -1,8 +1,8 @@
 """Step time and memory of every embedding layer we know, beside ours: writes docs/benchmarks.md.
 
-`contenders.py` says what a step is. Ours stay alive while peers come one by one; each peer's steps
-alternate with those of ours that has the same interface, a few of one and a few of the other, so
-that both see the same hours of a shared machine. The ratio is of the medians. Ours have made 300
+`contenders.py` says what a step is. One of ours stays alive while the peers of its interface come
+one by one; each peer's steps alternate with its own, a few of one and a few of the other, so that
+both see the same hours of a shared machine. The ratio is of the medians. Ours have made 300
 steps before they are measured, as in the middle of training: a dense peer's step costs the same
 from the second on.
 
@@ -33,29 +33,35 @@ MEASURED = HERE.parent / "build" / "cells.jsonl"  # of the latest run, a cell a 
 WARM_UP, ROUNDS = 300, 5
 GIB = 2**30
 
-OURS = {"table": "Table", "our_torch": "PyTorch", "our_keras": "Keras"}
-
 
 @dataclass(frozen=True)
-class Peer:
-    """A contender that is not ours."""
+class Contender:
+    """One that takes part: what `contenders.py` calls it, and the Keras backend of its process."""
 
     title: str
     name: str
-    rival: str  # which of ours has the same interface
     backend: str = "torch"
     optimizers: tuple[str, ...] = ("SGD", "Adagrad", "RMSprop", "Adam")
 
 
-PEERS = [
-    Peer("torch, sparse", "torch_sparse", "our_torch", optimizers=("SGD", "Adagrad", "Adam")),
-    Peer("torch, dense", "torch_dense", "our_torch"),
-    Peer("FBGEMM", "fbgemm", "our_torch", optimizers=("SGD", "Adagrad")),
-    Peer("FBGEMM, row-wise", "fbgemm_rowwise", "our_torch", optimizers=("Adagrad",)),
-    Peer("Keras on torch", "keras_layer", "our_keras"),
-    Peer("Keras on JAX", "keras_layer", "our_keras", "jax"),
-    Peer("Keras on TensorFlow", "keras_layer", "our_keras", "tensorflow"),
-]
+# Ours, each with the peers of the same interface.
+RIVALS = {
+    Contender("Table", "table"): [],
+    Contender("PyTorch", "our_torch"): [
+        Contender("torch, sparse", "torch_sparse", optimizers=("SGD", "Adagrad", "Adam")),
+        Contender("torch, dense", "torch_dense"),
+        Contender("FBGEMM", "fbgemm", optimizers=("SGD", "Adagrad")),
+        Contender("FBGEMM, row-wise", "fbgemm_rowwise", optimizers=("Adagrad",)),
+    ],
+    **{
+        Contender(f"rowwise on {title}", "our_keras", backend): [
+            Contender(f"Keras on {title}", "keras_layer", backend)
+        ]
+        for title, backend in (("torch", "torch"), ("JAX", "jax"), ("TensorFlow", "tensorflow"))
+    },
+}
+OURS = [ours.title for ours in RIVALS]
+TITLES = [*OURS, *(peer.title for peers in RIVALS.values() for peer in peers)]
 
 
 class Worker:
@@ -97,48 +103,47 @@ class Cell:
 
 def take_up_frameworks(workers: dict[str, Worker]) -> None:
     """Lets all make a step first: what their libraries hold from then on is nobody's table."""
-    everyone = [("torch", name, "Adam") for name in OURS]
-    everyone += [(peer.backend, peer.name, peer.optimizers[-1]) for peer in PEERS]
-    for backend, name, optimizer in everyone:
-        workers[backend]("make", name, optimizer, 100)
-        workers[backend]("run", name, 100, False, 2)
-        workers[backend]("drop", name)
+    for ours, peers in RIVALS.items():
+        for one in (ours, *peers):
+            workers[one.backend]("make", one.name, one.optimizers[-1], 100)
+            workers[one.backend]("run", one.name, 100, False, 2)
+            workers[one.backend]("drop", one.name)
 
 
 def measure(cell: Cell, workers: dict[str, Worker]) -> None:
     """Fills a cell."""
-    zipf = cell.ids == "Zipf"
-    torch_worker = workers["torch"]
 
-    def run(worker: Worker, name: str, count: int) -> list[float]:
-        return list(worker("run", name, cell.rows, zipf, count))
+    def run(one: Contender, count: int) -> list[float]:
+        return list(workers[one.backend]("run", one.name, cell.rows, cell.ids == "Zipf", count))
 
-    times: dict[str, list[float]] = {name: [] for name in OURS}
-    for name, title in OURS.items():
-        torch_worker("make", name, cell.optimizer, cell.rows)
-        run(torch_worker, name, WARM_UP)
-        cell.peaks[title] = torch_worker("peak", name)
-    for peer in PEERS:
-        if cell.optimizer not in peer.optimizers:
-            continue
-        worker = workers[peer.backend]
-        worker("make", peer.name, cell.optimizer, cell.rows)
-        slow = run(worker, peer.name, 3)[-1] > 0.5
-        theirs, ours = [], []
-        for _ in range(ROUNDS - 2 if slow else ROUNDS):
-            ours += run(torch_worker, peer.rival, 7)[1:]
-            theirs += run(worker, peer.name, 2 if slow else 7)[1:]
-        cell.peaks[peer.title] = worker("peak", peer.name)
-        worker("drop", peer.name)
-        cell.seconds[peer.title] = statistics.median(theirs)
-        cell.ratios[peer.title] = statistics.median(theirs) / statistics.median(ours)
-        times[peer.rival] += ours
-    times["table"] = run(torch_worker, "table", 40)
-    for name, title in OURS.items():
-        cell.seconds[title] = statistics.median(times[name])
-        torch_worker("drop", name)
+    def make(one: Contender) -> None:
+        workers[one.backend]("make", one.name, cell.optimizer, cell.rows)
+
+    def end(one: Contender) -> None:
+        cell.peaks[one.title] = workers[one.backend]("peak", one.name)
+        workers[one.backend]("drop", one.name)
+
+    for ours, peers in RIVALS.items():
+        make(ours)
+        run(ours, WARM_UP)
+        mine = [] if peers else run(ours, 40)
+        for peer in peers:
+            if cell.optimizer not in peer.optimizers:
+                continue
+            make(peer)
+            slow = run(peer, 3)[-1] > 0.5
+            theirs, beside = [], []
+            for _ in range(ROUNDS - 2 if slow else ROUNDS):
+                beside += run(ours, 7)[1:]
+                theirs += run(peer, 2 if slow else 7)[1:]
+            end(peer)
+            cell.seconds[peer.title] = statistics.median(theirs)
+            cell.ratios[peer.title] = statistics.median(theirs) / statistics.median(beside)
+            mine += beside
+        cell.seconds[ours.title] = statistics.median(mine)
+        end(ours)
     if cell.optimizer == "Adam" and LIMIT.exists():
-        cell.limit = memory_limit(cell.rows, zipf)
+        cell.limit = memory_limit(cell.rows, cell.ids == "Zipf")
 
 
 def memory_limit(rows: int, zipf: bool) -> float:
@@ -178,13 +183,12 @@ def sixteen_million(worker: Worker) -> str:
 
 def table_of(cells: list[Cell], entry: Any) -> list[str]:
     """A Markdown table of entry(cell, title)."""
-    titles = [*OURS.values(), *(peer.title for peer in PEERS)]
     lines = [
-        "| optimizer | ids | rows | " + " | ".join(titles) + " |",
-        "|---|---|---:|" + "---:|" * len(titles),
+        "| optimizer | ids | rows | " + " | ".join(TITLES) + " |",
+        "|---|---|---:|" + "---:|" * len(TITLES),
     ]
     for cell in cells:
-        entries = " | ".join(entry(cell, title) for title in titles)
+        entries = " | ".join(entry(cell, title) for title in TITLES)
         lines.append(f"| {cell.optimizer} | {cell.ids} | {cell.rows:,} | {entries} |")
     return lines
 
@@ -222,7 +226,7 @@ def report(cells: list[Cell], sixteen: str) -> str:
         [
             f"Measured with {versions}; {platform.machine()}, {os.cpu_count()} cores, 2 threads.",
             "Milliseconds of a step, the median; in brackets a peer's time over ours of the same",
-            "interface (PyTorch's or Keras's), measured in turns with it.",
+            "interface (PyTorch's, or Keras's on that backend), measured in turns with it.",
             "",
             *table_of(cells, time_entry),
             "",
@@ -249,15 +253,15 @@ def plot(cells: list[Cell], path: Path) -> None:
 
     chosen = [cell for cell in cells if cell.optimizer == "Adam" and cell.ids == "uniform"]
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for title in chosen[0].seconds:
-        ours = title in OURS.values()
+    for title in (t for t in TITLES if t in chosen[0].seconds):
+        ours = title in OURS
         axes.loglog(
             [cell.rows for cell in chosen],
             [cell.seconds[title] * 1e3 for cell in chosen],
             marker="o",
             linewidth=2.5 if ours else 1,
             linestyle="-" if ours else "--",
-            label=f"rowwise, {title}" if ours else title,
+            label=title if not ours or "rowwise" in title else f"rowwise, {title}",
         )
     axes.set(xlabel="rows of the table", ylabel="milliseconds of a training step, Adam")
     axes.grid(which="both", alpha=0.3)

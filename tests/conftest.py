@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections import Counter
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
@@ -16,6 +17,22 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser):
+    """`--every N`, for backends whose compilers take a second per test."""
+    parser.addoption("--every", type=int, default=1, help="of a test's cases, run every N-th")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves each test its first case, and every N-th after that."""
+    seen, kept = Counter(), []
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        if seen[name] % config.getoption("every") == 0:
+            kept.append(item)
+        seen[name] += 1
+    items[:] = kept
 
 
 def pytest_collection_finish():

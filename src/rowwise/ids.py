@@ -53,6 +53,20 @@ def as_ids(ids: Any) -> NDArray[np.int64]:
     return np.ascontiguousarray(array.astype(np.int64)).reshape(array.shape)
 
 
+def checked(ids: Any, rows: int) -> NDArray[np.int64]:
+    """ids (...,) int64 as `as_ids` makes them, all of them below `rows`.
+
+    Raises:
+        IndexError: an id that is no row.
+        TypeError, ValueError: see `as_ids`.
+    """
+    whole = as_ids(ids)
+    bad = (whole < 0) | (whole >= rows)
+    if bad.any():
+        raise outside(whole, int(bad.argmax()), rows)
+    return whole
+
+
 def outside(ids: NDArray[np.int64], flat_position: int, rows: int) -> IndexError:
     """The error for an id that is not one of the table's rows."""
     position = tuple(int(i) for i in np.unravel_index(flat_position, ids.shape))

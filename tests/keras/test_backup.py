@@ -10,8 +10,10 @@ import time
 import keras
 import numpy as np
 import pytest
+from side_by_side import only_torch
 
 import rowwise
+import rowwise.keras
 from killing import in_a_process_killed_at
 from rowwise.keras import BackupAndRestore, Embedding, EmbedReduce
 
@@ -55,6 +57,7 @@ OPTIMIZERS = {
 }
 
 
+@only_torch  # JAX and TensorFlow do not outlive a fork
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.filterwarnings("ignore:.*visits all")
 def test_a_training_killed_while_it_saves_goes_on_to_the_same_bits(optimizer, tmp_path):
@@ -70,6 +73,7 @@ def test_a_training_killed_while_it_saves_goes_on_to_the_same_bits(optimizer, tm
     assert not (tmp_path / "backup").exists()
 
 
+@only_torch
 def test_a_training_killed_at_any_time_goes_on_to_the_same_bits(tmp_path):
     uninterrupted = contents(fit(model_of()))
     killed = 0

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from side_by_side import float64_there_is, numpy_of, values_of
 
 from rowwise.keras import Embedding
 
@@ -63,9 +64,8 @@ WAYS = {
 
 
 def stateless(layer, ids):
-    trained = [v.value.detach() + 1 for v in layer.trainable_variables]
-    others = [v.value.detach() for v in layer.non_trainable_variables]
-    return layer.stateless_call(trained, others, ids)
+    trained = [value + 1 for value in values_of(layer.trainable_variables)]
+    return layer.stateless_call(trained, values_of(layer.non_trainable_variables), ids)
 
 
 @pytest.mark.filterwarnings("ignore:.*is trained densely")
@@ -81,13 +81,14 @@ def stateless(layer, ids):
     ],
 )
 def test_every_way_to_keep_and_read_rows_refuses_a_bad_id(way, call, id, error, message):
-    layer = Embedding(5, 2, **WAYS[way])
-    layer.build()
-    before = layer.get_weights()
-    with pytest.raises(error, match=message):
-        (layer if call == "layer" else lambda ids: stateless(layer, ids))(np.array([[0, id]]))
-    for mine, was in zip(layer.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(mine, was)
+    with float64_there_is("float64" in way):
+        layer = Embedding(5, 2, **WAYS[way])
+        layer.build()
+        before = layer.get_weights()
+        with pytest.raises(error, match=message):
+            (layer if call == "layer" else lambda ids: stateless(layer, ids))(np.array([[0, id]]))
+        for mine, was in zip(layer.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(mine, was)
 
 
 def test_shapes_are_learnt_from_placeholders_that_are_no_ids():
@@ -106,7 +107,7 @@ def test_shapes_are_learnt_from_placeholders_that_are_no_ids():
 def test_any_number_that_is_whole_is_an_id(dtype):
     layer = Embedding(5, 2)
     ids = np.array([[4, 0], [1, 4]], dtype)
-    np.testing.assert_array_equal(layer(ids).detach(), layer.get_weights()[0][ids.astype(int)])
+    np.testing.assert_array_equal(numpy_of(layer(ids)), layer.get_weights()[0][ids.astype(int)])
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4), (1, 2, 3, 4), (0, 7), (2, 0)])

@@ -6,8 +6,18 @@ import pickle
 import keras
 import numpy as np
 import pytest
-import torch
-from side_by_side import DIM, ROWS, assert_equal, both, classifier, data
+from side_by_side import (
+    DIM,
+    ROWS,
+    apply,
+    assert_equal,
+    both,
+    classifier,
+    data,
+    gradients_of,
+    numpy_of,
+    only_torch,
+)
 
 from rowwise.keras import Embedding
 
@@ -78,7 +88,7 @@ def test_weights_are_got_set_and_given():
     layer = Embedding(5, 2, weights=[values])
     np.testing.assert_array_equal(layer.get_weights()[0], values)
     layer.set_weights([2 * values])
-    np.testing.assert_array_equal(layer(np.array([4, 0])).detach(), 2 * values[[4, 0]])
+    np.testing.assert_array_equal(numpy_of(layer(np.array([4, 0]))), 2 * values[[4, 0]])
     with pytest.raises(ValueError, match="shape"):
         layer.set_weights([values[:4]])
 
@@ -270,14 +280,14 @@ def test_a_copy_is_a_model_of_its_own(copied):
 # ---------------------------------------------------------------------- loops of one's own
 
 
-def gradients_of(model, ids, answers):
-    model.zero_grad()
-    loss = torch.mean((model(ids) - torch.from_numpy(answers)) ** 2)
-    loss.backward()
-    return [variable.value.grad for variable in model.trainable_weights]
+def gradients_in(model, ids, answers):
+    def loss():
+        return keras.ops.mean(keras.ops.subtract(model(ids), answers) ** 2)
+
+    return gradients_of(loss, model.trainable_weights)
 
 
-@pytest.mark.parametrize("how", ["apply", "apply_gradients", "train_on_batch"])
+@pytest.mark.parametrize("how", ["guide", "apply", "apply_gradients", "train_on_batch"])
 def test_custom_loops(how):
     def train(model):
         optimizer = keras.optimizers.Adam(0.01)
@@ -288,22 +298,26 @@ def test_custom_loops(how):
             if how == "train_on_batch":
                 model.train_on_batch(*batch)
                 continue
-            gradients = gradients_of(model, *batch)
-            with torch.no_grad():
-                if how == "apply":
-                    optimizer.apply(gradients, model.trainable_weights)
-                else:
-                    optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
+            gradients, variables = gradients_in(model, *batch), model.trainable_weights
+            if how == "guide":
+                apply(optimizer, gradients, variables)
+            elif how == "apply":
+                optimizer.apply(gradients, variables)
+            else:
+                optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
     assert_equal(*both(train))
 
 
+@only_torch
 def test_a_plain_torch_optimizer_gets_ordinary_gradients():
+    import torch
+
     def train(model):
         optimizer = torch.optim.Adam(model.parameters(), 0.01)
         ids, answers = data()
         for start in range(0, 256, 16):
-            gradients_of(model, ids[start : start + 16], answers[start : start + 16])
+            gradients_in(model, ids[start : start + 16], answers[start : start + 16])
             optimizer.step()
 
     assert_equal(*both(train))
@@ -312,9 +326,9 @@ def test_a_plain_torch_optimizer_gets_ordinary_gradients():
 def test_stateless_calls_use_the_weights_they_are_given():
     model = classifier(Embedding)
     ids = data()[0][:4]
-    zeros = [torch.zeros_like(w.value) for w in model.trainable_variables]
+    zeros = [keras.ops.zeros(w.shape) for w in model.trainable_variables]
     outputs, _ = model.stateless_call(zeros, [], ids)
-    np.testing.assert_array_equal(outputs.detach(), np.zeros((4, 1)))
+    np.testing.assert_array_equal(numpy_of(outputs), np.zeros((4, 1)))
 
 
 def test_knobs_turned_in_the_middle_count_from_there_on():

@@ -3,11 +3,21 @@
 import keras
 import numpy as np
 import pytest
-from side_by_side import DIM, LAYERS, ROWS, assert_equal, both, classifier, data
+from side_by_side import (
+    DIM,
+    LAYERS,
+    ROWS,
+    assert_equal,
+    at_reads_of_whole_tables,
+    both,
+    classifier,
+    data,
+    numpy_of,
+    values_of,
+)
 
 import rowwise.keras
 from rowwise.keras import Embedding
-from rowwise.torch.parameter import TableParameter
 
 OPTIMIZERS = {
     "adam": lambda: keras.optimizers.Adam(0.01),
@@ -50,13 +60,13 @@ def test_a_step_reads_no_whole_table_and_makes_no_product(monkeypatch):
     model.compile("adam", "mse")
     fit(model, epochs=1)
 
-    def read(parameter):
-        raise AssertionError(f"all {len(parameter.table)} rows are read")
+    def read():
+        raise AssertionError("all rows are read")
 
-    monkeypatch.setattr(TableParameter, "bring_to_now", read)
+    at_reads_of_whole_tables(monkeypatch, read)
     fit(model, epochs=1)
     model.evaluate(*data(), verbose=0)
-    with pytest.raises(AssertionError, match="all 120 rows"):
+    with pytest.raises(AssertionError, match="all rows are read"):
         model.layers[0].get_weights()
 
 
@@ -94,9 +104,9 @@ def test_files_hold_the_merged_rows_and_open_either_way(tmp_path, writer, reader
 def test_a_stateless_call_uses_the_matrices_it_is_given():
     def outputs(layer):
         model = adapted(layer)
-        values = [2 * v.value.detach() + 1 for v in model.trainable_variables]
-        others = [v.value.detach() for v in model.non_trainable_variables]
-        return model.stateless_call(values, others, data()[0][:4])[0].detach()
+        values = [2 * value + 1 for value in values_of(model.trainable_variables)]
+        others = values_of(model.non_trainable_variables)
+        return numpy_of(model.stateless_call(values, others, data()[0][:4])[0])
 
     np.testing.assert_allclose(outputs(Embedding), outputs(keras.layers.Embedding), rtol=1e-5)
 
@@ -107,4 +117,4 @@ def test_an_adapted_table_is_read_by_its_rows():
     layer.lora_embeddings_b.assign(np.ones((2, DIM)))
     ids = np.array([[3, 7], [3, 0]])
     whole = keras.ops.convert_to_numpy(layer.embeddings)
-    np.testing.assert_allclose(layer(ids).detach(), whole[ids], rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(numpy_of(layer(ids)), whole[ids], rtol=1e-6, atol=1e-7)

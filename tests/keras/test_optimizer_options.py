@@ -96,6 +96,7 @@ def test_gradients_wait_through_a_switch_to_dense_training():
     assert_equal(*models)
 
 
+@pytest.mark.filterwarnings("ignore:.*does not keep Nadam's momentum product")  # on JAX
 @every_optimizer
 def test_scaled_losses_give_the_same_steps(name):
     for scaled in (

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from keras import optimizers
-from side_by_side import ROWS, assert_equal, both, classifier, data
+from side_by_side import ROWS, assert_equal, both, classifier, data, numpy_of
 
 import rowwise.keras
 from rowwise.keras import Embedding
@@ -46,8 +46,8 @@ def batches_seen(model, before=0):
     if isinstance(model.layers[0], Embedding):
         variable = model.layers[0]._embeddings
         assert variable.lazy
-        assert variable.table.steps == int(model.optimizer.iterations.numpy()) - before
-    return int(model.optimizer._iterations.numpy())
+        assert variable.table.steps == int(numpy_of(model.optimizer.iterations)) - before
+    return int(numpy_of(model.optimizer._iterations))
 
 
 class At(keras.callbacks.Callback):
@@ -208,7 +208,7 @@ def test_files_written_in_the_middle_of_fit_change_nothing(name, tmp_path):
     assert_equal(ours, theirs, **near)
     for kind in ("rowwise", "keras"):
         model = rowwise.keras.load_model(tmp_path / f"{kind}.keras")
-        elsewhere = int(model.optimizer.iterations.numpy()) if kind == "keras" else 0
+        elsewhere = int(numpy_of(model.optimizer.iterations)) if kind == "keras" else 0
         fit(model, 10)
         assert batches_seen(model, elsewhere) == 32
         assert_equal(model, theirs, names=False, **near)

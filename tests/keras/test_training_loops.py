@@ -3,8 +3,25 @@
 import keras
 import numpy as np
 import pytest
-import torch
-from side_by_side import DIM, LAYERS, ROWS, assert_equal, both, classifier, data
+from keras import ops
+from side_by_side import (
+    BACKEND,
+    DIM,
+    LAYERS,
+    ROWS,
+    apply,
+    assert_equal,
+    both,
+    classifier,
+    data,
+    gradients_of,
+    not_on_tensorflow,
+    numpy_of,
+    only_torch,
+    raised_in_a_program,
+    stateless_apply,
+    values_of,
+)
 
 from rowwise.keras import Embedding
 
@@ -16,35 +33,50 @@ def fit(model, epochs=2, **options):
 def loss_of(model, start, size=8):
     ids, answers = data()
     batch = slice(start, start + size)
-    return torch.mean((model(ids[batch]) - torch.from_numpy(answers[batch])) ** 2)
+    return ops.mean(ops.subtract(model(ids[batch]), answers[batch]) ** 2)
 
 
-def apply(model, gradients):
-    with torch.no_grad():
-        model.optimizer.apply(gradients, model.trainable_weights)
+class OwnStep(keras.Model):
+    """A `train_step` as Keras's guide for the backend writes it."""
+
+    def train_step(self, batch):
+        ids, answers = batch
+        losses = []
+
+        def loss():
+            losses.append(self.compute_loss(y=answers, y_pred=self(ids, training=True)))
+            return losses[0]
+
+        apply(self.optimizer, gradients_of(loss, self.trainable_weights), self.trainable_weights)
+        return {"loss": losses[0]}
 
 
-def gradients_of(model):
-    return [variable.value.grad for variable in model.trainable_weights]
+class OwnStepOnJAX(keras.Model):
+    """The same, of a state that is given and given back."""
+
+    def loss_and_state(self, trained, others, ids, answers):
+        predicted, others = self.stateless_call(trained, others, ids, training=True)
+        return self.compute_loss(ids, answers, predicted), others
+
+    def train_step(self, state, batch):
+        import jax
+
+        trained, others, slots, metrics = state
+        take = jax.value_and_grad(self.loss_and_state, has_aux=True)
+        (loss, others), gradients = take(trained, others, *batch)
+        trained, slots = self.optimizer.stateless_apply(slots, gradients, trained)
+        return {"loss": loss}, (trained, others, slots, metrics)
 
 
 def test_a_models_own_train_step():
     def make(layer):
-        class Model(keras.Model):
+        class Model(OwnStepOnJAX if BACKEND == "jax" else OwnStep):
             def __init__(self):
                 super().__init__()
                 self.embed, self.head = layer(ROWS, DIM), keras.layers.Dense(1)
 
-            def call(self, ids):
-                return self.head(keras.ops.mean(self.embed(ids), axis=1))
-
-            def train_step(self, batch):
-                ids, answers = batch
-                self.zero_grad()
-                loss = self.compute_loss(y=answers, y_pred=self(ids, training=True))
-                loss.backward()
-                apply(self, gradients_of(self))
-                return {"loss": loss}
+            def call(self, ids, training=None):
+                return self.head(ops.mean(self.embed(ids), axis=1))
 
         keras.utils.set_random_seed(0)
         return Model()
@@ -56,6 +88,7 @@ def test_a_models_own_train_step():
     assert_equal(*both(train, make))
 
 
+@only_torch
 def test_gradients_that_add_up_over_several_backward_passes():
     def train(model):
         model.compile("adam", "mse")
@@ -64,24 +97,52 @@ def test_gradients_that_add_up_over_several_backward_passes():
             model.zero_grad()
             for part in range(3):
                 loss_of(model, start + part).backward()
-            apply(model, gradients_of(model))
+            gradients = [variable.value.grad for variable in model.trainable_weights]
+            apply(model.optimizer, gradients, model.trainable_weights)
 
     assert_equal(*both(train))
 
 
-@pytest.mark.parametrize("how", ["scaled", "autograd.grad"])
+def test_a_loss_of_several_calls_of_the_model():
+    def train(model):
+        model.compile("adam", "mse")
+        fit(model)
+        variables = model.trainable_weights
+        for start in range(0, 80, 8):
+            # Of each call, as the function is called before `start` moves on.
+            gradients = gradients_of(
+                lambda start=start: sum(loss_of(model, start + part) for part in range(3)),
+                variables,
+            )
+            apply(model.optimizer, gradients, variables)
+
+    assert_equal(*both(train))
+
+
+def halved(gradient):
+    if not hasattr(gradient, "indices") or BACKEND != "tensorflow":
+        return gradient * 0.5
+    import tensorflow as tf
+
+    return tf.IndexedSlices(gradient.values * 0.5, gradient.indices, gradient.dense_shape)
+
+
+@pytest.mark.parametrize("how", ["scaled", pytest.param("autograd.grad", marks=only_torch)])
 def test_gradients_that_pass_through_the_users_hands(how):
     def train(model):
         model.compile("adam", "mse")
         fit(model)
+        variables = model.trainable_weights
         for start in range(0, 80, 8):
-            model.zero_grad()
-            loss = loss_of(model, start)
             if how == "autograd.grad":
-                apply(model, torch.autograd.grad(loss, [v.value for v in model.trainable_weights]))
+                import torch
+
+                values = [variable.value for variable in variables]
+                gradients = torch.autograd.grad(loss_of(model, start), values)
             else:
-                loss.backward()
-                apply(model, [gradient * 0.5 for gradient in gradients_of(model)])
+                whole = gradients_of(lambda start=start: loss_of(model, start), variables)
+                gradients = [halved(gradient) for gradient in whole]
+            apply(model.optimizer, gradients, variables)
 
     assert_equal(*both(train))
 
@@ -89,7 +150,10 @@ def test_gradients_that_pass_through_the_users_hands(how):
 # Keras warns of a subclassed model that was built by a call, and of variables without gradients.
 @pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer 'either'")
 def test_a_step_that_does_not_use_a_table_leaves_it_alone():
-    """Keras steps only what has a gradient: no decay and no momentum for the other table."""
+    """Keras steps only what has a gradient: no decay and no momentum for the other table.
+
+    On JAX all there is has one, of zeros, and Keras steps that as any other.
+    """
 
     def make(layer):
         class Either(keras.Model):
@@ -99,7 +163,7 @@ def test_a_step_that_does_not_use_a_table_leaves_it_alone():
                 self.turn = 0
 
             def call(self, ids):
-                return self.head(keras.ops.mean(self.tables[self.turn](ids), axis=1))
+                return self.head(ops.mean(self.tables[self.turn](ids), axis=1))
 
         keras.utils.set_random_seed(0)
         model = Either()
@@ -108,13 +172,18 @@ def test_a_step_that_does_not_use_a_table_leaves_it_alone():
         return model
 
     def train(model):
-        model.compile(keras.optimizers.AdamW(0.01, weight_decay=0.2), "mse")
+        # Eagerly: a compiled step goes on with the table that was used when it was compiled.
+        adam = keras.optimizers.AdamW(0.01, weight_decay=0.2)
+        model.compile(adam, "mse", run_eagerly=True)
         ids, answers = data()
         for step in range(40):
             model.turn = step % 3 % 2
             batch = slice(4 * step, 4 * step + 4)
             model.train_on_batch(ids[batch], answers[batch])
 
+    if BACKEND == "jax":
+        assert_equal(*both(train, make))
+        return
     with pytest.warns(UserWarning, match="Gradients do not exist"):
         assert_equal(*both(train, make))
 
@@ -211,6 +280,7 @@ def test_scaled_losses(optimizer):
     assert_equal(*both(train), rtol=1e-4)
 
 
+@only_torch
 def test_state_dicts_are_saved_and_loaded_in_the_middle_of_training():
     def train(model):
         model.compile("adam", "mse")
@@ -223,7 +293,10 @@ def test_state_dicts_are_saved_and_loaded_in_the_middle_of_training():
     assert_equal(*both(train))
 
 
+@only_torch
 def test_torch_writes_into_the_table_in_the_middle_of_training():
+    import torch
+
     def train(model):
         model.compile("adam", "mse")
         fit(model)
@@ -237,21 +310,22 @@ def test_torch_writes_into_the_table_in_the_middle_of_training():
     assert_equal(*both(train))
 
 
+@not_on_tensorflow
 def test_a_stateless_step_is_the_callers_and_changes_nothing_here():
     def stateless_step(layer):
         keras.backend.clear_session()
         model = classifier(layer)
         model.compile("adam", "mse")
         fit(model)
-        before = [v.numpy().copy() for v in (*model.weights, *model.optimizer.variables)]
-        values = [v.value.detach().clone() for v in model.trainable_variables]
-        slots = [v.value.detach().clone() for v in model.optimizer.variables]
-        results = model.optimizer.stateless_apply(
-            slots, [torch.ones_like(v) for v in values], values
+        before = [numpy_of(v).copy() for v in (*model.weights, *model.optimizer.variables)]
+        values = values_of(model.trainable_variables)
+        slots = values_of(model.optimizer.variables)
+        results = stateless_apply(
+            model.optimizer, slots, [ops.ones_like(v) for v in values], values
         )
         for mine, was in zip((*model.weights, *model.optimizer.variables), before, strict=True):
             np.testing.assert_array_equal(mine.numpy(), was)
-        return [value.detach().numpy() for part in results for value in part]
+        return [numpy_of(value) for part in results for value in part]
 
     for mine, other in zip(
         stateless_step(Embedding), stateless_step(keras.layers.Embedding), strict=True
@@ -259,20 +333,28 @@ def test_a_stateless_step_is_the_callers_and_changes_nothing_here():
         np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow maps no function over samples")
 def test_gradients_of_single_samples_by_vmap():
     def of_samples(layer, ids):
         embed = layer(ROWS, DIM, embeddings_initializer="ones")
         embed.build()
 
         def loss(value, sample):
-            return (embed.stateless_call([value], [], sample)[0] ** 2).sum()
+            return ops.sum(embed.stateless_call([value], [], sample)[0] ** 2)
 
-        value = embed.embeddings.value.detach().clone()
-        return torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(value, ids)
+        (value,) = values_of([embed.embeddings])
+        if BACKEND == "torch":
+            from torch.func import grad, vmap
 
-    ids = torch.from_numpy(data()[0][:4])
-    for dtype in (torch.int64, torch.int32):
-        ours, theirs = (of_samples(layer, ids.to(dtype)) for layer in LAYERS)
+            return vmap(grad(loss), in_dims=(None, 0))(value, ids)
+        import jax
+
+        return jax.vmap(jax.grad(loss), in_axes=(None, 0))(value, ids)
+
+    for dtype in ("int32",) if BACKEND == "jax" else ("int64", "int32"):
+        ids = ops.convert_to_tensor(data()[0][:4].astype(dtype))
+        ours, theirs = (numpy_of(of_samples(layer, ids)) for layer in LAYERS)
         np.testing.assert_array_equal(ours, theirs)
-    with pytest.raises(IndexError, match=rf"id {ROWS + 1} at position \(0, 0\) is outside"):
-        of_samples(Embedding, torch.tensor([[ROWS + 1]]))
+    message = rf"id {ROWS + 1} at position \(0, 0\) is outside"
+    with pytest.raises(raised_in_a_program(IndexError), match=message):
+        of_samples(Embedding, ops.convert_to_tensor([[ROWS + 1]]))

@@ -11,11 +11,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import torch
 
 from rowwise.files.atomic import replacing
 from rowwise.files.container import Container, write
-from rowwise.keras.variable import AccumulatorVariable, SlotVariable, TableVariable
+from rowwise.keras.backend import random_state, set_random_state
+from rowwise.keras.variables import AccumulatorVariable, SlotVariable, TableVariable
 from rowwise.table import Table
 
 _FORMAT = "rowwise backup 1"
@@ -28,8 +28,9 @@ class BackupAndRestore(keras.callbacks.Callback):
     What `keras.callbacks.BackupAndRestore` is for, with two differences. A checkpoint counts
     once all of it is on the disk, so that a process killed at any moment finds the last one whole.
     And a training that goes on ends with the bits of one that was never stopped, backed up or not:
-    tables are kept with their stamps and clocks, and so are the states of PyTorch's, NumPy's and
-    Python's random numbers, by which `fit` shuffles.
+    tables are kept with their stamps and clocks, and so are the states of the random numbers by
+    which `fit` shuffles, NumPy's and Python's and on the torch backend PyTorch's. (On TensorFlow
+    `fit` shuffles by random numbers whose state cannot be kept: shuffle=False, or a dataset.)
 
     Args:
         backup_dir: a folder for this training alone.
@@ -74,7 +75,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             variable.table.save(self.backup_dir / name)
         state = f"epoch-{epoch + 1}.safetensors"
         arrays = {str(i): keras.ops.convert_to_numpy(v) for i, v in enumerate(others)}
-        arrays |= {f"touched.{i}": v.touched for i, v in _accumulators(others)}
+        arrays |= {f"touched.{i}": v.by_row.touched for i, v in _accumulators(others)}
         write(self.backup_dir / state, arrays | _random_arrays(), {"random": _random_numbers()})
         latest = {
             "format": _FORMAT,
@@ -127,7 +128,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         for i, variable in enumerate(others):
             variable.assign(arrays[str(i)].reshape(variable.shape))
         for i, accumulator in _accumulators(others):
-            accumulator.touched = arrays[f"touched.{i}"]
+            accumulator.by_row.touched = arrays[f"touched.{i}"]
         _set_random(arrays, numbers)
         self.model._initial_epoch = latest["epoch"]
 
@@ -139,14 +140,15 @@ class BackupAndRestore(keras.callbacks.Callback):
 
 
 def _accumulators(variables: list[Any]) -> list[tuple[int, AccumulatorVariable]]:
-    return [(i, v) for i, v in enumerate(variables) if isinstance(v, AccumulatorVariable)]
+    """Those whose sums are kept by row; a row may be touched though its sum is zero."""
+    sums = [(i, v) for i, v in enumerate(variables) if isinstance(v, AccumulatorVariable)]
+    return [(i, v) for i, v in sums if hasattr(v, "by_row")]
 
 
 def _random_arrays() -> dict[str, Any]:
     state: Any = np.random.get_state()
-    return {
-        "random.torch": torch.get_rng_state().numpy(),
-        "random.numpy": np.asarray(state[1], dtype=np.uint32),
+    return {"random.numpy": np.asarray(state[1], dtype=np.uint32)} | {
+        f"random.{name}": array for name, array in random_state().items()
     }
 
 
@@ -157,7 +159,7 @@ def _random_numbers() -> str:
 
 def _set_random(arrays: dict[str, Any], numbers: str) -> None:
     told = json.loads(numbers)
-    torch.set_rng_state(torch.from_numpy(arrays["random.torch"]))
+    set_random_state({name: arrays[f"random.{name}"] for name in random_state()})
     np.random.set_state(("MT19937", arrays["random.numpy"], *told["numpy"]))
     version, state, gauss = told["python"]
     random.setstate((version, tuple(state), gauss))

@@ -7,13 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from rowwise.keras.bridge import takes_sparse_gradient
+from rowwise.keras.backend import ids_of, pooled
 from rowwise.keras.embedding import Embedding
-from rowwise.keras.rows import ids_of
-from rowwise.keras.scopes import uncast_value
-from rowwise.keras.variable import TableVariable
+from rowwise.keras.variables import TableVariable
 from rowwise.pooling import COMBINERS
-from rowwise.torch.pooled import pool
 
 
 @keras.saving.register_keras_serializable(package="rowwise")
@@ -144,9 +141,9 @@ class EmbedReduce(Embedding):
         embeddings = self._embeddings
         as_they_are = bool(training) or self.unseen == "as-is"
         if isinstance(embeddings, TableVariable) and not self.lora_enabled and as_they_are:
-            value = uncast_value(embeddings)
-            if value is embeddings._value:  # and not a caller's, in a stateless call
-                return pool(value, inputs, None, weights, takes_sparse_gradient(embeddings))
+            summed = pooled(embeddings, inputs, weights)
+            if summed is not None:
+                return summed
         vectors = super().call(inputs, training)
         if weights is not None:
             vectors = vectors * _column(weights, vectors.dtype)

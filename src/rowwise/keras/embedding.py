@@ -9,17 +9,15 @@ from typing import Any
 
 import keras
 import numpy as np
-import torch
 
 from rowwise.init import Init
+from rowwise.keras.backend import compiles, ids_of, rows_of, settled
 from rowwise.keras.frozen import freeze_row
 from rowwise.keras.inputs import takes_ids
 from rowwise.keras.quantized import dequantized_int4, dequantized_int8
-from rowwise.keras.rows import ids_of, rows_of
 from rowwise.keras.scopes import only_shapes_count
-from rowwise.keras.variable import TableVariable
+from rowwise.keras.variables import TableVariable
 from rowwise.table import Table
-from rowwise.torch.lookup import settled
 from rowwise.unseen import Unseen, check_unseen
 from rowwise.vectors import Vectors, rows_for
 from rowwise.vectors.pretrained import Report
@@ -116,7 +114,7 @@ class Embedding(keras.layers.Embedding):
             quantization_config,
             **kwargs,
         )
-        self.supports_jit = False  # torch.compile would have to break the graph at every lookup
+        self.supports_jit = compiles
 
     def add_weight(self, *args: Any, name: str | None = None, **options: Any) -> Any:
         """Makes a variable, as Keras does; on a table, if it is one row per id."""
@@ -214,8 +212,9 @@ class Embedding(keras.layers.Embedding):
         """
         super().enable_lora(rank, *args, **options)
         if self.freeze_mask_row:
-            with torch.no_grad():
-                self.lora_embeddings_a.value[0] = 0.0  # and so it stays: B cannot move row 0
+            a = keras.ops.convert_to_numpy(self.lora_embeddings_a).copy()
+            a[0] = 0.0  # and so it stays: B cannot move row 0
+            self.lora_embeddings_a.assign(a)
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
         """Quantizes the embeddings in place, as Keras does; they leave their table."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
+from keras import ops
 from keras.src.backend import in_stateless_scope
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from rowwise.keras.around import around
-from rowwise.keras.bridge import takes_sparse_gradient
+from rowwise.keras.backend import rows_of
+from rowwise.keras.keeping import steps_by_rows
 from rowwise.keras.scopes import uncast_value
-from rowwise.keras.variable import TableVariable
+from rowwise.keras.variables import TableVariable
 
 
 def freeze_row(variable: Any, row: int) -> None:
@@ -43,23 +44,20 @@ def _finalize(original: Any, self: Any, var_list: Any) -> Any:
     return result
 
 
-def _frozen_rows(variables: Any) -> list[tuple[Any, torch.Tensor]]:
+def _frozen_rows(variables: Any) -> list[tuple[Any, Any]]:
     """The variables with a frozen row, each with that row (D,) as it is."""
-    return [(v, _row(v)) for v in variables if getattr(v, "frozen_row", None) is not None]
+    frozen = [v for v in variables if getattr(v, "frozen_row", None) is not None]
+    # A table that a token stands for makes its step by itself.
+    return [(v, _row(v)) for v in frozen if not getattr(v, "holds_token", False)]
 
 
-def _row(variable: Any) -> torch.Tensor:
-    if isinstance(variable, TableVariable) and not in_stateless_scope():
-        return torch.from_numpy(variable.table.lookup(variable.frozen_row))  # reads one row only
-    return uncast_value(variable)[variable.frozen_row].detach().clone()
+def _row(variable: Any) -> Any:
+    return ops.stop_gradient(rows_of(variable, ops.convert_to_tensor(variable.frozen_row)))
 
 
-def _put_back(rows: list[tuple[Any, torch.Tensor]]) -> None:
+def _put_back(rows: list[tuple[Any, Any]]) -> None:
     for variable, row in rows:
-        if in_stateless_scope():
-            value = uncast_value(variable).detach().clone()
-            value[variable.frozen_row] = row
-            variable.assign(value)
-        elif not (isinstance(variable, TableVariable) and takes_sparse_gradient(variable)):
-            with torch.no_grad():
-                variable._value[variable.frozen_row] = row
+        table = isinstance(variable, TableVariable) and not in_stateless_scope()
+        if not (table and steps_by_rows(variable)):
+            value = ops.stop_gradient(uncast_value(variable))
+            variable.assign(ops.scatter_update(value, [[variable.frozen_row]], row[None]))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
+import numpy as np
 
 from rowwise import rules
 from rowwise.rules import Rule
@@ -70,9 +72,27 @@ def rule_of(optimizer: Any, variable: Any) -> Rule:
     return rule
 
 
+def check_step(optimizer: Any, variable: Any, rate: float, number: int) -> None:
+    """Refuses a step that the optimizer's rule cannot make by rows.
+
+    Raises:
+        NoRule: because of its learning rate, or of its number.
+    """
+    try:
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"the learning rate {rate} is none that a rule by rows takes")
+        rule_of(optimizer, variable).scales(rate, number)
+    except ValueError as cause:
+        raise NoRule(f"{cause}") from cause
+
+
 def _check_momentum_product(optimizer: Any, rule: rules.Nadam) -> None:
     """Nadam keeps the product of its momentums beside the count of its iterations."""
-    kept = float(optimizer._u_product.numpy())
+    with out_of_programs():
+        product = np.asarray(keras.ops.convert_to_numpy(optimizer._u_product))
+    if product.ndim:  # TensorFlow is still making it, in a graph
+        return
+    kept = float(product)
     expected = rule.momentum_product(iteration(optimizer) - 1)
     if not math.isclose(kept, expected, rel_tol=1e-3, abs_tol=1e-6):
         raise NoRule(f"its momentum product is {kept:g}, where its iterations make {expected:g}")
@@ -80,4 +100,14 @@ def _check_momentum_product(optimizer: Any, rule: rules.Nadam) -> None:
 
 def iteration(optimizer: Any) -> int:
     """The number of the step about to be made, counted from 1."""
-    return int(keras.ops.convert_to_numpy(optimizer.iterations)) + 1
+    with out_of_programs():
+        return int(keras.ops.convert_to_numpy(optimizer.iterations)) + 1
+
+
+def out_of_programs() -> AbstractContextManager[Any]:
+    """While it lasts, numbers can be read, also where TensorFlow is making a graph."""
+    if keras.backend.backend() != "tensorflow":
+        return nullcontext()
+    import tensorflow as tf
+
+    return tf.init_scope()

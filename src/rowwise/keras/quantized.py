@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from keras import ops
 
-from rowwise.keras.rows import rows_of
+from rowwise.keras.backend import rows_of
 from rowwise.keras.scopes import uncast_value
 
 
@@ -24,15 +23,17 @@ def dequantized_int4(layer: Any, ids: Any) -> Any:
     """
     packed = rows_of(layer._embeddings, ids)
     # The lower half first, then the upper; shifts of int8 keep the sign.
-    integers = torch.stack([(packed << 4) >> 4, packed >> 4], dim=-1).flatten(-2)
+    halves = [ops.right_shift(ops.left_shift(packed, 4), 4), ops.right_shift(packed, 4)]
+    integers = ops.reshape(ops.stack(halves, axis=-1), (*ops.shape(ids), 2 * packed.shape[-1]))
     integers = integers[..., : layer._orig_output_dim]
     if layer._int4_block_size is None or layer._int4_block_size == -1:
         return _over_scale(layer, integers, ids)
-    block = uncast_value(layer.g_idx).long()  # (D,), the block of each column
+    block = ops.cast(uncast_value(layer.g_idx), "int32")  # (D,), the block of each column
     scale, zero = (rows_of(v, ids) for v in (layer.embeddings_scale, layer.embeddings_zero))
     zero = ops.cast(zero, scale.dtype)
     integers = ops.cast(integers, layer.compute_dtype)
-    return (integers - zero[..., block]) * scale[..., block]
+    zero, scale = (ops.take(of_block, block, axis=-1) for of_block in (zero, scale))
+    return (integers - zero) * scale
 
 
 def _over_scale(layer: Any, integers: Any, ids: Any) -> Any:

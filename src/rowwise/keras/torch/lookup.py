@@ -7,10 +7,23 @@ from typing import Any
 import keras
 import torch
 
-from rowwise.keras.bridge import takes_sparse_gradient
+from rowwise.keras.keeping import steps_by_rows
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
-from rowwise.keras.variable import TableVariable
-from rowwise.torch.lookup import check_range, lookup, whole_ids
+from rowwise.keras.torch.variable import TableVariable
+from rowwise.torch.lookup import check_range, lookup, settled, whole_ids
+from rowwise.torch.pooled import pool
+
+__all__ = [
+    "compiles",
+    "ids_of",
+    "pooled",
+    "random_state",
+    "rows_of",
+    "set_random_state",
+    "settled",
+]
+
+compiles = False  # torch.compile would have to break the graph at every lookup
 
 
 def ids_of(inputs: Any) -> Any:
@@ -43,10 +56,28 @@ def rows_of(variable: Any, ids: Any) -> Any:
     frozen = getattr(variable, "frozen_row", None)
     # In a stateless call the values are the caller's.
     if isinstance(variable, TableVariable) and value is variable._value:
-        rows = lookup(value, ids, takes_sparse_gradient(variable), frozen)
+        rows = lookup(value, ids, steps_by_rows(variable), frozen)
     else:
         check_range(ids, value.shape[0])
         rows = keras.ops.take(value, ids, axis=0)
         if frozen is not None:
             rows = torch.where((ids == frozen)[..., None], rows.detach(), rows)
     return cast_as_read(variable, rows)
+
+
+def pooled(variable: TableVariable, ids: Any, weights: Any) -> Any:
+    """Weighted sums (..., D) of the rows ids (..., length); None: the values are a caller's."""
+    value = uncast_value(variable)
+    if value is not variable._value:
+        return None
+    return pool(value, ids, None, weights, steps_by_rows(variable))
+
+
+def random_state() -> dict[str, Any]:
+    """PyTorch's."""
+    return {"torch": torch.get_rng_state().numpy()}
+
+
+def set_random_state(arrays: dict[str, Any]) -> None:
+    """Takes what `random_state` gave."""
+    torch.set_rng_state(torch.from_numpy(arrays["torch"]))

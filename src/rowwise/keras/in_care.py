@@ -1,0 +1,88 @@
+"""What a table's variable knows, on every backend: in which optimizer's care it is."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowwise.table import Table
+
+if TYPE_CHECKING:
+    import keras
+
+_NOT_COPIED = ("keeper", "lazy", "slots", "accumulators")
+
+
+class InCare:
+    """Part of a backend's `TableVariable`, beside `keras.Variable`."""
+
+    table: Table
+    shape: tuple[int, int]
+    path: str
+    frozen_row: int | None = None  # that training leaves alone
+
+    def forget_optimizers(self) -> None:
+        """No optimizer has this table in its care."""
+        self.keeper: weakref.ref[Any] | None = None  # the optimizer whose rule the table has
+        self.lazy = False  # whether the table makes its steps, and not Keras
+        # Slots of every optimizer that came by: optimizer -> {slot name: variable}
+        self.slots: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+        self.accumulators: weakref.WeakKeyDictionary[Any, keras.Variable] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def check_followed_by_rows(self, optimizer: Any) -> None:
+        """Raises NoRule where the backend cannot follow what a rule could."""
+
+    def part_from_others(self, optimizer: Any) -> None:
+        """From now on the slots of other optimizers keep what they are, beside the table."""
+
+    def leave_to_keras(self) -> None:
+        """From now on Keras makes the steps."""
+        self.table.rule = None
+        self.lazy = False
+
+    def check_rows_may_change(self) -> None:
+        """Raises ValueError where an optimizer has slots that would not follow the table's rows."""
+        gc.collect()  # optimizers that nobody has any more are often in cycles
+        keeper = self.keeper() if self.keeper is not None and self.lazy else None
+        for optimizer in self.slots:
+            if optimizer is not keeper:
+                raise ValueError(
+                    f"{self.path}: the optimizer {optimizer.name!r} keeps slots for "
+                    f"{self.shape[0]} rows outside the table; change the rows before compile(), "
+                    "or compile again with a new optimizer afterwards"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has its own optimizer, or none yet.
+        return {name: value for name, value in self.__dict__.items() if name not in _NOT_COPIED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.forget_optimizers()
+
+
+def step_but_for(
+    frozen_row: int | None,
+    table: Table,
+    ids: NDArray[np.int64],
+    gradients: NDArray[np.float32],
+    rate: float,
+    iteration: int,
+) -> None:
+    """`Table.update`; the frozen row, if there is one, stays what it is."""
+    # A NaN goes where Keras would let it go.
+    if frozen_row is None:
+        table.update(ids, gradients, rate, iteration=iteration, check_finite=False)
+        return
+    moving = ids != frozen_row
+    # With a gradient of zero the row is brought to now, and need not be made up for later.
+    ids = np.append(ids[moving], frozen_row)
+    gradients = np.vstack([gradients[moving], np.zeros((1, table.dim), np.float32)])
+    with table.keeping(frozen_row):
+        table.update(ids, gradients, rate, iteration=iteration, check_finite=False)

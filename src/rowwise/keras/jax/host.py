@@ -1,0 +1,74 @@
+"""Calls of Python by a JAX program, on the host's memory.
+
+On a CPU the called function reads the program's own buffers and writes into them
+(`jax.experimental.buffer_callback`): nothing is copied. On other devices JAX brings the arrays
+here and back.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import io_callback
+from jax.experimental.buffer_callback import buffer_callback
+
+
+class HostCall:
+    """A method, called as method(out, *more, *arrays) with NumPy arrays; its result goes to out.
+
+    JAX keeps programs, and what they call, for as long as it sees fit: the method's owner must not
+    live on for that.
+    """
+
+    def __init__(self, owner: Any, method: str, *more: Any) -> None:
+        self._owner, self._method, self._more = weakref.ref(owner), method, more
+
+    def _run(self, out: Any, *arrays: Any) -> None:
+        owner = self._owner()
+        if owner is None:
+            raise RuntimeError("the table that this program reads is gone")
+        getattr(owner, self._method)(out, *self._more, *arrays)
+
+    def in_place(self, _: Any, out: Any, *buffers: Any) -> None:
+        """What a program on a CPU calls."""
+        self._run(np.asarray(out), *map(np.asarray, buffers))
+
+    def elsewhere(self, shape: tuple[int, ...], dtype: Any, *arrays: Any) -> Any:
+        """What a program on another device calls."""
+        out = np.empty(shape, dtype)
+        self._run(out, *map(np.asarray, arrays))
+        return out
+
+
+def call(
+    function: HostCall, shape: tuple[int, ...], dtype: Any, *arrays: Any, changes: bool = False
+) -> Any:
+    """The array (*shape) that the function writes.
+
+    Args:
+        function: what to call.
+        shape, dtype: of the result; under `jax.vmap`, where the axes of a batch come first, those
+            of one sample.
+        arrays: the function's arguments.
+        changes: whether the function does more than to give its result, so that the program must
+            call it, once for each sample.
+    """
+    result = jax.ShapeDtypeStruct(shape, dtype)
+    batched = "sequential" if changes else "expand_dims"
+    if jax.default_backend() == "cpu":
+        called = buffer_callback(
+            function.in_place, result, has_side_effect=changes, vmap_method=batched
+        )
+        return called(*arrays)
+    if changes:
+        return io_callback(lambda *a: function.elsewhere(shape, dtype, *a), result, *arrays)
+    # The arrays have a batch's axes, too; all results here have the shape of ids with one more.
+    return jax.pure_callback(
+        lambda *a: function.elsewhere((*np.shape(a[-1]), *shape[np.ndim(arrays[-1]) :]), dtype, *a),
+        result,
+        *arrays,
+        vmap_method=batched,
+    )

@@ -1,0 +1,163 @@
+"""Rows of variables in a JAX program, and the gradient's way back to the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+from jax.experimental.sparse import JAXSparse
+
+from rowwise.ids import as_ids, checked
+from rowwise.keras.jax.host import HostCall, call
+from rowwise.keras.jax.variable import OnTable, TableVariable, is_token, orders
+from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
+from rowwise.table import Table
+from rowwise.unseen import Unseen, what_stands_in
+
+compiles = True
+
+
+def ids_of(inputs: Any) -> Any:
+    """What a layer was called with, as ids (...,); their range is checked where rows are read.
+
+    Raises:
+        IndexError, TypeError, ValueError: as `rowwise.ids.as_ids`, of ids that are there already;
+            and where 32 bits, which JAX has for integers, are too few.
+    """
+    if isinstance(inputs, JAXSparse):
+        inputs = inputs.todense()
+    if isinstance(inputs, jax.core.Tracer | keras.KerasTensor) or only_shapes_count():
+        return keras.ops.convert_to_tensor(inputs)
+    ids = as_ids(np.asarray(inputs))
+    check_bits(ids)
+    return jnp.asarray(ids, "int32")
+
+
+def check_bits(integers: Any) -> None:
+    """Refuses integers that JAX would take for others.
+
+    Raises:
+        IndexError: an integer that 32 bits do not hold.
+    """
+    if integers.size and integers.dtype.itemsize > 4 and not jax.config.jax_enable_x64:
+        least, most = int(integers.min()), int(integers.max())
+        if least < -(2**31) or most >= 2**31:
+            raise IndexError(
+                f"id {most if most >= 2**31 else least} is outside -2^31..2^31 - 1, where JAX's "
+                "integers lie; set jax_enable_x64, or the backend torch or tensorflow"
+            )
+
+
+def rows_of(variable: Any, ids: Any) -> Any:
+    """Rows ids (...,) of a variable (V, ...), in the dtype in which Keras would read it here.
+
+    Raises:
+        IndexError: an id outside 0..V-1; in a jitted program, as the message of JAX's error.
+    """
+    given = variable.given if isinstance(variable, OnTable) else None
+    if only_shapes_count():
+        rows = jnp.zeros((*ids.shape, *variable.shape[1:]), variable._dtype)
+    elif is_token(given):
+        rows = _rows_by_token(variable, given, ids)
+    elif isinstance(variable, TableVariable) and given is None:
+        rows = _rows_now(variable, ids)
+    else:
+        rows = _rows_of_array(variable, uncast_value(variable), ids)
+    return cast_as_read(variable, rows)
+
+
+def _rows_by_token(variable: TableVariable, token: Any, ids: Any) -> Any:
+    """vectors (..., D), whose gradients go to the table: the token's says which pass they are."""
+
+    @jax.custom_vjp
+    def look(token: Any, ids: Any) -> Any:
+        shape = (*ids.shape, variable.shape[1])
+        return call(variable.calling("read"), shape, np.float32, token, ids)
+
+    order = next(orders)
+
+    def backward(batch: Any, gradients: Any) -> Any:
+        token, ids = batch
+        return variable.kept(order, token, ids, gradients), None
+
+    look.defvjp(lambda *batch: (look(*batch), batch), backward)
+    return look(token, ids)
+
+
+def _rows_now(variable: TableVariable, ids: Any) -> Any:
+    """The present vectors, when a layer is called by itself, in a program or not."""
+    if not isinstance(ids, jax.core.Tracer):
+        return jnp.asarray(variable.table.lookup(np.asarray(ids)))
+    shape = (*ids.shape, variable.shape[1])
+    return call(variable.calling("read_now"), shape, np.float32, ids)
+
+
+def _rows_of_array(variable: Any, array: Any, ids: Any) -> Any:
+    """Rows of an array (V, ...) that is JAX's own, ids checked as everywhere."""
+    if not isinstance(ids, jax.core.Tracer):
+        ids = jnp.asarray(checked(np.asarray(ids), array.shape[0]), "int32")
+    else:
+        ids = call(_check_of(variable), ids.shape, np.int32, ids)
+    rows = jnp.take(array, ids, axis=0)
+    frozen = getattr(variable, "frozen_row", None)
+    if frozen is not None:
+        rows = jnp.where((ids == frozen)[..., None], jax.lax.stop_gradient(rows), rows)
+    return rows
+
+
+def _check_of(variable: Any) -> HostCall:
+    if not isinstance(variable, TableVariable):
+        return _Range.of(variable)
+    return variable.calling("check_range" if variable.in_state_as_array else "checked_ids")
+
+
+class _Range:
+    """The range of ids of a variable that is no table's (quantized, of half precision)."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self.call = HostCall(self, "checked_ids")
+
+    def checked_ids(self, out: Any, ids: Any) -> None:
+        """ids (...,) int32, all of them in range."""
+        out[...] = checked(ids, self._rows)
+
+    @classmethod
+    def of(cls, variable: Any) -> HostCall:
+        """The call for a variable's rows."""
+        own: _Range = variable.__dict__.setdefault("_range_of_ids", cls(variable.shape[0]))
+        return own.call
+
+
+def settled(table: Table, ids: Any, vectors: Any, unseen: Unseen) -> Any:
+    """vectors (..., D) of rows ids (...,), with something else for those never trained."""
+    if unseen == "as-is":
+        return vectors
+    if not isinstance(vectors, jax.core.Tracer):
+        new, stand_in = what_stands_in(table, as_ids(np.asarray(ids)), unseen)
+        return vectors if stand_in is None else jnp.where(new[..., None], stand_in, vectors)
+
+    def settle(ids: Any, vectors: Any) -> Any:
+        new, stand_in = what_stands_in(table, as_ids(np.asarray(ids)), unseen)
+        vectors = np.asarray(vectors)
+        return vectors if stand_in is None else np.where(new[..., None], stand_in, vectors)
+
+    shape = jax.ShapeDtypeStruct(vectors.shape, vectors.dtype)
+    return jax.pure_callback(settle, shape, ids, vectors, vmap_method="expand_dims")
+
+
+def pooled(variable: TableVariable, ids: Any, weights: Any) -> None:
+    """None: on JAX vectors are summed by JAX."""
+    return None
+
+
+def random_state() -> dict[str, Any]:
+    """JAX has none: its keys are variables of Keras's."""
+    return {}
+
+
+def set_random_state(arrays: dict[str, Any]) -> None:
+    """Takes what `random_state` gave: nothing."""

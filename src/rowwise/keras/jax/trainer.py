@@ -1,0 +1,162 @@
+"""Where Keras's JAX trainer meets tables: its state holds their tokens, and errors are raised.
+
+A program cannot raise an error that says what to do, and its state would be lost. So a bad id is
+noted, no variable makes a step any more, and the trainer raises the error: nothing has changed.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from keras.src.backend.jax.trainer import JAXTrainer
+
+from rowwise.keras.around import around
+from rowwise.keras.jax.lookup import check_bits
+from rowwise.keras.jax.variable import OnTable, TableVariable
+from rowwise.keras.keeping import by_rows, go_dense, keeper_of, steppers
+from rowwise.keras.optimizers import NoRule, check_step, iteration
+
+# The tables of the model that an optimizer steps, trained or not.
+_beside: weakref.WeakKeyDictionary[Any, list[weakref.ref[Any]]] = weakref.WeakKeyDictionary()
+
+
+def tables_beside(optimizer: Any) -> list[TableVariable]:
+    """The tables that a trainer's program reads when this optimizer makes its steps."""
+    known = (reference() for reference in _beside.get(optimizer, ()))
+    return [variable for variable in known if variable is not None]
+
+
+def _tables_of(model: Any) -> list[TableVariable]:
+    return [v for v in model.variables if isinstance(v, TableVariable)]
+
+
+def _follows(optimizer: Any, variable: TableVariable) -> bool:
+    """Whether the table makes this optimizer's steps."""
+    keepers = steppers(optimizer)
+    keeper = keeper_of(variable)
+    if not any(keeper is known for known in keepers):
+        if keeper is not None and variable.lazy:
+            go_dense(variable, NoRule(f"{optimizer.name!r} is not the optimizer of its slots"))
+        return False
+    if variable.lazy and by_rows(keeper, variable):
+        try:
+            check_step(keeper, variable, float(keeper.learning_rate), iteration(keeper))
+            _check_all_is_state(optimizer, keeper)
+        except NoRule as cause:
+            go_dense(variable, cause)
+    return variable.lazy
+
+
+def _check_all_is_state(optimizer: Any, keeper: Any) -> None:
+    """Refuses an optimizer that Keras makes to forget something from step to step.
+
+    Raises:
+        NoRule: Nadam's product of momentums is lost where another optimizer is around it.
+    """
+    product = getattr(keeper, "_u_product", None)
+    if product is not None and not any(v is product for v in optimizer.variables):
+        raise NoRule(f"{optimizer.name} does not keep Nadam's momentum product")
+
+
+@around(JAXTrainer, "_get_jax_state")
+def _state(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    tables = _tables_of(self)
+    slots: list[OnTable] = []
+    if kwargs.get("optimizer_variables"):
+        for variable in tables:
+            by_keras = variable.trainable and not _follows(self.optimizer, variable)
+            variable.in_state_as_array = by_keras
+        followed = [v for v in tables if v.trainable and not v.in_state_as_array]
+        theirs = [own for v in followed for own in (*v.slots.values(), v.accumulators)]
+        known = {id(slot) for own in theirs for slot in own.values()}
+        slots = [v for v in self.optimizer.variables if id(v) in known]
+        tables = [v for v in tables if not v.in_state_as_array]
+        for optimizer in steppers(self.optimizer):
+            _beside[optimizer] = [weakref.ref(variable) for variable in _tables_of(self)]
+    for variable in (*tables, *slots):
+        variable.as_token = True
+    try:
+        return original(self, *args, **kwargs)
+    finally:
+        for variable in (*tables, *slots):
+            variable.as_token = False
+
+
+class _Batches:
+    """The batches of an iterator, none of whose integers JAX would take for others."""
+
+    def __init__(self, batches: Any) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self._batches)
+        for part in jax.tree.leaves(batch):
+            if getattr(part, "dtype", None) in (np.int64, np.uint64, np.uint32):
+                check_bits(np.asarray(part))
+        return batch
+
+
+def _guarded(original: Any, self: Any, force: bool = False) -> None:
+    name = original.__name__.removeprefix("make_")
+    before = getattr(self, name)
+    original(self, force)
+    made: Callable[..., Any] = getattr(self, name)
+    tables = [weakref.ref(variable) for variable in _tables_of(self)]
+    if made is before or not tables:
+        return
+
+    def function(state: Any, batches: Any) -> Any:
+        try:
+            raise_errors(variable() for variable in tables)
+            return made(state, _Batches(batches))
+        except BaseException:
+            _keep_state(self, state)
+            raise
+
+    setattr(self, name, function)
+
+
+def _keep_state(model: Any, state: Any) -> None:
+    """Gives the model's variables back a state that no program has used up."""
+    arrays = jax.tree.leaves(state)
+    if not model._jax_state_synced and not any(array.is_deleted() for array in arrays):
+        names = {
+            4: ("trainable", "non_trainable", "optimizer", "metrics"),
+            3: ("trainable", "non_trainable", "metrics"),
+            2: ("trainable", "non_trainable"),
+        }[len(state)]
+        model._jax_state = {f"{n}_variables": part for n, part in zip(names, state, strict=True)}
+        model.jax_state_sync()
+
+
+def raise_errors(tables: Any) -> None:
+    """Raises what a program has noted, once."""
+    errors = []
+    for variable in tables:
+        errors += variable.errors
+        variable.errors.clear()
+    if errors:
+        raise errors[0]
+
+
+def _finished(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    result = original(self, *args, **kwargs)
+    tables = _tables_of(self)
+    if tables:
+        jax.effects_barrier()
+        raise_errors(tables)
+    return result
+
+
+for _method in ("train", "test", "predict"):
+    around(JAXTrainer, f"make_{_method}_function")(_guarded)
+    around(JAXTrainer, f"{_method}_on_batch")(_finished)
+for _method in ("fit", "evaluate", "predict"):
+    around(JAXTrainer, _method)(_finished)

@@ -1,0 +1,444 @@
+"""Keras variables on a table, on JAX: its weights, the slots of its optimizer, a sum of gradients.
+
+To whoever reads one it is the whole array (rows, dim), as it is now. In a trainer's state it is a
+token, a vector; whoever reads it there gets the whole array as well, from a call of the host.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+from keras.src.backend import in_stateless_scope
+from keras.src.backend.common.stateless_scope import StatelessScope, get_stateless_scope
+from numpy.typing import NDArray
+
+from rowwise.ids import as_ids, checked
+from rowwise.keras.around import around
+from rowwise.keras.in_care import InCare, step_but_for
+from rowwise.keras.jax.host import HostCall, call
+from rowwise.keras.jax.passes import PASSES, WHOLE, Passes, rows_in
+from rowwise.keras.optimizers import NoRule
+from rowwise.rules import Rule
+from rowwise.table import Table
+from rowwise.unseen import forget_mean
+
+_COUNTED = 2**24  # a float32 counts no further
+# Whether a variable read in a program gives its token: to an optimizer that hands all it has round.
+tokens_as_they_are: ContextVar[bool] = ContextVar("tokens_as_they_are", default=False)
+orders = itertools.count()  # of lookups, in the order in which they were traced
+
+
+def is_token(value: Any) -> bool:
+    """Whether a value in a state stands for a whole array."""
+    return getattr(value, "ndim", None) == 1
+
+
+class OnTable(keras.Variable):
+    """A variable (rows, dim) whose numbers a table keeps."""
+
+    as_token = False  # whether a trainer, reading this for its state, gets the token
+
+    def whole(self) -> NDArray[np.float32]:
+        """The present values (rows, dim)."""
+        raise NotImplementedError
+
+    def take(self, values: NDArray[np.float32]) -> None:
+        """Takes values (rows, dim)."""
+        raise NotImplementedError
+
+    def token(self) -> NDArray[np.float32]:
+        """What stands for the present values."""
+        return np.zeros(1, np.float32)
+
+    def take_token(self, token: Any) -> None:
+        """Takes back what `token` gave, or what became of it in a program."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a table: not while Keras learns a model's shapes."""
+        return self._shape is not None and len(self._shape) == 2 and self._initializer is None
+
+    @property
+    def given(self) -> Any:
+        """What a caller's state holds for this variable; None if nothing."""
+        return get_stateless_scope().get_current_value(self) if in_stateless_scope() else None
+
+    @property
+    def holds_token(self) -> bool:
+        """Whether a caller's state holds a token for this variable."""
+        return is_token(self.given)
+
+    @property
+    def value(self) -> Any:
+        """The whole array; while a trainer takes its state, the token."""
+        given = self.given
+        if given is None:
+            if not self.ready:
+                return super().value
+            if self.as_token:
+                return jnp.asarray(self.token())
+            jax.effects_barrier()  # steps that were asked for have been made
+            given = jnp.asarray(self.whole())
+        elif is_token(given) and not tokens_as_they_are.get():
+            given = self._whole_in_a_program(given)
+        return self._maybe_autocast(given)
+
+    def _whole_in_a_program(self, token: Any) -> Any:
+        return call(HostCall(self, "write_whole"), self._shape, np.float32, token)
+
+    def write_whole(self, out: Any, token: Any) -> None:
+        """`whole`, as a program asks for it."""
+        out[...] = self.whole()
+
+    def assign(self, value: Any) -> Any:
+        """Takes the whole array, or a token that comes back from a program."""
+        if not is_token(value):
+            return super().assign(value)
+        if in_stateless_scope():
+            get_stateless_scope().add_update((self, value))
+        else:
+            self.take_token(jax.block_until_ready(value))  # so are the steps that led to it
+        return value
+
+    def _direct_assign(self, value: Any) -> None:
+        jax.effects_barrier()
+        self.take(np.asarray(value))
+
+
+class TableVariable(InCare, OnTable):
+    """The embeddings: a trainable (rows, dim) float32 variable on a `rowwise.Table`."""
+
+    in_state_as_array = False  # whether a trainer's state holds the whole array
+
+    def _initialize(self, value: Any) -> None:
+        array = np.asarray(value)
+        self._table = Table(*array.shape, init=array)
+        self._shape, self._value = self._table.shape, None
+        self.forget_optimizers()
+
+    @property
+    def table(self) -> Table:  # type: ignore[override]
+        """The table, all steps made that were asked for."""
+        jax.effects_barrier()
+        return self._table
+
+    def forget_optimizers(self) -> None:
+        """No optimizer has this table in its care."""
+        super().forget_optimizers()
+        self.passes = Passes(self._path)
+        self.errors: list[Exception] = []  # of programs, for the trainer to raise
+        self._warned = False
+        self._version = 0  # steps, and writes from outside
+        self._calls: dict[Any, HostCall] = {}
+
+    def check_followed_by_rows(self, optimizer: Any) -> None:
+        """Raises NoRule where this backend cannot follow what a rule could."""
+        if keras.distribution.distribution() is not None:
+            raise NoRule("a keras.distribution is set, and a table lies on one host")
+
+    def part_from_others(self, optimizer: Any) -> None:
+        """From now on the slots of other optimizers keep what they are, beside the table."""
+        for other, slots in self.slots.items():
+            for slot in slots.values() if other is not optimizer else ():
+                slot.leave()
+
+    def warn_of_whole_state(self) -> None:
+        """Says once that a step of the whole array is made in a caller's own loop."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.path}: the state of this loop holds the whole table, as it would any "
+                f"variable; every training step visits all {self.shape[0]} rows. fit and "
+                "train_on_batch visit those of the batch",
+                stacklevel=4,
+            )
+
+    def leave_to_keras(self) -> None:
+        """From now on Keras makes the steps."""
+        mine = [*self.accumulators.values()]
+        mine += [slot for slots in self.slots.values() for slot in slots.values()]
+        for variable in mine:
+            variable.leave()
+        super().leave_to_keras()
+
+    def whole(self) -> NDArray[np.float32]:
+        """The present rows (rows, dim)."""
+        return self._table.to_numpy()
+
+    def take(self, values: NDArray[np.float32]) -> None:
+        """Takes rows (rows, dim)."""
+        if self.in_state_as_array:  # Keras has made steps; nobody knows how many on which row
+            self._table.stepped_from_outside(np.flatnonzero((self.whole() != values).any(axis=1)))
+            self.in_state_as_array = False
+        self._table.sync()
+        self._table.buffer()[:] = values
+        forget_mean(self._table)
+        self._advance()
+
+    def token(self) -> NDArray[np.float32]:
+        """(1 + PASSES,) the version, then zeros: the shape of a gradient."""
+        token = np.zeros(1 + PASSES, np.float32)
+        token[0] = self._version
+        return token
+
+    def _whole_in_a_program(self, token: Any) -> Any:
+        """Differentiable: the gradient is one of all rows."""
+
+        @jax.custom_vjp
+        def read(token: Any) -> Any:
+            return call(self.calling("write_whole"), self._shape, np.float32, token)
+
+        order = next(orders)
+        read.defvjp(
+            lambda token: (read(token), token),
+            lambda token, gradient: (self.kept(order, token, jnp.zeros(0, "int32"), gradient),),
+        )
+        return read(token)
+
+    # ------------------------------------------------------ what a program asks for
+
+    def calling(self, method: str, *more: Any) -> HostCall:
+        """A call of the host, the same one whenever it is asked for."""
+        return self._calls.setdefault((method, *more), HostCall(self, method, *more))
+
+    def kept(self, order: int, token: Any, ids: Any, gradients: Any) -> Any:
+        """The gradient of the token, which counts the pass that these are of."""
+        keep = self.calling("keep", order)
+        return call(keep, (1 + PASSES,), np.float32, token, ids, gradients, changes=True)
+
+    def stepped(
+        self, rule: Rule, clipvalue: float | None, token: Any, weights: Any, *numbers: Any
+    ) -> Any:
+        """The token after a step by `rule`: (iteration, rate, whether it is to be made now)."""
+        step = self.calling("step", rule, clipvalue)
+        kinds = ("int32", "float32", "bool")
+        whole = (jnp.asarray(n, kind) for n, kind in zip(numbers, kinds, strict=True))
+        return call(step, token.shape, np.float32, token, weights, *whole, changes=True)
+
+    # ------------------------------------------------------ what the host then does
+
+    def read(self, out: Any, token: Any, ids: Any) -> None:
+        """vectors (..., dim) of the rows ids (...,), at the step that the token names."""
+        self._check(token)
+        try:
+            self._table.lookup_into(as_ids(ids), out)
+        except (IndexError, TypeError, ValueError) as error:
+            self.errors.append(error)  # no step is made from now on, until the trainer raises it
+            out[...] = 0
+
+    def read_now(self, out: Any, ids: Any) -> None:
+        """`read` for whoever has no token, and gets the error."""
+        self._table.lookup_into(as_ids(ids), out)
+
+    def check_range(self, out: Any, ids: Any) -> None:
+        """`checked_ids` for a trainer, which raises the error."""
+        try:
+            self.checked_ids(out, ids)
+        except (IndexError, TypeError, ValueError) as error:
+            self.errors.append(error)
+            out[...] = 0
+
+    def checked_ids(self, out: Any, ids: Any) -> None:
+        """ids (...,) int32, all of them in the table."""
+        out[...] = checked(ids, self._shape[0])
+
+    def norm(self, out: Any, weights: Any) -> None:
+        """The Euclidean norm () of a gradient."""
+        _, gradients = self.passes.summed(self._table, weights)
+        out[...] = np.sqrt(np.square(gradients, dtype=np.float64).sum())
+
+    def finite(self, out: Any, weights: Any) -> None:
+        """1 () if every number of a gradient is finite, else NaN."""
+        _, gradients = self.passes.summed(self._table, weights)
+        out[...] = 1 if np.isfinite(gradients).all() else np.nan
+
+    def unspoilt(self, out: Any, *after: Any) -> None:
+        """Whether () there is no error to be raised, once the arrays `after` are there."""
+        out[...] = not self.errors
+
+    def keep(self, out: Any, order: int, token: Any, ids: Any, gradients: Any) -> None:
+        """Keeps gradients (..., dim) of rows ids (...,), or (rows, dim) of all."""
+        out[...] = 0
+        if self.errors:
+            return
+        self._check(token)
+        if ids.size == 0 and gradients.shape == self._shape:
+            ids, gradients = rows_in(gradients)
+        else:
+            ids, gradients = as_ids(ids).reshape(-1), gradients.reshape(-1, self._table.dim)
+        if self.frozen_row is not None:
+            moving = ids != self.frozen_row
+            ids, gradients = ids[moving], gradients[moving]
+        out[self.passes.keep(order, ids, gradients)] = WHOLE
+
+    def step(
+        self,
+        out: Any,
+        rule: Rule,
+        clipvalue: float | None,
+        token: Any,
+        weights: Any,
+        iteration: Any,
+        rate: Any,
+        now: Any,
+    ) -> None:
+        """Makes a step, unless there is an error to be raised; the next token."""
+        self._check(token)
+        if now and not self.errors:
+            try:
+                self._make_step(rule, clipvalue, weights, float(rate), int(iteration))
+            except Exception as error:
+                self.errors.append(error)
+        out[...] = self.token()
+
+    def _make_step(
+        self, rule: Rule, clipvalue: float | None, weights: Any, rate: float, iteration: int
+    ) -> None:
+        if clipvalue is None:
+            ids, gradients = self.passes.weighed(weights)
+        else:
+            ids, gradients = self.passes.summed(self._table, weights)
+            gradients = np.clip(gradients, -clipvalue, clipvalue)
+        if rule != self._table.rule:
+            self._table.retune(rule)
+        gradients = gradients.reshape(len(ids), self._table.dim)
+        step_but_for(self.frozen_row, self._table, ids, gradients, rate, iteration)
+        self.passes.forget()  # those without weight, which nobody applies, too
+        self._advance()
+
+    def _advance(self) -> None:
+        self._version = (self._version + 1) % _COUNTED
+
+    def _check(self, token: Any) -> None:
+        versions = np.unique(token[..., 0])
+        if versions.tolist() != [self._version]:
+            raise RuntimeError(
+                f"{self.path}: the state given is that of step {versions} and the table is at "
+                f"{self._version}; a table has one state, the present one"
+            )
+
+    def lie_over_new_memory(self) -> None:
+        """Takes up the shape of the table, which has been reordered; its gradients are dropped."""
+        self._shape = self._table.shape
+        for slots in self.slots.values():
+            for slot in slots.values():
+                slot.lie_over(self._table)
+        self.passes.forget()
+        for accumulator in self.accumulators.values():
+            accumulator.start_anew()
+        self._advance()
+
+    def __getstate__(self) -> dict[str, Any]:
+        dropped = ("passes", "errors", "_version", "_warned", "_calls")
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in dropped}
+
+
+class _Own(OnTable):
+    """A variable that is the table's, until Keras makes the steps."""
+
+    def __init__(self, name: str) -> None:
+        self._numbers: NDArray[np.float32] | None = None  # once Keras makes the steps
+        super().__init__(np.zeros(()), dtype="float32", trainable=False, name=name)
+        self._ndim = 2
+
+    def _initialize(self, value: Any) -> None:
+        self._value = value  # for Keras to read a shape off
+
+    def lie_over(self, table: Table) -> None:
+        """Takes its part of `table` for its own."""
+        self.table, self._shape, self._value = table, table.shape, None
+        self._numbers = None
+
+    def leave(self) -> None:
+        """From now on the numbers are Keras's, which makes the steps."""
+        if self._numbers is None:
+            self._numbers = self.whole()
+
+    def whole(self) -> NDArray[np.float32]:
+        """The present values (rows, dim)."""
+        return self._in_table() if self._numbers is None else self._numbers
+
+    def take(self, values: NDArray[np.float32]) -> None:
+        """Takes values (rows, dim)."""
+        if self._numbers is None:
+            self._into_table(values)
+        else:
+            self._numbers = values.copy()
+
+    def _in_table(self) -> NDArray[np.float32]:
+        raise NotImplementedError
+
+    def _into_table(self, values: NDArray[np.float32]) -> None:
+        raise NotImplementedError
+
+
+class SlotVariable(_Own):
+    """One slot of a table, as the optimizer's variable: (rows, dim) float32, not trainable."""
+
+    def __init__(self, table: Table, slot: str, name: str) -> None:
+        self._slot = slot
+        super().__init__(name)
+        self.lie_over(table)
+
+    def _in_table(self) -> NDArray[np.float32]:
+        return self.table.slot(self._slot)
+
+    def _into_table(self, values: NDArray[np.float32]) -> None:
+        self.table.sync()
+        self.table.buffer(self._slot)[:] = values
+        self.table.slots_written()
+
+
+class AccumulatorVariable(_Own):
+    """Sums of gradients over several batches: as its token, by how much each pass counts."""
+
+    def __init__(self, variable: TableVariable, name: str) -> None:
+        super().__init__(name)
+        self._passes = variable.passes
+        self.lie_over(variable._table)
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Sums of zero."""
+        self._shape = self.table.shape
+        self._weights = np.zeros(1 + PASSES, np.float32)
+
+    def token(self) -> NDArray[np.float32]:
+        """(1 + PASSES,) how much each pass counts."""
+        return self._weights
+
+    def take_token(self, token: Any) -> None:
+        """Takes back how much each pass counts."""
+        self._weights = np.array(token)
+
+    def _in_table(self) -> NDArray[np.float32]:
+        sums = np.zeros(self._shape, np.float32)
+        ids, gradients = self._passes.summed(self.table, self._weights)
+        sums[ids] = gradients.reshape(len(ids), self.table.dim)
+        return sums
+
+    def _into_table(self, values: NDArray[np.float32]) -> None:
+        self.start_anew()
+        self._weights[self._passes.keep(-1, *rows_in(values))] = WHOLE
+
+
+@around(StatelessScope, "__init__")
+def _take_tokens(original: Any, self: Any, state_mapping: Any = None, *args: Any, **k: Any) -> None:
+    """A scope checks that values have their variables' shapes; tokens have not."""
+    tokens, others = {}, []
+    for variable, value in state_mapping or ():
+        value = value.given if isinstance(value, OnTable) and value.holds_token else value
+        if isinstance(variable, OnTable) and is_token(value):
+            tokens[id(variable)] = value
+        else:
+            others.append((variable, value))
+    original(self, others, *args, **k)
+    self.state_mapping.update(tokens)

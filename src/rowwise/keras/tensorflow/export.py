@@ -1,0 +1,31 @@
+"""Where Keras writes models for serving: a table goes with them as an array, and is gathered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras.src.backend.tensorflow.export import TFExportArchive
+from keras.src.export.saved_model_export_archive import SavedModelExportArchive
+
+from rowwise.keras.around import around
+from rowwise.keras.tensorflow.variable import OnTable, exporting
+
+
+@around(TFExportArchive, "_backend_track_layer")
+def _track(original: Any, self: Any, layer: Any) -> Any:
+    for variable in layer.variables:
+        if isinstance(variable, OnTable):
+            variable.export()
+    return original(self, layer)
+
+
+def _while_exporting(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    before = exporting.set(True)
+    try:
+        return original(self, *args, **kwargs)
+    finally:
+        exporting.reset(before)
+
+
+for _method in ("track", "add_endpoint", "write_out"):
+    around(SavedModelExportArchive, _method)(_while_exporting)

@@ -1,0 +1,140 @@
+"""Rows of variables in a TensorFlow program, and the gradient's way back to the table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from rowwise import _native
+from rowwise.ids import as_ids, checked
+from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
+from rowwise.keras.tensorflow.host import call
+from rowwise.keras.tensorflow.variable import TableVariable, exporting
+from rowwise.table import Table
+from rowwise.unseen import Unseen, settle
+
+compiles = False  # XLA cannot call the host
+
+
+def ids_of(inputs: Any) -> Any:
+    """What a layer was called with, as ids (...,); checked where rows are read.
+
+    Raises:
+        TypeError, ValueError: as `rowwise.ids.as_ids`, for ids that are there already.
+    """
+    if isinstance(inputs, keras.KerasTensor | tf.Tensor | tf.RaggedTensor):
+        return inputs
+    if isinstance(inputs, tf.SparseTensor):
+        return tf.sparse.to_dense(inputs)
+    if isinstance(inputs, keras.Variable | tf.Variable) or only_shapes_count():
+        return keras.ops.convert_to_tensor(inputs)
+    return tf.constant(as_ids(inputs))
+
+
+def rows_of(variable: Any, ids: Any) -> Any:
+    """Rows ids (...,) of a variable (V, ...), in the dtype in which Keras would read it here.
+
+    Differentiable; the gradient of a table's rows is `tf.IndexedSlices`.
+
+    Raises:
+        IndexError: an id outside 0..V-1; in a graph, as the message of TensorFlow's error.
+    """
+    if isinstance(ids, tf.RaggedTensor):
+        return ids.with_flat_values(rows_of(variable, ids.flat_values))
+    if isinstance(variable, TableVariable) and variable.by_table and not only_shapes_count():
+        rows = _rows_of_table(variable, ids)
+    else:
+        if not only_shapes_count():
+            ids = _in_range(variable, ids)
+        ids = ids if ids.dtype.is_integer else tf.cast(ids, "int64")
+        rows = tf.gather(_with_dense_gradient(uncast_value(variable)), ids)
+        frozen = getattr(variable, "frozen_row", None)
+        if frozen is not None:
+            rows = tf.where((ids == frozen)[..., None], tf.stop_gradient(rows), rows)
+    return cast_as_read(variable, rows)
+
+
+def _rows_of_table(variable: TableVariable, ids: Any) -> Any:
+    """vectors (..., D); their gradient is ids and the vectors' gradient."""
+    rows, dim = variable._shape
+
+    def lookup(ids: Any) -> Any:
+        ids = as_ids(ids)
+        vectors = _native.empty(ids.size, dim).reshape(*ids.shape, dim)
+        variable.table.lookup_into(ids, vectors)
+        return vectors
+
+    @tf.custom_gradient
+    def look(token: Any) -> Any:
+        vectors = call(lookup, tf.float32, ids, errors=variable.errors)
+        vectors.set_shape([*ids.shape, dim] if ids.shape.rank is not None else None)
+
+        def backward(gradients: Any) -> Any:
+            places = tf.cast(tf.reshape(ids, [-1]), "int64")
+            gradients = tf.reshape(gradients, [-1, dim])
+            if variable.frozen_row is not None:
+                moving = places != variable.frozen_row
+                gradients = tf.where(moving[:, None], gradients, tf.zeros_like(gradients))
+            return tf.IndexedSlices(gradients, places, (rows, dim))
+
+        return vectors, backward
+
+    return look(variable._value.read_value())
+
+
+@tf.custom_gradient
+def _with_dense_gradient(array: Any) -> Any:
+    """The array, whose gradient sums what belongs to the same row before an optimizer sees it.
+
+    Keras's optimizers on TensorFlow square `tf.IndexedSlices` part by part: where an id is several
+    times in a batch, its second moment would be another than in dense training.
+    """
+    return tf.identity(array), tf.convert_to_tensor
+
+
+def _in_range(variable: Any, ids: Any) -> Any:
+    """ids (...,) int64, all of them rows of a variable that is TensorFlow's own."""
+    rows = int(variable._shape[0])
+    if exporting.get():  # there is no Python where the model is served
+        ids = tf.cast(ids, "int64")
+        tf.debugging.assert_non_negative(ids)
+        tf.debugging.assert_less(ids, np.int64(rows))
+        return ids
+    errors = getattr(variable, "errors", None)
+    shape = ids.shape
+    ids = call(lambda ids: checked(ids, rows), tf.int64, ids, errors=errors)
+    ids.set_shape(shape)
+    return ids
+
+
+def settled(table: Table, ids: Any, vectors: Any, unseen: Unseen) -> Any:
+    """vectors (..., D) of rows ids (...,), with something else for those never trained."""
+
+    def settling(ids: Any, vectors: Any) -> Any:
+        vectors = np.array(vectors)
+        settle(table, as_ids(ids), vectors, unseen)
+        return vectors
+
+    if unseen == "as-is" or exporting.get():
+        return vectors
+    shape = vectors.shape
+    vectors = call(settling, vectors.dtype, ids, vectors)
+    vectors.set_shape(shape)
+    return vectors
+
+
+def pooled(variable: TableVariable, ids: Any, weights: Any) -> None:
+    """None: on TensorFlow vectors are summed by TensorFlow."""
+    return None
+
+
+def random_state() -> dict[str, Any]:
+    """TensorFlow's cannot be kept."""
+    return {}
+
+
+def set_random_state(arrays: dict[str, Any]) -> None:
+    """Takes what `random_state` gave: nothing."""

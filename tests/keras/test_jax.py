@@ -1,0 +1,291 @@
+"""What Keras's JAX trainer does in its own way: functional steps, compiled, several at a time."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from side_by_side import (
+    BACKEND,
+    DIM,
+    ROWS,
+    apply,
+    assert_equal,
+    assert_made_by_rows,
+    both,
+    classifier,
+    data,
+    numpy_of,
+    raised_in_a_program,
+)
+
+from rowwise.keras import Embedding
+
+if BACKEND != "jax":
+    pytest.skip("is about what JAX alone has", allow_module_level=True)
+
+import jax
+
+IDS, ANSWERS = data()
+
+
+def fit(model, first=0, last=32, **options):
+    """Batches first..last of eight sequences each."""
+    part = slice(8 * first, 8 * last)
+    model.fit(IDS[part], ANSWERS[part], batch_size=8, shuffle=False, verbose=0, **options)
+
+
+def compiled_with(**options):
+    def train(model):
+        model.compile(keras.optimizers.AdamW(0.01, weight_decay=0.1), "mse", **options)
+        fit(model, epochs=2)
+
+    return train
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps_per_execution": 3},
+        {"jit_compile": True},
+        {"jit_compile": False},
+        {"run_eagerly": True},
+        {"steps_per_execution": 3, "jit_compile": False},
+    ],
+    ids=str,
+)
+def test_steps_made_in_any_way_are_kerass(options):
+    ours, theirs = both(compiled_with(**options))
+    assert_made_by_rows(ours.layers[0])
+    assert ours.layers[0].table.steps == 64
+    assert_equal(ours, theirs, rtol=1e-4, atol=5e-6)
+
+
+def test_evaluation_between_epochs_sees_the_rows_of_that_moment():
+    histories = []
+
+    def train(model):
+        model.compile("adam", "mse")
+        history = model.fit(
+            IDS[:128],
+            ANSWERS[:128],
+            validation_data=(IDS[128:], ANSWERS[128:]),
+            batch_size=8,
+            epochs=4,
+            shuffle=False,
+            verbose=0,
+        )
+        histories.append(history.history)
+
+    ours, theirs = both(train)
+    assert_equal(ours, theirs, rtol=1e-4, atol=5e-6)
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(histories[0][name], histories[1][name], rtol=1e-5)
+    assert len(set(histories[0]["val_loss"])) == 4
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["step by step", "jitted"])
+def test_a_loop_of_ones_own_over_values_and_gradients(compiled):
+    """As in https://keras.io/guides/writing_a_custom_training_loop_in_jax/."""
+
+    def train(model):
+        optimizer = keras.optimizers.Adam(0.01)
+        optimizer.build(model.trainable_variables)
+
+        def loss_and_updates(trained, others, ids, answers):
+            predicted, others = model.stateless_call(trained, others, ids, training=True)
+            return keras.ops.mean((predicted - answers) ** 2), others
+
+        def step(state, ids, answers):
+            trained, others, slots = state
+            take = jax.value_and_grad(loss_and_updates, has_aux=True)
+            (loss, others), gradients = take(trained, others, ids, answers)
+            trained, slots = optimizer.stateless_apply(slots, gradients, trained)
+            return loss, (trained, others, slots)
+
+        step = jax.jit(step) if compiled else step
+        is_ours = isinstance(model.layers[0], Embedding)
+        variables = (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            optimizer.variables,
+        )
+        state = tuple([v.value for v in own] for own in variables)
+        losses = []
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            for start in range(0, 256, 8):
+                loss, state = step(state, IDS[start : start + 8], ANSWERS[start : start + 8])
+                losses.append(float(loss))
+        told = [w for w in warned if "holds the whole table" in str(w.message)]
+        assert len(told) == is_ours
+        assert np.mean(losses[-8:]) < np.mean(losses[:8])
+        for own, values in zip(variables, state, strict=True):
+            for variable, value in zip(own, values, strict=True):
+                variable.assign(value)
+
+    assert_equal(*both(train))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("others", ["looked up too", "read alone"])
+def test_a_model_that_reads_all_rows_is_trained_through_them(optimizer, others):
+    """Weights tied between the way in and the way out."""
+
+    def make(layer):
+        class Tied(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.embed, self.head = layer(ROWS, DIM), keras.layers.Dense(1)
+
+            def call(self, ids):
+                if others == "looked up too":
+                    hidden = keras.ops.mean(self.embed(ids), axis=1)
+                else:
+                    self.embed(ids)
+                    hidden = keras.ops.cast(ids, "float32")[:, :1] * keras.ops.ones((1, DIM)) / ROWS
+                rows = keras.ops.convert_to_tensor(self.embed.embeddings)
+                return self.head(keras.ops.matmul(hidden, keras.ops.transpose(rows)))
+
+        keras.utils.set_random_seed(0)
+        model = Tied()
+        model(IDS[:1])
+        return model
+
+    def train(model):
+        model.compile(optimizer, "mse")
+        fit(model, epochs=2)
+
+    ours, theirs = both(train, make)
+    assert_equal(ours, theirs, rtol=1e-4, atol=5e-6)
+
+
+def contents(model):
+    table = model.layers[0].table
+    arrays = [numpy_of(v).copy() for v in (*model.weights, *model.optimizer.variables)]
+    return [*arrays, table.updates, table.last_update, np.array(table.steps)]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"steps_per_execution": 3}, {"run_eagerly": True}], ids=str
+)
+@pytest.mark.parametrize("optimizer", ["adam", "nadam"])
+def test_a_bad_id_in_the_middle_of_fit_leaves_everything_as_after_the_step_before(
+    options, optimizer
+):
+    """And the model trains on. Where several steps are one program, those before count too."""
+
+    def start():
+        keras.backend.clear_session()
+        model = classifier(Embedding)
+        model.compile(optimizer, "mse", **options)
+        fit(model, 0, 3)
+        return model
+
+    broken, whole = start(), start()
+    fit(whole, 3, 9)
+    bad = IDS.copy()
+    bad[8 * 9 + 2, 4] = ROWS
+    message = (
+        rf"id {ROWS} at position \(2, 4\) is outside the table's {ROWS} rows \(0..{ROWS - 1}\)"
+    )
+    with pytest.raises(IndexError, match=message):
+        broken.fit(bad[24:], ANSWERS[24:], batch_size=8, shuffle=False, verbose=0)
+    for mine, other in zip(contents(broken), contents(whole), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    for model in (broken, whole):
+        fit(model, 9)
+    for mine, other in zip(contents(broken), contents(whole), strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+@pytest.mark.parametrize("call", ["evaluate", "predict", "train_on_batch", "test_on_batch"])
+def test_a_bad_id_is_raised_once_and_good_ones_go_on(call):
+    model = classifier(Embedding)
+    model.compile("adam", "mse")
+    fit(model, 0, 3)
+    before = contents(model)
+    bad = IDS[:8].copy()
+    bad[3, 1] = -1
+    calls = {
+        "evaluate": lambda: model.evaluate(bad, ANSWERS[:8], verbose=0),
+        "predict": lambda: model.predict(bad, verbose=0),
+        "train_on_batch": lambda: model.train_on_batch(bad, ANSWERS[:8]),
+        "test_on_batch": lambda: model.test_on_batch(bad, ANSWERS[:8]),
+    }
+    for _ in range(2):
+        with pytest.raises(IndexError, match=r"id -1 at position \(3, 1\) is outside"):
+            calls[call]()
+        for mine, was in zip(contents(model), before, strict=True):
+            np.testing.assert_array_equal(mine, was)
+        assert np.isfinite(model.predict(IDS[:8], verbose=0)).all()
+    fit(model, 3, 6)
+    assert model.layers[0].table.steps == 6
+
+
+LARGE_ID_CALLS = {
+    "layer": lambda model, ids: model.layers[0](ids),
+    "model": lambda model, ids: model(ids),
+    "predict": lambda model, ids: model.predict(ids, verbose=0),
+    "evaluate": lambda model, ids: model.evaluate(ids, ANSWERS[:8], verbose=0),
+    "fit": lambda model, ids: model.fit(ids, ANSWERS[:8], verbose=0),
+    "train_on_batch": lambda model, ids: model.train_on_batch(ids, ANSWERS[:8]),
+    "predict_on_batch": lambda model, ids: model.predict_on_batch(ids),
+}
+
+
+@pytest.mark.parametrize("call", LARGE_ID_CALLS)
+def test_ids_of_more_than_32_bits_are_outside_what_jax_counts(call):
+    model = classifier(Embedding)
+    model.compile("adam", "mse")
+    too_large = IDS[:8].astype("int64")
+    too_large[1, 2] = 2**32 + 3  # 3, of the lower bits
+    with pytest.raises(IndexError, match=rf"id {2**32 + 3} .*outside"):
+        LARGE_ID_CALLS[call](model, too_large)
+
+
+def test_gradients_from_before_the_last_step_are_refused():
+    """A state that was kept, with the token of a step that is over."""
+    model = classifier(Embedding)
+    model.compile("adam", "mse")
+    fit(model, 0, 2)
+    states = {f"{kind}_variables": True for kind in ("trainable", "non_trainable", "optimizer")}
+    # Copies: `fit` uses up what it is given.
+    trained, others, slots = jax.tree.map(jax.numpy.copy, model._get_jax_state(**states))
+
+    def loss(trained):
+        predicted, _ = model.stateless_call(trained, others, IDS[:8], training=True)
+        return keras.ops.mean((predicted - ANSWERS[:8]) ** 2)
+
+    gradients = jax.grad(loss)(trained)
+    fit(model, 2, 3)
+    before = numpy_of(model.layers[0].embeddings).copy()
+    with pytest.raises(raised_in_a_program(RuntimeError), match="state given is that of step"):
+        jax.block_until_ready(model.optimizer.stateless_apply(slots, gradients, trained))
+    np.testing.assert_array_equal(numpy_of(model.layers[0].embeddings), before)
+    fresh, _, slots = model._get_jax_state(**states)
+    after, _ = model.optimizer.stateless_apply(slots, gradients, fresh)
+    jax.block_until_ready(after)
+    with pytest.raises(RuntimeError, match="computed before the table's last step"):
+        model.train_on_batch(IDS[:8], ANSWERS[:8])
+    np.testing.assert_array_equal(numpy_of(model.layers[0].embeddings), before)
+    fit(model, 3, 4)
+    assert model.layers[0].table.steps == 4
+
+
+def test_steps_of_a_loop_go_on_where_fit_left_off():
+    def train(model):
+        model.compile("adam", "mse")
+        for turn in range(4):
+            fit(model, 4 * turn, 4 * turn + 2)
+            part = slice(8 * (4 * turn + 2), 8 * (4 * turn + 4))
+
+            def loss(values, model=model, part=part):
+                variables = model.trainable_variables
+                with keras.StatelessScope(list(zip(variables, values, strict=True))):
+                    return keras.ops.mean((model(IDS[part]) - ANSWERS[part]) ** 2)
+
+            gradients = jax.grad(loss)([v.value for v in model.trainable_variables])
+            apply(model.optimizer, gradients, model.trainable_variables)
+
+    assert_equal(*both(train), rtol=1e-4, atol=5e-6)
