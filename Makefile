@@ -2,6 +2,8 @@
 # make check: format, lint, types.                           make bench: us beside each peer.
 # make fuzz: damaged files for every reader, for a minute.
 # make check-native: the native code under the address, undefined-behaviour and thread sanitizers.
+# make test-backends: the Keras tests on JAX and TensorFlow in full, where make test runs every test
+#                     there, but of a test's cases the first and every 8th after that.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -12,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export KERAS_BACKEND = torch
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test check check-native bench fuzz clean
+.PHONY: demo test test-backends check check-native bench fuzz clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -22,6 +24,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed  # on two workers, a core each; Keras's backends in processes of their own
 	$(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) tests/keras --every 8
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras --every 8
+
+test-backends: $(VENV)/.installed
 	KERAS_BACKEND=jax $(PYTEST) tests/keras
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras
 

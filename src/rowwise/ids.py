@@ -36,6 +36,10 @@ def as_ids(ids: Any) -> NDArray[np.int64]:
     array = np.asarray(ids)
     if array.dtype == np.int64:
         return np.ascontiguousarray(array).reshape(array.shape)
+    if array.dtype.name == "bfloat16":  # NumPy's own have no such dtype
+        if (abs(array.astype(np.float32)) >= 2**8).any():
+            raise ValueError("ids of 256 and more collide as bfloat16; give ids as integers")
+        array = array.astype(np.float32)
     kind = array.dtype.kind
     if kind == "f":
         _check_whole(array)

@@ -50,6 +50,16 @@ if BACKEND == "tensorflow":
         ]
         return original(self, grads, trainable_variables)
 
+    @around(BaseOptimizer, "build")
+    def _of_rounded_constants(original, self, variables):
+        """In float64 as in float32 an optimizer has the constants that Keras makes of Python's
+        floats on TensorFlow: those of float32. beta_2 is 0.99900001 there, also in the truth.
+        """
+        for name, value in vars(self).items():
+            if type(value) is float:
+                object.__setattr__(self, name, float(np.float32(value)))
+        return original(self, variables)
+
 
 def data(n=256, length=5, rows=ROWS):
     """Ids of which few are frequent, many are rare and some never occur; and answers."""

@@ -25,7 +25,10 @@ def fit(optimizer, epochs=2):
         model.compile(optimizer(), "mse")
         model.fit(*data(), batch_size=8, epochs=epochs, shuffle=False, verbose=0)
         if isinstance(model.layers[0], Embedding) and keras.config.floatx() == "float32":
-            assert model.layers[0]._embeddings.lazy
+            # On JAX Keras does not keep all of Nadam where a LossScaleOptimizer is around it.
+            lost = keras.backend.backend() == "jax" and hasattr(model.optimizer, "inner_optimizer")
+            lost = lost and isinstance(model.optimizer.inner_optimizer, optimizers.Nadam)
+            assert model.layers[0]._embeddings.lazy is not lost
 
     return train
 

@@ -79,7 +79,9 @@ def test_a_models_own_train_step():
                 return self.head(ops.mean(self.embed(ids), axis=1))
 
         keras.utils.set_random_seed(0)
-        return Model()
+        model = Model()
+        model(data()[0][:1])  # so that it is built, before its gradients are asked for
+        return model
 
     def train(model):
         model.compile("adam", "mse")

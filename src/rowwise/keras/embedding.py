@@ -187,7 +187,8 @@ class Embedding(keras.layers.Embedding):
         ids = ids_of(inputs)
         rows = rows_of(self._embeddings, ids)
         if self.unseen != "as-is" and not training and not only_shapes_count():
-            rows = settled(self.table, ids, rows, self.unseen)
+            self.table  # noqa: B018 - says so where there is none
+            rows = settled(self._embeddings, ids, rows, self.unseen)
         return self._adapted(rows, ids)
 
     def _int8_call(self, inputs: Any, training: Any = None) -> Any:

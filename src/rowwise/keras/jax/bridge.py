@@ -24,7 +24,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 from rowwise.keras.around import around
 from rowwise.keras.jax.host import call
 from rowwise.keras.jax.trainer import tables_beside  # (which takes over its own part)
-from rowwise.keras.jax.variable import TableVariable, is_token, tokens_as_they_are
+from rowwise.keras.jax.variable import OnTable, TableVariable, is_token, tokens_as_they_are
 from rowwise.rules import Rule
 
 
@@ -104,10 +104,10 @@ def _clip(original: Any, self: Any, grads: Any) -> Any:
 def _stateless_apply(
     original: Any, self: Any, optimizer_variables: Any, grads: Any, trainable_variables: Any
 ) -> Any:
-    for variable, value in zip(self._trainable_variables, trainable_variables, strict=False):
+    result = original(self, optimizer_variables, grads, trainable_variables)
+    for variable, value in zip(self._trainable_variables, trainable_variables, strict=True):
         if _is_table(variable) and variable.lazy and not is_token(value):
             variable.warn_of_whole_state()
-    result = original(self, optimizer_variables, grads, trainable_variables)
     tables = tables_beside(self)
     if not tables:
         return result
@@ -115,13 +115,17 @@ def _stateless_apply(
     after = [jnp.ravel(part)[:1] for part in (*grads, *result[0]) if part is not None]
     unspoilt = [call(v.calling("unspoilt"), (), np.bool_, *after) for v in tables]
     good = jnp.stack(unspoilt).all()
-    return tuple(
-        [new if is_token(new) else jnp.where(good, new, _value(old)) for new, old in values]
-        for values in (
-            zip(result[0], trainable_variables, strict=True),
-            zip(result[1], optimizer_variables, strict=True),
+    kept = [
+        [
+            new if isinstance(v, OnTable) and is_token(new) else jnp.where(good, new, _value(old))
+            for v, new, old in zip(variables, news, olds, strict=True)
+        ]
+        for variables, news, olds in (
+            (self._trainable_variables, result[0], trainable_variables),
+            (self.variables, result[1], optimizer_variables),
         )
-    )
+    ]
+    return kept[0], kept[1]
 
 
 def _value(given: Any) -> Any:

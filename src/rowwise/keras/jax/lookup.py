@@ -10,11 +10,11 @@ import keras
 import numpy as np
 from jax.experimental.sparse import JAXSparse
 
-from rowwise.ids import as_ids, checked
+from rowwise.ids import as_ids
+from rowwise.keras.given_ids import given_ids, ids_in_range
 from rowwise.keras.jax.host import HostCall, call
 from rowwise.keras.jax.variable import OnTable, TableVariable, is_token, orders
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
-from rowwise.table import Table
 from rowwise.unseen import Unseen, what_stands_in
 
 compiles = True
@@ -31,7 +31,7 @@ def ids_of(inputs: Any) -> Any:
         inputs = inputs.todense()
     if isinstance(inputs, jax.core.Tracer | keras.KerasTensor) or only_shapes_count():
         return keras.ops.convert_to_tensor(inputs)
-    ids = as_ids(np.asarray(inputs))
+    ids = given_ids(np.asarray(inputs))
     check_bits(ids)
     return jnp.asarray(ids, "int32")
 
@@ -57,16 +57,21 @@ def rows_of(variable: Any, ids: Any) -> Any:
     Raises:
         IndexError: an id outside 0..V-1; in a jitted program, as the message of JAX's error.
     """
+    return cast_as_read(variable, _rows(variable, ids))
+
+
+def _rows(variable: Any, ids: Any) -> Any:
+    """Rows ids (...,) of a variable (V, ...), in the dtype in which it is kept."""
     given = variable.given if isinstance(variable, OnTable) else None
     if only_shapes_count():
-        rows = jnp.zeros((*ids.shape, *variable.shape[1:]), variable._dtype)
-    elif is_token(given):
-        rows = _rows_by_token(variable, given, ids)
-    elif isinstance(variable, TableVariable) and given is None:
-        rows = _rows_now(variable, ids)
-    else:
-        rows = _rows_of_array(variable, uncast_value(variable), ids)
-    return cast_as_read(variable, rows)
+        return jnp.zeros((*ids.shape, *variable.shape[1:]), variable._dtype)
+    if is_token(given):
+        return _rows_by_token(variable, given, ids)
+    if isinstance(variable, OnTable) and not variable.ready:  # Keras makes the model's variables
+        return jnp.take(uncast_value(variable), ids, axis=0)
+    if isinstance(variable, TableVariable) and given is None:
+        return _rows_now(variable, ids)
+    return _rows_of_array(variable, uncast_value(variable), ids)
 
 
 def _rows_by_token(variable: TableVariable, token: Any, ids: Any) -> Any:
@@ -90,7 +95,7 @@ def _rows_by_token(variable: TableVariable, token: Any, ids: Any) -> Any:
 def _rows_now(variable: TableVariable, ids: Any) -> Any:
     """The present vectors, when a layer is called by itself, in a program or not."""
     if not isinstance(ids, jax.core.Tracer):
-        return jnp.asarray(variable.table.lookup(np.asarray(ids)))
+        return jnp.asarray(variable.table.lookup(given_ids(np.asarray(ids))))
     shape = (*ids.shape, variable.shape[1])
     return call(variable.calling("read_now"), shape, np.float32, ids)
 
@@ -98,7 +103,7 @@ def _rows_now(variable: TableVariable, ids: Any) -> Any:
 def _rows_of_array(variable: Any, array: Any, ids: Any) -> Any:
     """Rows of an array (V, ...) that is JAX's own, ids checked as everywhere."""
     if not isinstance(ids, jax.core.Tracer):
-        ids = jnp.asarray(checked(np.asarray(ids), array.shape[0]), "int32")
+        ids = jnp.asarray(ids_in_range(np.asarray(ids), array.shape[0]), "int32")
     else:
         ids = call(_check_of(variable), ids.shape, np.int32, ids)
     rows = jnp.take(array, ids, axis=0)
@@ -123,7 +128,7 @@ class _Range:
 
     def checked_ids(self, out: Any, ids: Any) -> None:
         """ids (...,) int32, all of them in range."""
-        out[...] = checked(ids, self._rows)
+        out[...] = ids_in_range(ids, self._rows)
 
     @classmethod
     def of(cls, variable: Any) -> HostCall:
@@ -132,26 +137,19 @@ class _Range:
         return own.call
 
 
-def settled(table: Table, ids: Any, vectors: Any, unseen: Unseen) -> Any:
+def settled(variable: TableVariable, ids: Any, vectors: Any, unseen: Unseen) -> Any:
     """vectors (..., D) of rows ids (...,), with something else for those never trained."""
-    if unseen == "as-is":
-        return vectors
     if not isinstance(vectors, jax.core.Tracer):
-        new, stand_in = what_stands_in(table, as_ids(np.asarray(ids)), unseen)
+        new, stand_in = what_stands_in(variable.table, as_ids(np.asarray(ids)), unseen)
         return vectors if stand_in is None else jnp.where(new[..., None], stand_in, vectors)
-
-    def settle(ids: Any, vectors: Any) -> Any:
-        new, stand_in = what_stands_in(table, as_ids(np.asarray(ids)), unseen)
-        vectors = np.asarray(vectors)
-        return vectors if stand_in is None else np.where(new[..., None], stand_in, vectors)
-
-    shape = jax.ShapeDtypeStruct(vectors.shape, vectors.dtype)
-    return jax.pure_callback(settle, shape, ids, vectors, vmap_method="expand_dims")
+    settle = variable.calling("settle" if variable.holds_token else "settle_now", unseen)
+    return call(settle, vectors.shape, vectors.dtype, ids, jax.lax.stop_gradient(vectors))
 
 
-def pooled(variable: TableVariable, ids: Any, weights: Any) -> None:
-    """None: on JAX vectors are summed by JAX."""
-    return None
+def pooled(variable: TableVariable, ids: Any, weights: Any) -> Any:
+    """Weighted sums (..., D) of the rows ids (..., length), which half precision rounds last."""
+    rows = _rows(variable, ids)
+    return jnp.sum(rows if weights is None else rows * weights[..., None], axis=-2)
 
 
 def random_state() -> dict[str, Any]:

@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 class Passes:
     """What each backward pass through a lookup left: ids (n,) and their gradients (n, dim).
 
-    To JAX a table's gradient is a vector (1 + PASSES,): by how much each pass counts. A pass gives
+    To JAX a table's gradient is a vector (size,): by how much each pass counts. A pass gives
     WHOLE in a place of its own. Whatever is linear, JAX does to that vector as it would to the
     gradient: sums over several lookups, a mean over batches, a scaled loss. Gradients that nobody
     applies have no weight, and go with the next step.
@@ -30,6 +30,7 @@ class Passes:
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self.size = 1 + PASSES  # another one whenever the table has other rows
         self._kept: dict[int, tuple[int, Ids, Floats]] = {}  # place -> (order, ids, gradients)
         self._next = 0
         self._summed: tuple[bytes, Ids, Floats] | None = None
@@ -54,7 +55,7 @@ class Passes:
         return place
 
     def weighed(self, weights: Floats) -> tuple[Ids, Floats]:
-        """ids (n,) and gradients (n, dim), weighed by (1 + PASSES,), in order.
+        """ids (n,) and gradients (n, dim), weighed by (size,), in order.
 
         Raises:
             RuntimeError: the weights are of passes from before the last step.
@@ -67,7 +68,8 @@ class Passes:
             )
         parts = sorted((self._kept[place][0], place) for place in used.tolist())
         ids = [self._kept[place][1] for _, place in parts]
-        gradients = [_scaled(self._kept[place][2], weights[place] / WHOLE) for _, place in parts]
+        factors = [float(weights[place]) / WHOLE for _, place in parts]
+        gradients = [_scaled(self._kept[p][2], f) for (_, p), f in zip(parts, factors, strict=True)]
         if len(ids) == 1:
             return ids[0], gradients[0]
         if not ids:
@@ -89,8 +91,14 @@ class Passes:
         self._kept.clear()
         self._summed = None
 
+    def start_anew(self) -> None:
+        """The table has other rows: JAX makes its programs again where a size is another."""
+        self.forget()
+        self.size += 1
 
-def _scaled(gradients: Floats, factor: np.floating) -> Floats:
+
+def _scaled(gradients: Floats, factor: float) -> Floats:
+    # In float64: the factor may be below what float32 has.
     return gradients if factor == 1 else (gradients * np.float64(factor)).astype(np.float32)
 
 

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import keras
 import numpy as np
 from keras.src.backend.jax.trainer import JAXTrainer
 
 from rowwise.keras.around import around
 from rowwise.keras.jax.lookup import check_bits
 from rowwise.keras.jax.variable import OnTable, TableVariable
-from rowwise.keras.keeping import by_rows, go_dense, keeper_of, steppers
+from rowwise.keras.keeping import by_rows, go_dense, steppers
 from rowwise.keras.optimizers import NoRule, check_step, iteration
 
 # The tables of the model that an optimizer steps, trained or not.
@@ -35,19 +36,15 @@ def _tables_of(model: Any) -> list[TableVariable]:
 
 
 def _follows(optimizer: Any, variable: TableVariable) -> bool:
-    """Whether the table makes this optimizer's steps."""
-    keepers = steppers(optimizer)
-    keeper = keeper_of(variable)
-    if not any(keeper is known for known in keepers):
-        if keeper is not None and variable.lazy:
-            go_dense(variable, NoRule(f"{optimizer.name!r} is not the optimizer of its slots"))
+    """Whether the table makes this optimizer's steps; takes up its rule if it had another's."""
+    keeper = next((one for one in steppers(optimizer) if one in variable.slots), None)
+    if keeper is None or not by_rows(keeper, variable):
         return False
-    if variable.lazy and by_rows(keeper, variable):
-        try:
-            check_step(keeper, variable, float(keeper.learning_rate), iteration(keeper))
-            _check_all_is_state(optimizer, keeper)
-        except NoRule as cause:
-            go_dense(variable, cause)
+    try:
+        check_step(keeper, variable, float(keeper.learning_rate), iteration(keeper))
+        _check_all_is_state(optimizer, keeper)
+    except NoRule as cause:
+        go_dense(variable, cause)
     return variable.lazy
 
 
@@ -97,10 +94,26 @@ class _Batches:
 
     def __next__(self) -> Any:
         batch = next(self._batches)
-        for part in jax.tree.leaves(batch):
-            if getattr(part, "dtype", None) in (np.int64, np.uint64, np.uint32):
-                check_bits(np.asarray(part))
+        _check_integers(batch)
         return batch
+
+
+def _check_integers(values: Any) -> None:
+    """Raises IndexError for integers, among arrays of NumPy's, that JAX would take for others."""
+    for part in jax.tree.leaves(values):
+        if getattr(part, "dtype", None) in (np.int64, np.uint64, np.uint32):
+            check_bits(np.asarray(part))
+
+
+@around(keras.Layer, "__call__")
+def _call_layer(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    if args and isinstance(args[0], np.ndarray | list | tuple | dict) and _reads_tables(self):
+        _check_integers(args[0])
+    return original(self, *args, **kwargs)
+
+
+def _reads_tables(layer: Any) -> bool:
+    return any(isinstance(variable, TableVariable) for variable in layer.variables)
 
 
 def _guarded(original: Any, self: Any, force: bool = False) -> None:
@@ -108,13 +121,13 @@ def _guarded(original: Any, self: Any, force: bool = False) -> None:
     before = getattr(self, name)
     original(self, force)
     made: Callable[..., Any] = getattr(self, name)
-    tables = [weakref.ref(variable) for variable in _tables_of(self)]
+    tables = _tables_of(self)
     if made is before or not tables:
         return
 
     def function(state: Any, batches: Any) -> Any:
         try:
-            raise_errors(variable() for variable in tables)
+            raise_errors(tables)
             return made(state, _Batches(batches))
         except BaseException:
             _keep_state(self, state)
@@ -147,9 +160,11 @@ def raise_errors(tables: Any) -> None:
 
 
 def _finished(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    tables = _tables_of(self) if self.built else []
+    if tables and original.__name__.endswith("_on_batch"):
+        _check_integers((args, kwargs))
     result = original(self, *args, **kwargs)
-    tables = _tables_of(self)
-    if tables:
+    if tables := _tables_of(self):
         jax.effects_barrier()
         raise_errors(tables)
     return result

@@ -19,15 +19,16 @@ from keras.src.backend import in_stateless_scope
 from keras.src.backend.common.stateless_scope import StatelessScope, get_stateless_scope
 from numpy.typing import NDArray
 
-from rowwise.ids import as_ids, checked
+from rowwise.ids import as_ids
 from rowwise.keras.around import around
+from rowwise.keras.given_ids import given_ids, ids_in_range
 from rowwise.keras.in_care import InCare, step_but_for
 from rowwise.keras.jax.host import HostCall, call
-from rowwise.keras.jax.passes import PASSES, WHOLE, Passes, rows_in
+from rowwise.keras.jax.passes import WHOLE, Passes, rows_in
 from rowwise.keras.optimizers import NoRule
 from rowwise.rules import Rule
 from rowwise.table import Table
-from rowwise.unseen import forget_mean
+from rowwise.unseen import Unseen, forget_mean, settle
 
 _COUNTED = 2**24  # a float32 counts no further
 # Whether a variable read in a program gives its token: to an optimizer that hands all it has round.
@@ -160,6 +161,16 @@ class TableVariable(InCare, OnTable):
                 stacklevel=4,
             )
 
+    @property
+    def regularizer(self) -> Any:
+        """Keras calls it with what a state holds; it gets the whole array."""
+        own = self._regularizer
+        return own and (lambda value: own(self.value if is_token(value) else value))
+
+    @regularizer.setter
+    def regularizer(self, value: Any) -> None:
+        keras.Variable.regularizer.fset(self, value)
+
     def leave_to_keras(self) -> None:
         """From now on Keras makes the steps."""
         mine = [*self.accumulators.values()]
@@ -183,8 +194,8 @@ class TableVariable(InCare, OnTable):
         self._advance()
 
     def token(self) -> NDArray[np.float32]:
-        """(1 + PASSES,) the version, then zeros: the shape of a gradient."""
-        token = np.zeros(1 + PASSES, np.float32)
+        """(size,) the version, then zeros: the shape of a gradient."""
+        token = np.zeros(self.passes.size, np.float32)
         token[0] = self._version
         return token
 
@@ -211,7 +222,7 @@ class TableVariable(InCare, OnTable):
     def kept(self, order: int, token: Any, ids: Any, gradients: Any) -> Any:
         """The gradient of the token, which counts the pass that these are of."""
         keep = self.calling("keep", order)
-        return call(keep, (1 + PASSES,), np.float32, token, ids, gradients, changes=True)
+        return call(keep, (self.passes.size,), np.float32, token, ids, gradients, changes=True)
 
     def stepped(
         self, rule: Rule, clipvalue: float | None, token: Any, weights: Any, *numbers: Any
@@ -228,14 +239,26 @@ class TableVariable(InCare, OnTable):
         """vectors (..., dim) of the rows ids (...,), at the step that the token names."""
         self._check(token)
         try:
-            self._table.lookup_into(as_ids(ids), out)
+            self._table.lookup_into(given_ids(ids), out)
         except (IndexError, TypeError, ValueError) as error:
             self.errors.append(error)  # no step is made from now on, until the trainer raises it
             out[...] = 0
 
     def read_now(self, out: Any, ids: Any) -> None:
         """`read` for whoever has no token, and gets the error."""
-        self._table.lookup_into(as_ids(ids), out)
+        self._table.lookup_into(given_ids(ids), out)
+
+    def settle(self, out: Any, unseen: Unseen, ids: Any, vectors: Any) -> None:
+        """vectors (..., dim) of rows ids (...,), with something else for those never trained."""
+        try:
+            self.settle_now(out, unseen, ids, vectors)
+        except (LookupError, ValueError) as error:
+            self.errors.append(error)
+
+    def settle_now(self, out: Any, unseen: Unseen, ids: Any, vectors: Any) -> None:
+        """`settle` for whoever has no token, and gets the error."""
+        out[...] = vectors
+        settle(self._table, as_ids(ids), out, unseen)
 
     def check_range(self, out: Any, ids: Any) -> None:
         """`checked_ids` for a trainer, which raises the error."""
@@ -247,7 +270,7 @@ class TableVariable(InCare, OnTable):
 
     def checked_ids(self, out: Any, ids: Any) -> None:
         """ids (...,) int32, all of them in the table."""
-        out[...] = checked(ids, self._shape[0])
+        out[...] = ids_in_range(ids, self._shape[0])
 
     def norm(self, out: Any, weights: Any) -> None:
         """The Euclidean norm () of a gradient."""
@@ -330,7 +353,7 @@ class TableVariable(InCare, OnTable):
         for slots in self.slots.values():
             for slot in slots.values():
                 slot.lie_over(self._table)
-        self.passes.forget()
+        self.passes.start_anew()
         for accumulator in self.accumulators.values():
             accumulator.start_anew()
         self._advance()
@@ -409,10 +432,10 @@ class AccumulatorVariable(_Own):
     def start_anew(self) -> None:
         """Sums of zero."""
         self._shape = self.table.shape
-        self._weights = np.zeros(1 + PASSES, np.float32)
+        self._weights = np.zeros(self._passes.size, np.float32)
 
     def token(self) -> NDArray[np.float32]:
-        """(1 + PASSES,) how much each pass counts."""
+        """(size,) how much each pass counts."""
         return self._weights
 
     def take_token(self, token: Any) -> None:

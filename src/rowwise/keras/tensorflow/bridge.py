@@ -10,6 +10,7 @@ table's); in `LossScaleOptimizer`, `check_finite`. trainer.py has what is taken 
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ import rowwise.keras.tensorflow.trainer  # noqa: F401  (both take over their par
 from rowwise.keras.around import around
 from rowwise.keras.in_care import step_but_for
 from rowwise.keras.keeping import by_rows, keeper_of
+from rowwise.keras.optimizers import NoRule
 from rowwise.keras.tensorflow.host import call
 from rowwise.keras.tensorflow.variable import AccumulatorVariable, TableVariable
 from rowwise.pooling import coalesce
@@ -71,10 +73,18 @@ def _accumulated(accumulator: AccumulatorVariable, ids: Any, gradients: Any, now
 
 
 def _step(
-    variable: TableVariable, rule: Rule, ids: Any, gradients: Any, rate: Any, iteration: Any
+    variable: TableVariable,
+    optimizer: weakref.ref[Any],
+    rule: Rule,
+    ids: Any,
+    gradients: Any,
+    rate: Any,
+    iteration: Any,
 ) -> np.float32:
-    """Makes the step, on the host."""
-    table = variable._table
+    """Makes the step, on the host; a graph outlives the turn of its optimizer."""
+    table, own = variable._table, optimizer()
+    if own is not None and keeper_of(variable) is not own and not by_rows(own, variable):
+        raise NoRule(f"{own.name!r} has no rule by rows any more; compile the model again")
     if rule != table.rule:
         table.retune(rule)
     gradients = np.ascontiguousarray(gradients)
@@ -90,9 +100,11 @@ def _count_step(variable: TableVariable, ids: Any) -> np.float32:
 @around(BaseOptimizer, "_overwrite_variables_directly_with_gradients")
 def _take_rows(original: Any, self: Any, grads: Any, trainable_variables: Any) -> Any:
     taken = []
+    for variable in trainable_variables:
+        if isinstance(variable, TableVariable):
+            variable.batches.clear()
     for gradient, variable in zip(grads, trainable_variables, strict=True):
         if isinstance(variable, TableVariable) and not in_stateless_scope():
-            variable.batches.clear()
             if by_rows(self, variable):
                 gradient = _rows_of(self, variable, gradient)
             else:
@@ -126,13 +138,26 @@ def _step_tables(
     rest = []
     for gradient, variable in zip(grads, trainable_variables, strict=True):
         if _steps_itself(variable):
-            step = partial(_step, variable, variable._table.rule)
+            step = partial(_step, variable, weakref.ref(self), variable._table.rule)
             numbers = (learning_rate, self.iterations + 1)
             batch = (variable.batches.pop(0), gradient)
             call(step, tf.float32, *batch, *numbers, errors=variable.errors)
         else:
             rest.append((gradient, variable))
     return original(self, [g for g, _ in rest], [v for _, v in rest], learning_rate)
+
+
+@around(BaseOptimizer, "_backend_reset_gradient_accumulators")
+def _empty_sums(original: Any, self: Any) -> Any:
+    original(self)
+    for variable in self._trainable_variables:
+        if isinstance(variable, TableVariable) and self in variable.accumulators:
+            call(partial(_forgotten, variable.accumulators[self]), tf.float32)
+
+
+def _forgotten(accumulator: AccumulatorVariable) -> np.float32:
+    accumulator.by_row.take()
+    return np.float32(0)
 
 
 @around(TFOptimizer, "_backend_increment_gradient_accumulators")

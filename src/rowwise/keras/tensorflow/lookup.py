@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from rowwise import _native
-from rowwise.ids import as_ids, checked
+from rowwise.ids import as_ids
+from rowwise.keras.given_ids import given_ids, ids_in_range
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
 from rowwise.keras.tensorflow.host import call
 from rowwise.keras.tensorflow.variable import TableVariable, exporting
-from rowwise.table import Table
 from rowwise.unseen import Unseen, settle
 
 compiles = False  # XLA cannot call the host
@@ -31,7 +31,7 @@ def ids_of(inputs: Any) -> Any:
         return tf.sparse.to_dense(inputs)
     if isinstance(inputs, keras.Variable | tf.Variable) or only_shapes_count():
         return keras.ops.convert_to_tensor(inputs)
-    return tf.constant(as_ids(inputs))
+    return tf.constant(given_ids(inputs))
 
 
 def rows_of(variable: Any, ids: Any) -> Any:
@@ -42,19 +42,23 @@ def rows_of(variable: Any, ids: Any) -> Any:
     Raises:
         IndexError: an id outside 0..V-1; in a graph, as the message of TensorFlow's error.
     """
+    return cast_as_read(variable, _rows(variable, ids))
+
+
+def _rows(variable: Any, ids: Any) -> Any:
+    """Rows ids (...,) of a variable (V, ...), in the dtype in which it is kept."""
     if isinstance(ids, tf.RaggedTensor):
-        return ids.with_flat_values(rows_of(variable, ids.flat_values))
+        return ids.with_flat_values(_rows(variable, ids.flat_values))
     if isinstance(variable, TableVariable) and variable.by_table and not only_shapes_count():
-        rows = _rows_of_table(variable, ids)
-    else:
-        if not only_shapes_count():
-            ids = _in_range(variable, ids)
-        ids = ids if ids.dtype.is_integer else tf.cast(ids, "int64")
-        rows = tf.gather(_with_dense_gradient(uncast_value(variable)), ids)
-        frozen = getattr(variable, "frozen_row", None)
-        if frozen is not None:
-            rows = tf.where((ids == frozen)[..., None], tf.stop_gradient(rows), rows)
-    return cast_as_read(variable, rows)
+        return _rows_of_table(variable, ids)
+    if not only_shapes_count():
+        ids = _in_range(variable, ids)
+    ids = ids if ids.dtype.is_integer else tf.cast(ids, "int64")
+    rows = tf.gather(_with_dense_gradient(uncast_value(variable)), ids)
+    frozen = getattr(variable, "frozen_row", None)
+    if frozen is not None:
+        rows = tf.where((ids == frozen)[..., None], tf.stop_gradient(rows), rows)
+    return rows
 
 
 def _rows_of_table(variable: TableVariable, ids: Any) -> Any:
@@ -62,7 +66,7 @@ def _rows_of_table(variable: TableVariable, ids: Any) -> Any:
     rows, dim = variable._shape
 
     def lookup(ids: Any) -> Any:
-        ids = as_ids(ids)
+        ids = given_ids(ids)
         vectors = _native.empty(ids.size, dim).reshape(*ids.shape, dim)
         variable.table.lookup_into(ids, vectors)
         return vectors
@@ -105,30 +109,31 @@ def _in_range(variable: Any, ids: Any) -> Any:
         return ids
     errors = getattr(variable, "errors", None)
     shape = ids.shape
-    ids = call(lambda ids: checked(ids, rows), tf.int64, ids, errors=errors)
+    ids = call(lambda ids: ids_in_range(ids, rows), tf.int64, ids, errors=errors)
     ids.set_shape(shape)
     return ids
 
 
-def settled(table: Table, ids: Any, vectors: Any, unseen: Unseen) -> Any:
+def settled(variable: TableVariable, ids: Any, vectors: Any, unseen: Unseen) -> Any:
     """vectors (..., D) of rows ids (...,), with something else for those never trained."""
+    if exporting.get():
+        return vectors
 
     def settling(ids: Any, vectors: Any) -> Any:
         vectors = np.array(vectors)
-        settle(table, as_ids(ids), vectors, unseen)
+        settle(variable.table, as_ids(ids), vectors, unseen)
         return vectors
 
-    if unseen == "as-is" or exporting.get():
-        return vectors
     shape = vectors.shape
-    vectors = call(settling, vectors.dtype, ids, vectors)
+    vectors = call(settling, vectors.dtype, ids, vectors, errors=variable.errors)
     vectors.set_shape(shape)
     return vectors
 
 
-def pooled(variable: TableVariable, ids: Any, weights: Any) -> None:
-    """None: on TensorFlow vectors are summed by TensorFlow."""
-    return None
+def pooled(variable: TableVariable, ids: Any, weights: Any) -> Any:
+    """Weighted sums (..., D) of the rows ids (..., length), which half precision rounds last."""
+    rows = _rows(variable, ids)
+    return tf.reduce_sum(rows if weights is None else rows * weights[..., None], axis=-2)
 
 
 def random_state() -> dict[str, Any]:

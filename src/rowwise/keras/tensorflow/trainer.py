@@ -18,22 +18,26 @@ def _tables_of(model: Any) -> list[TableVariable]:
     return [v for v in model.variables if isinstance(v, TableVariable)]
 
 
-@around(TensorFlowTrainer, "make_train_function")
-def _make_train_function(original: Any, self: Any, force: bool = False) -> Any:
-    before = self.train_function
+def _guarded(original: Any, self: Any, force: bool = False) -> Any:
+    name = original.__name__.removeprefix("make_")
+    before = getattr(self, name)
     original(self, force)
-    made = self.train_function
-    if made is before or not _tables_of(self):
+    made = getattr(self, name)
+    tables = _tables_of(self)
+    if made is before or not tables:
         return made
+    shapes = [variable.shape for variable in tables]
 
     def function(iterator: Any) -> Any:
-        if _give_way(self):  # what was made before knows nothing of that
+        gave_way = name == "train_function" and _give_way(self)
+        if gave_way:  # what was made before knows nothing of that
             self.test_function = self.predict_function = None
-            self.make_train_function(force=True)
-            return self.train_function(iterator)
+        if gave_way or [variable.shape for variable in tables] != shapes:
+            getattr(self, f"make_{name}")(force=True)
+            return getattr(self, name)(iterator)
         return made(iterator)
 
-    self.train_function = function
+    setattr(self, name, function)
     return function
 
 
@@ -64,12 +68,8 @@ def _telling(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
         raise errors[0] from told
 
 
-for _method in (
-    "fit",
-    "evaluate",
-    "predict",
-    "train_on_batch",
-    "test_on_batch",
-    "predict_on_batch",
-):
+for _method in ("train", "test", "predict"):
+    around(TensorFlowTrainer, f"make_{_method}_function")(_guarded)
+    around(TensorFlowTrainer, f"{_method}_on_batch")(_telling)
+for _method in ("fit", "evaluate", "predict"):
     around(TensorFlowTrainer, _method)(_telling)

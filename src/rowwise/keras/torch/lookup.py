@@ -7,11 +7,14 @@ from typing import Any
 import keras
 import torch
 
+from rowwise.keras.given_ids import declare_integers
 from rowwise.keras.keeping import steps_by_rows
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
 from rowwise.keras.torch.variable import TableVariable
-from rowwise.torch.lookup import check_range, lookup, settled, whole_ids
+from rowwise.torch.lookup import check_range, lookup, whole_ids
+from rowwise.torch.lookup import settled as settled_rows
 from rowwise.torch.pooled import pool
+from rowwise.unseen import Unseen
 
 __all__ = [
     "compiles",
@@ -35,13 +38,8 @@ def ids_of(inputs: Any) -> Any:
     ids = keras.ops.convert_to_tensor(inputs)
     if only_shapes_count():
         return keras.ops.zeros(ids.shape, dtype="int64")
-    try:
+    with declare_integers():
         return whole_ids(ids)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}. On their way through other layers Keras casts ids to the dtype of the "
-            "model's input; declare it: keras.Input(shape, dtype='int64')"
-        ) from None
 
 
 def rows_of(variable: Any, ids: Any) -> Any:
@@ -71,6 +69,11 @@ def pooled(variable: TableVariable, ids: Any, weights: Any) -> Any:
     if value is not variable._value:
         return None
     return pool(value, ids, None, weights, steps_by_rows(variable))
+
+
+def settled(variable: TableVariable, ids: Any, vectors: Any, unseen: Unseen) -> Any:
+    """vectors (..., D) of rows ids (...,), with something else for those never trained."""
+    return settled_rows(variable.table, ids, vectors, unseen)
 
 
 def random_state() -> dict[str, Any]:
