@@ -16,7 +16,6 @@ from side_by_side import (
     classifier,
     data,
     numpy_of,
-    raised_in_a_program,
 )
 
 from rowwise.keras import Embedding
@@ -260,8 +259,9 @@ def test_gradients_from_before_the_last_step_are_refused():
     gradients = jax.grad(loss)(trained)
     fit(model, 2, 3)
     before = numpy_of(model.layers[0].embeddings).copy()
-    with pytest.raises(raised_in_a_program(RuntimeError), match="state given is that of step"):
-        jax.block_until_ready(model.optimizer.stateless_apply(slots, gradients, trained))
+    jax.block_until_ready(model.optimizer.stateless_apply(slots, gradients, trained))
+    with pytest.raises(RuntimeError, match="state given is that of step"):
+        model.train_on_batch(IDS[:8], ANSWERS[:8])
     np.testing.assert_array_equal(numpy_of(model.layers[0].embeddings), before)
     fresh, _, slots = model._get_jax_state(**states)
     after, _ = model.optimizer.stateless_apply(slots, gradients, fresh)
@@ -289,3 +289,47 @@ def test_steps_of_a_loop_go_on_where_fit_left_off():
             apply(model.optimizer, gradients, model.trainable_variables)
 
     assert_equal(*both(train), rtol=1e-4, atol=5e-6)
+
+
+def test_a_bad_id_of_a_call_that_was_broken_off_is_not_the_next_ones():
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            raise KeyboardInterrupt
+
+    model = classifier(Embedding)
+    model.compile("adam", "mse")
+    bad = IDS.copy()
+    bad[0, 0] = ROWS
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(bad, ANSWERS, shuffle=False, verbose=0, callbacks=[Stop()])
+    fit(model, 0, 2)
+    assert model.layers[0].table.steps == 2
+
+
+def test_a_clipping_factor_that_is_no_number_goes_where_it_goes_in_keras():
+    def train(model):
+        model.compile(keras.optimizers.SGD(0.1, global_clipnorm=1.0), "mse")
+        model.train_on_batch(IDS[:8], ANSWERS[:8] * 1e30)
+
+    ours, theirs = both(train)
+    for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(np.isnan(mine).any(), np.isnan(other).any())
+
+
+def test_accumulated_gradients_outlast_a_step_of_another_optimizer():
+    def make(layer):
+        keras.utils.set_random_seed(0)
+        ids, embed = keras.Input((5,), dtype="int32"), layer(ROWS, DIM)
+        flat = keras.layers.Flatten()(embed(ids))
+        first = keras.Model(ids, keras.layers.Dense(1)(flat))
+        object.__setattr__(first, "second", keras.Model(ids, keras.layers.Dense(1)(flat)))
+        return first
+
+    def train(model):
+        model.compile(keras.optimizers.Adam(0.01, gradient_accumulation_steps=3), "mse")
+        model.second.compile("adam", "mse")
+        for turn in range(8):
+            part = slice(8 * turn, 8 * turn + 8)
+            (model, model.second)[turn % 2].train_on_batch(IDS[part], ANSWERS[part])
+
+    assert_equal(*both(train, make), rtol=1e-4)

@@ -407,3 +407,18 @@ def test_mixed_precision(policy):
         ours.predict(data()[0][:2], verbose=0).dtype
         == theirs.predict(data()[0][:2], verbose=0).dtype
     )
+
+
+@pytest.mark.filterwarnings("ignore:.*visits all")
+def test_an_optimizer_with_a_rule_goes_on_after_one_without():
+    def train(model):
+        for optimizer in (keras.optimizers.Lamb(0.01), "adam", keras.optimizers.Lamb(0.01), "adam"):
+            model.compile(optimizer, "mse")
+            before = numpy_of(model.layers[0].embeddings).copy()
+            model.fit(*data(), batch_size=16, epochs=2, shuffle=False, verbose=0)
+            assert (numpy_of(model.layers[0].embeddings) != before).any()
+            np.testing.assert_allclose(
+                model.predict(data()[0][:4], verbose=0), numpy_of(model(data()[0][:4])), rtol=1e-5
+            )
+
+    assert_equal(*both(train), rtol=1e-4)

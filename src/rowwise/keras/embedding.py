@@ -272,7 +272,6 @@ class Embedding(keras.layers.Embedding):
                 f"layer {self.name!r} has LoRA weights for the rows it has now; add rows before "
                 "enable_lora"
             )
-        self.table  # noqa: B018 - says so where there is none
         self._embeddings.check_rows_may_change()
         return table
 

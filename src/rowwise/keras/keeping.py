@@ -12,6 +12,7 @@ import weakref
 from typing import Any
 
 import keras
+from keras.src.backend import in_stateless_scope
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from rowwise.keras.around import around
@@ -85,6 +86,20 @@ def _warn(variable: TableVariable, cause: NoRule) -> None:
         "with the numbers of dense training and at its speed",
         stacklevel=2,
     )
+
+
+def steps_itself(variable: Any) -> bool:
+    """Whether the table makes the step that is being made, of no caller's state."""
+    return isinstance(variable, TableVariable) and variable.lazy and not in_stateless_scope()
+
+
+def hand_out_sums(optimizer: Any) -> None:
+    """What Keras adds to a table's gradient: nothing, where the rows' sums are in it already."""
+    for index, variable in enumerate(optimizer._trainable_variables):
+        if isinstance(variable, TableVariable) and optimizer in variable.accumulators:
+            sums = variable.accumulators[optimizer]
+            own = steps_itself(variable) and keeper_of(variable) is optimizer
+            optimizer._accumulated_gradients[index] = sums.nothing if own else sums
 
 
 def is_wrapper(optimizer: Any) -> bool:

@@ -55,7 +55,9 @@ class _Step:
         variable = self.variable
         # As it is when the program is made: Keras, too, makes programs with the numbers of then.
         rule: Rule = variable._table.rule  # type: ignore[assignment]
-        weights = self.weights if self._factor is None else self.weights * self._factor
+        weights = self.weights
+        if self._factor is not None:  # which may be NaN: of passes that count, not of all places
+            weights = jnp.where(weights == 0, weights, weights * self._factor)
         clipvalue = optimizer.clipvalue or None
         numbers = (optimizer.iterations + 1, optimizer.learning_rate, self.now)
         token = variable.given

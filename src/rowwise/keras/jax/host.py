@@ -8,6 +8,7 @@ here and back.
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import Any
 
 import jax
@@ -64,11 +65,10 @@ def call(
         )
         return called(*arrays)
     if changes:
-        return io_callback(lambda *a: function.elsewhere(shape, dtype, *a), result, *arrays)
-    # The arrays have a batch's axes, too; all results here have the shape of ids with one more.
-    return jax.pure_callback(
-        lambda *a: function.elsewhere((*np.shape(a[-1]), *shape[np.ndim(arrays[-1]) :]), dtype, *a),
-        result,
-        *arrays,
-        vmap_method=batched,
-    )
+        return io_callback(partial(function.elsewhere, shape, dtype), result, *arrays)
+
+    def batch_wise(*given: Any) -> Any:
+        axes = [np.shape(g)[: np.ndim(g) - np.ndim(a)] for g, a in zip(given, arrays, strict=True)]
+        return function.elsewhere((*np.broadcast_shapes(*axes), *shape), dtype, *given)
+
+    return jax.pure_callback(batch_wise, result, *arrays, vmap_method=batched)

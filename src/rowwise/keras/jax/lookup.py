@@ -12,6 +12,7 @@ from jax.experimental.sparse import JAXSparse
 
 from rowwise.ids import as_ids
 from rowwise.keras.given_ids import given_ids, ids_in_range
+from rowwise.keras.jax.export import exporting
 from rowwise.keras.jax.host import HostCall, call
 from rowwise.keras.jax.variable import OnTable, TableVariable, is_token, orders
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
@@ -102,6 +103,8 @@ def _rows_now(variable: TableVariable, ids: Any) -> Any:
 
 def _rows_of_array(variable: Any, array: Any, ids: Any) -> Any:
     """Rows of an array (V, ...) that is JAX's own, ids checked as everywhere."""
+    if exporting.get():
+        return jnp.take(array, ids, axis=0)
     if not isinstance(ids, jax.core.Tracer):
         ids = jnp.asarray(ids_in_range(np.asarray(ids), array.shape[0]), "int32")
     else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,9 +33,11 @@ class Passes:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self.size = 1 + PASSES  # another one whenever the table has other rows
-        self._kept: dict[int, tuple[int, Ids, Floats]] = {}  # place -> (order, ids, gradients)
-        self._next = 0
+        self.size = 1 + PASSES  # and one more each time that programs have to be made again
+        # place -> (which are summed first, ids, gradients)
+        self._kept: dict[int, tuple[tuple[int, int], Ids, Floats]] = {}
+        self._passes = 0  # so far
+        self._lock = threading.Lock()
         self._summed: tuple[bytes, Ids, Floats] | None = None
 
     def keep(self, order: int, ids: Ids, gradients: Floats) -> int:
@@ -40,17 +45,18 @@ class Passes:
 
         `order` decides which gradients of an id are summed first, whichever came first.
         """
-        if len(self._kept) == PASSES:
-            raise RuntimeError(
-                f"{self._path}: the gradients of {PASSES} lookups wait for a step; apply them, or "
-                "look rows up without taking gradients"
-            )
         own = _native.empty(*gradients.shape)
         own[:] = gradients
-        while (place := 1 + self._next % PASSES) in self._kept:
-            self._next += 1
-        self._next += 1
-        self._kept[place] = (order, ids.copy(), own)
+        with self._lock:
+            if len(self._kept) == PASSES:
+                raise RuntimeError(
+                    f"{self._path}: the gradients of {PASSES} lookups wait for a step; apply them "
+                    "first, or look rows up without taking gradients"
+                )
+            while (place := 1 + self._passes % PASSES) in self._kept:
+                self._passes += 1
+            self._passes += 1
+            self._kept[place] = ((order, self._passes), ids.copy(), own)
         self._summed = None
         return place
 
@@ -86,9 +92,10 @@ class Passes:
             self._summed = key, ids, gradients
         return self._summed[1:]
 
-    def forget(self) -> None:
-        """The step has been made."""
-        self._kept.clear()
+    def forget(self, but_for: Iterable[int] = ()) -> None:
+        """A step has been made; gradients at some places wait for another optimizer's."""
+        places = set(but_for)
+        self._kept = {place: kept for place, kept in self._kept.items() if place in places}
         self._summed = None
 
     def start_anew(self) -> None:

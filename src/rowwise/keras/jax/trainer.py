@@ -6,8 +6,10 @@ noted, no variable makes a step any more, and the trainer raises the error: noth
 
 from __future__ import annotations
 
+import itertools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -17,7 +19,7 @@ from keras.src.backend.jax.trainer import JAXTrainer
 
 from rowwise.keras.around import around
 from rowwise.keras.jax.lookup import check_bits
-from rowwise.keras.jax.variable import OnTable, TableVariable
+from rowwise.keras.jax.variable import OnTable, TableVariable, read_as_tokens
 from rowwise.keras.keeping import by_rows, go_dense, steppers
 from rowwise.keras.optimizers import NoRule, check_step, iteration
 
@@ -74,28 +76,15 @@ def _state(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
         tables = [v for v in tables if not v.in_state_as_array]
         for optimizer in steppers(self.optimizer):
             _beside[optimizer] = [weakref.ref(variable) for variable in _tables_of(self)]
-    for variable in (*tables, *slots):
-        variable.as_token = True
+    tokens = read_as_tokens.set(frozenset(map(id, (*tables, *slots))))
     try:
         return original(self, *args, **kwargs)
     finally:
-        for variable in (*tables, *slots):
-            variable.as_token = False
+        read_as_tokens.reset(tokens)
 
 
-class _Batches:
-    """The batches of an iterator, none of whose integers JAX would take for others."""
-
-    def __init__(self, batches: Any) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        batch = next(self._batches)
-        _check_integers(batch)
-        return batch
+def _inputs_of(batch: Any) -> Any:
+    return batch[0] if isinstance(batch, tuple | list) and batch else batch
 
 
 def _check_integers(values: Any) -> None:
@@ -127,8 +116,13 @@ def _guarded(original: Any, self: Any, force: bool = False) -> None:
 
     def function(state: Any, batches: Any) -> Any:
         try:
+            if any(variable.errors for variable in tables):
+                jax.block_until_ready(state)  # no program runs that would find no error any more
             raise_errors(tables)
-            return made(state, _Batches(batches))
+            several = list(itertools.islice(batches, self.steps_per_execution))
+            for batch in several:
+                _check_integers(_inputs_of(batch))
+            return made(state, iter(several))
         except BaseException:
             _keep_state(self, state)
             raise
@@ -159,11 +153,23 @@ def raise_errors(tables: Any) -> None:
         raise errors[0]
 
 
+_running: ContextVar[bool] = ContextVar("running", default=False)  # a trainer, `evaluate` in `fit`
+
+
 def _finished(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     tables = _tables_of(self) if self.built else []
     if tables and original.__name__.endswith("_on_batch"):
-        _check_integers((args, kwargs))
-    result = original(self, *args, **kwargs)
+        _check_integers(args[0] if args else kwargs.get("x"))
+    outermost, running = not _running.get(), _running.set(True)
+    try:
+        result = original(self, *args, **kwargs)
+    except BaseException:
+        if outermost:  # what programs noted was of this call
+            for variable in _tables_of(self):
+                variable.errors.clear()
+        raise
+    finally:
+        _running.reset(running)
     if tables := _tables_of(self):
         jax.effects_barrier()
         raise_errors(tables)

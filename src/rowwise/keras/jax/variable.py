@@ -24,7 +24,7 @@ from rowwise.keras.around import around
 from rowwise.keras.given_ids import given_ids, ids_in_range
 from rowwise.keras.in_care import InCare, step_but_for
 from rowwise.keras.jax.host import HostCall, call
-from rowwise.keras.jax.passes import WHOLE, Passes, rows_in
+from rowwise.keras.jax.passes import PASSES, WHOLE, Passes, rows_in
 from rowwise.keras.optimizers import NoRule
 from rowwise.rules import Rule
 from rowwise.table import Table
@@ -33,6 +33,8 @@ from rowwise.unseen import Unseen, forget_mean, settle
 _COUNTED = 2**24  # a float32 counts no further
 # Whether a variable read in a program gives its token: to an optimizer that hands all it has round.
 tokens_as_they_are: ContextVar[bool] = ContextVar("tokens_as_they_are", default=False)
+# Of the variables that a trainer is reading for its state: those of which it gets the token.
+read_as_tokens: ContextVar[frozenset[int]] = ContextVar("read_as_tokens", default=frozenset())
 orders = itertools.count()  # of lookups, in the order in which they were traced
 
 
@@ -43,8 +45,6 @@ def is_token(value: Any) -> bool:
 
 class OnTable(keras.Variable):
     """A variable (rows, dim) whose numbers a table keeps."""
-
-    as_token = False  # whether a trainer, reading this for its state, gets the token
 
     def whole(self) -> NDArray[np.float32]:
         """The present values (rows, dim)."""
@@ -83,7 +83,7 @@ class OnTable(keras.Variable):
         if given is None:
             if not self.ready:
                 return super().value
-            if self.as_token:
+            if id(self) in read_as_tokens.get():
                 return jnp.asarray(self.token())
             jax.effects_barrier()  # steps that were asked for have been made
             given = jnp.asarray(self.whole())
@@ -143,6 +143,9 @@ class TableVariable(InCare, OnTable):
         """Raises NoRule where this backend cannot follow what a rule could."""
         if keras.distribution.distribution() is not None:
             raise NoRule("a keras.distribution is set, and a table lies on one host")
+        several = optimizer.gradient_accumulation_steps
+        if several and several > PASSES // 4:
+            raise NoRule(f"gradient_accumulation_steps={several} are more than wait on JAX")
 
     def part_from_others(self, optimizer: Any) -> None:
         """From now on the slots of other optimizers keep what they are, beside the table."""
@@ -237,10 +240,10 @@ class TableVariable(InCare, OnTable):
 
     def read(self, out: Any, token: Any, ids: Any) -> None:
         """vectors (..., dim) of the rows ids (...,), at the step that the token names."""
-        self._check(token)
         try:
+            self._check(token)
             self._table.lookup_into(given_ids(ids), out)
-        except (IndexError, TypeError, ValueError) as error:
+        except (IndexError, TypeError, ValueError, RuntimeError) as error:
             self.errors.append(error)  # no step is made from now on, until the trainer raises it
             out[...] = 0
 
@@ -291,7 +294,6 @@ class TableVariable(InCare, OnTable):
         out[...] = 0
         if self.errors:
             return
-        self._check(token)
         if ids.size == 0 and gradients.shape == self._shape:
             ids, gradients = rows_in(gradients)
         else:
@@ -299,7 +301,11 @@ class TableVariable(InCare, OnTable):
         if self.frozen_row is not None:
             moving = ids != self.frozen_row
             ids, gradients = ids[moving], gradients[moving]
-        out[self.passes.keep(order, ids, gradients)] = WHOLE
+        try:
+            self._check(token)
+            out[self.passes.keep(order, ids, gradients)] = WHOLE
+        except RuntimeError as error:
+            self.errors.append(error)
 
     def step(
         self,
@@ -313,9 +319,9 @@ class TableVariable(InCare, OnTable):
         now: Any,
     ) -> None:
         """Makes a step, unless there is an error to be raised; the next token."""
-        self._check(token)
         if now and not self.errors:
             try:
+                self._check(token)
                 self._make_step(rule, clipvalue, weights, float(rate), int(iteration))
             except Exception as error:
                 self.errors.append(error)
@@ -333,8 +339,14 @@ class TableVariable(InCare, OnTable):
             self._table.retune(rule)
         gradients = gradients.reshape(len(ids), self._table.dim)
         step_but_for(self.frozen_row, self._table, ids, gradients, rate, iteration)
-        self.passes.forget()  # those without weight, which nobody applies, too
+        self.passes.forget(self._awaited())  # and with them those that nobody applied
         self._advance()
+
+    def _awaited(self) -> NDArray[np.int64]:
+        """The places of gradients that optimizers other than this step's have summed up so far."""
+        keeper = self.keeper and self.keeper()
+        sums = [own.token() for who, own in self.accumulators.items() if who is not keeper]
+        return np.flatnonzero(np.any(sums, axis=0)) if sums else np.empty(0, np.int64)
 
     def _advance(self) -> None:
         self._version = (self._version + 1) % _COUNTED
@@ -364,7 +376,7 @@ class TableVariable(InCare, OnTable):
         return {name: value for name, value in state.items() if name not in dropped}
 
 
-class _Own(OnTable):
+class _BesideWeights(OnTable):
     """A variable that is the table's, until Keras makes the steps."""
 
     def __init__(self, name: str) -> None:
@@ -403,7 +415,7 @@ class _Own(OnTable):
         raise NotImplementedError
 
 
-class SlotVariable(_Own):
+class SlotVariable(_BesideWeights):
     """One slot of a table, as the optimizer's variable: (rows, dim) float32, not trainable."""
 
     def __init__(self, table: Table, slot: str, name: str) -> None:
@@ -420,7 +432,7 @@ class SlotVariable(_Own):
         self.table.slots_written()
 
 
-class AccumulatorVariable(_Own):
+class AccumulatorVariable(_BesideWeights):
     """Sums of gradients over several batches: as its token, by how much each pass counts."""
 
     def __init__(self, variable: TableVariable, name: str) -> None:

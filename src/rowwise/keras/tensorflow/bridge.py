@@ -11,7 +11,6 @@ table's); in `LossScaleOptimizer`, `check_finite`. trainer.py has what is taken 
 from __future__ import annotations
 
 import weakref
-from functools import partial
 from typing import Any
 
 import keras
@@ -25,9 +24,9 @@ import rowwise.keras.tensorflow.export
 import rowwise.keras.tensorflow.trainer  # noqa: F401  (both take over their parts)
 from rowwise.keras.around import around
 from rowwise.keras.in_care import step_but_for
-from rowwise.keras.keeping import by_rows, keeper_of
+from rowwise.keras.keeping import by_rows, hand_out_sums, keeper_of, steps_itself
 from rowwise.keras.optimizers import NoRule
-from rowwise.keras.tensorflow.host import call
+from rowwise.keras.tensorflow.host import Weakly, call
 from rowwise.keras.tensorflow.variable import AccumulatorVariable, TableVariable
 from rowwise.pooling import coalesce
 from rowwise.rules import Rule
@@ -43,10 +42,10 @@ def _rows_of(optimizer: Any, variable: TableVariable, gradient: Any) -> Any:
     ids, gradients = _as_rows(gradient)
     several = optimizer.gradient_accumulation_steps
     if several or optimizer.clipnorm or optimizer.clipvalue or optimizer.global_clipnorm:
-        ids, gradients = call(partial(_summed, variable), _PAIR, ids, gradients)
+        ids, gradients = call(Weakly(_summed, variable), _PAIR, ids, gradients)
     if several:
         now = (optimizer._iterations + 1) % several == 0
-        sums = partial(_accumulated, variable.accumulators[optimizer])
+        sums = Weakly(_accumulated, variable.accumulators[optimizer])
         ids, gradients = call(sums, _PAIR, ids, gradients, now)
     gradients.set_shape((None, variable._shape[1]))
     variable.batches.append(ids)
@@ -108,26 +107,17 @@ def _take_rows(original: Any, self: Any, grads: Any, trainable_variables: Any) -
             if by_rows(self, variable):
                 gradient = _rows_of(self, variable, gradient)
             else:
-                call(partial(_count_step, variable), tf.float32, _as_rows(gradient)[0])
+                call(Weakly(_count_step, variable), tf.float32, _as_rows(gradient)[0])
                 gradient = tf.convert_to_tensor(gradient)
         taken.append(gradient)
     if self.gradient_accumulation_steps:
-        _hand_out_sums(self)
+        hand_out_sums(self)
     return original(self, taken, trainable_variables)
-
-
-def _hand_out_sums(optimizer: Any) -> None:
-    """What Keras adds to a table's gradient: nothing, where the rows' sums are in it already."""
-    for index, variable in enumerate(optimizer._trainable_variables):
-        if isinstance(variable, TableVariable) and optimizer in variable.accumulators:
-            sums = variable.accumulators[optimizer]
-            own = _steps_itself(variable) and keeper_of(variable) is optimizer
-            optimizer._accumulated_gradients[index] = sums.nothing if own else sums
 
 
 @around(TFOptimizer, "_apply_weight_decay")
 def _decay_the_others(original: Any, self: Any, variables: Any) -> Any:
-    rest = [v for v in variables if not _steps_itself(v)]
+    rest = [v for v in variables if not steps_itself(v)]
     return original(self, rest) if rest else None
 
 
@@ -137,8 +127,8 @@ def _step_tables(
 ) -> Any:
     rest = []
     for gradient, variable in zip(grads, trainable_variables, strict=True):
-        if _steps_itself(variable):
-            step = partial(_step, variable, weakref.ref(self), variable._table.rule)
+        if steps_itself(variable):
+            step = Weakly(_step, variable, weakref.ref(self), variable._table.rule)
             numbers = (learning_rate, self.iterations + 1)
             batch = (variable.batches.pop(0), gradient)
             call(step, tf.float32, *batch, *numbers, errors=variable.errors)
@@ -152,7 +142,7 @@ def _empty_sums(original: Any, self: Any) -> Any:
     original(self)
     for variable in self._trainable_variables:
         if isinstance(variable, TableVariable) and self in variable.accumulators:
-            call(partial(_forgotten, variable.accumulators[self]), tf.float32)
+            call(Weakly(_forgotten, variable.accumulators[self]), tf.float32)
 
 
 def _forgotten(accumulator: AccumulatorVariable) -> np.float32:
@@ -162,13 +152,11 @@ def _forgotten(accumulator: AccumulatorVariable) -> np.float32:
 
 @around(TFOptimizer, "_backend_increment_gradient_accumulators")
 def _increment_the_others(original: Any, self: Any, grads: Any, acc_grads: Any) -> Any:
+    tables = [v for v in self._trainable_variables if isinstance(v, TableVariable)]
+    nothing = {id(own.nothing) for v in tables for own in v.accumulators.values()}
     pairs = zip(grads, acc_grads, strict=True)
-    rest = [(g, sums) for g, sums in pairs if getattr(sums, "name", None) != "nothing"]
+    rest = [(g, sums) for g, sums in pairs if id(sums) not in nothing]
     return original(self, [g for g, _ in rest], [sums for _, sums in rest])
-
-
-def _steps_itself(variable: Any) -> bool:
-    return isinstance(variable, TableVariable) and variable.lazy and not in_stateless_scope()
 
 
 @around(keras.optimizers.LossScaleOptimizer, "check_finite")

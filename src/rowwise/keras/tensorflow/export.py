@@ -16,6 +16,7 @@ def _track(original: Any, self: Any, layer: Any) -> Any:
     for variable in layer.variables:
         if isinstance(variable, OnTable):
             variable.export()
+            self.__dict__.setdefault("_exported_tables", []).append(variable)
     return original(self, layer)
 
 
@@ -25,6 +26,15 @@ def _while_exporting(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any
         return original(self, *args, **kwargs)
     finally:
         exporting.reset(before)
+
+
+@around(SavedModelExportArchive, "write_out")
+def _write_out(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return original(self, *args, **kwargs)
+    finally:
+        for variable in self.__dict__.pop("_exported_tables", ()):
+            variable.exported = None
 
 
 for _method in ("track", "add_endpoint", "write_out"):

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+
+class Weakly:
+    """function(owner, *arrays), for graphs, which TensorFlow keeps: the owner goes when it may."""
+
+    def __init__(self, function: Callable[..., Any], owner: Any, *more: Any) -> None:
+        self._function, self._owner, self._more = function, weakref.ref(owner), more
+
+    def __call__(self, *arrays: Any) -> Any:
+        """Calls the function."""
+        owner = self._owner()
+        if owner is None:
+            raise RuntimeError("the table that this graph reads is gone")
+        return self._function(owner, *self._more, *arrays)
 
 
 class HostError(RuntimeError):

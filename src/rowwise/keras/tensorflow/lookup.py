@@ -12,7 +12,7 @@ from rowwise import _native
 from rowwise.ids import as_ids
 from rowwise.keras.given_ids import given_ids, ids_in_range
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
-from rowwise.keras.tensorflow.host import call
+from rowwise.keras.tensorflow.host import Weakly, call
 from rowwise.keras.tensorflow.variable import TableVariable, exporting
 from rowwise.unseen import Unseen, settle
 
@@ -61,26 +61,29 @@ def _rows(variable: Any, ids: Any) -> Any:
     return rows
 
 
+def _vectors(variable: TableVariable, ids: Any) -> Any:
+    ids = given_ids(ids)
+    vectors = _native.empty(ids.size, variable._table.dim)
+    vectors = vectors.reshape(*ids.shape, variable._table.dim)
+    variable.table.lookup_into(ids, vectors)
+    return vectors
+
+
 def _rows_of_table(variable: TableVariable, ids: Any) -> Any:
     """vectors (..., D); their gradient is ids and the vectors' gradient."""
     rows, dim = variable._shape
-
-    def lookup(ids: Any) -> Any:
-        ids = given_ids(ids)
-        vectors = _native.empty(ids.size, dim).reshape(*ids.shape, dim)
-        variable.table.lookup_into(ids, vectors)
-        return vectors
+    errors, frozen_row, lookup = variable.errors, variable.frozen_row, Weakly(_vectors, variable)
 
     @tf.custom_gradient
     def look(token: Any) -> Any:
-        vectors = call(lookup, tf.float32, ids, errors=variable.errors)
+        vectors = call(lookup, tf.float32, ids, errors=errors)
         vectors.set_shape([*ids.shape, dim] if ids.shape.rank is not None else None)
 
         def backward(gradients: Any) -> Any:
             places = tf.cast(tf.reshape(ids, [-1]), "int64")
             gradients = tf.reshape(gradients, [-1, dim])
-            if variable.frozen_row is not None:
-                moving = places != variable.frozen_row
+            if frozen_row is not None:
+                moving = places != frozen_row
                 gradients = tf.where(moving[:, None], gradients, tf.zeros_like(gradients))
             return tf.IndexedSlices(gradients, places, (rows, dim))
 
@@ -119,14 +122,16 @@ def settled(variable: TableVariable, ids: Any, vectors: Any, unseen: Unseen) -> 
     if exporting.get():
         return vectors
 
-    def settling(ids: Any, vectors: Any) -> Any:
-        vectors = np.array(vectors)
-        settle(variable.table, as_ids(ids), vectors, unseen)
-        return vectors
-
     shape = vectors.shape
+    settling = Weakly(_settled, variable, unseen)
     vectors = call(settling, vectors.dtype, ids, vectors, errors=variable.errors)
     vectors.set_shape(shape)
+    return vectors
+
+
+def _settled(variable: TableVariable, unseen: Unseen, ids: Any, vectors: Any) -> Any:
+    vectors = np.array(vectors)
+    settle(variable.table, as_ids(ids), vectors, unseen)
     return vectors
 
 

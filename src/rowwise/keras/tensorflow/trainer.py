@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 
@@ -26,13 +27,13 @@ def _guarded(original: Any, self: Any, force: bool = False) -> Any:
     tables = _tables_of(self)
     if made is before or not tables:
         return made
-    shapes = [variable.shape for variable in tables]
+    made_for = _kinds(tables)
 
     def function(iterator: Any) -> Any:
-        gave_way = name == "train_function" and _give_way(self)
-        if gave_way:  # what was made before knows nothing of that
-            self.test_function = self.predict_function = None
-        if gave_way or [variable.shape for variable in tables] != shapes:
+        if name == "train_function":
+            _build_optimizer(self)
+            _give_way(self)
+        if _kinds(tables) != made_for:
             getattr(self, f"make_{name}")(force=True)
             return getattr(self, name)(iterator)
         return made(iterator)
@@ -41,9 +42,21 @@ def _guarded(original: Any, self: Any, force: bool = False) -> Any:
     return function
 
 
-def _give_way(model: Any) -> bool:
-    """Leaves to Keras those tables whose next step has no rule; whether there was one."""
-    gave_way = False
+def _kinds(tables: list[TableVariable]) -> list[Any]:
+    """What a graph takes for granted: how many rows there are, and whether they are a table's."""
+    return [(variable._shape, variable._array is None) for variable in tables]
+
+
+def _build_optimizer(model: Any) -> None:
+    """Settles who makes a new optimizer's steps, before the graph of the first one is made."""
+    optimizer = model.optimizer
+    if optimizer is not None and not optimizer.built and model.built:
+        with keras.name_scope(optimizer.name, caller=optimizer):
+            optimizer.build(model.trainable_variables)
+
+
+def _give_way(model: Any) -> None:
+    """Leaves to Keras those tables whose next step has no rule."""
     for variable in _tables_of(model):
         keeper = keeper_of(variable)
         if variable.trainable and variable.lazy and keeper is not None:
@@ -51,8 +64,6 @@ def _give_way(model: Any) -> bool:
                 check_step(keeper, variable, float(keeper.learning_rate), iteration(keeper))
             except NoRule as cause:
                 go_dense(variable, cause)
-                gave_way = True
-    return gave_way
 
 
 def _telling(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -22,7 +22,7 @@ from rowwise.keras.around import around
 from rowwise.keras.in_care import InCare
 from rowwise.keras.optimizers import NoRule
 from rowwise.keras.row_sums import RowSums
-from rowwise.keras.tensorflow.host import call
+from rowwise.keras.tensorflow.host import Weakly, call
 from rowwise.table import Table
 from rowwise.unseen import forget_mean
 
@@ -78,10 +78,13 @@ class OnTable(keras.Variable):
     def _read(self) -> Any:
         """The whole array, differentiable."""
 
+        shape = self._shape
+        whole = Weakly(type(self).whole, self)
+
         @tf.custom_gradient
         def read(token: Any) -> Any:
-            array = call(self.whole, tf.float32)
-            array.set_shape(self._shape)
+            array = call(whole, tf.float32)
+            array.set_shape(shape)
             return array, lambda gradient: gradient
 
         return read(self._value.read_value())
@@ -97,7 +100,7 @@ class OnTable(keras.Variable):
         if self._array is not None:
             self._array.assign(value)
         else:
-            call(self._taking, tf.float32, value)
+            call(Weakly(type(self)._taking, self), tf.float32, value)
 
     def _taking(self, values: NDArray[np.float32]) -> np.float32:
         self.take(values)
@@ -152,6 +155,8 @@ class TableVariable(InCare, OnTable):
         """Raises NoRule where the backend cannot follow what a rule could."""
         if tf.distribute.has_strategy():
             raise NoRule("a tf.distribute strategy is set, and a table lies on one host")
+        if self._array is not None:  # which graphs may have in hand
+            raise NoRule("another optimizer, without a rule by rows, has stepped this layer before")
 
     def part_from_others(self, optimizer: Any) -> None:
         """From now on the slots of other optimizers keep what they are, beside the table."""
@@ -167,11 +172,6 @@ class TableVariable(InCare, OnTable):
         for variable in mine:
             variable.leave()
         super().leave_to_keras()
-
-    def return_to_table(self) -> None:
-        """The opposite: another optimizer has a rule by rows."""
-        self._table = self.table
-        self._array = None
 
     def whole(self) -> NDArray[np.float32]:
         """The present rows (rows, dim)."""

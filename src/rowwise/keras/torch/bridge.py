@@ -25,7 +25,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 import rowwise.keras.torch.plain_optimizers  # noqa: F401  (torch's own step tables, too)
 from rowwise.keras.around import around
 from rowwise.keras.in_care import step_but_for
-from rowwise.keras.keeping import by_rows, go_dense, keeper_of
+from rowwise.keras.keeping import by_rows, go_dense, hand_out_sums, steps_itself
 from rowwise.keras.optimizers import NoRule, check_step, iteration
 from rowwise.keras.torch.variable import TableVariable
 from rowwise.pooling import coalesce
@@ -65,15 +65,6 @@ def _whole(variable: TableVariable, ids: Any, gradients: Any) -> Any:
     return torch.zeros(tuple(variable.shape)).index_add_(0, torch.from_numpy(ids), gradients)
 
 
-def _hand_out_sums(optimizer: Any) -> None:
-    """What Keras adds to a table's gradient: nothing, where the rows' sums are in it already."""
-    for index, variable in enumerate(optimizer._trainable_variables):
-        if isinstance(variable, TableVariable) and optimizer in variable.accumulators:
-            sums = variable.accumulators[optimizer]
-            own = _steps_itself(variable) and keeper_of(variable) is optimizer
-            optimizer._accumulated_gradients[index] = sums.nothing if own else sums
-
-
 @around(BaseOptimizer, "_overwrite_variables_directly_with_gradients")
 def _take_rows(original: Any, self: Any, grads: Any, variables: Any) -> Any:
     rest = []
@@ -92,13 +83,13 @@ def _take_rows(original: Any, self: Any, grads: Any, variables: Any) -> Any:
             gradient = gradient.to_dense() if gradient.is_sparse else gradient
         rest.append((gradient, variable))
     if self.gradient_accumulation_steps:
-        _hand_out_sums(self)
+        hand_out_sums(self)
     return original(self, [g for g, _ in rest], [v for _, v in rest])
 
 
 @around(TorchOptimizer, "_apply_weight_decay")
 def _decay_the_others(original: Any, self: Any, variables: Any) -> Any:
-    rest = [v for v in variables if not _steps_itself(v)]
+    rest = [v for v in variables if not steps_itself(v)]
     return original(self, rest) if rest else None
 
 
@@ -107,7 +98,7 @@ def _step_tables(
 ) -> Any:
     rest = []
     for gradient, variable in zip(grads, trainable_variables, strict=True):
-        if _steps_itself(variable):
+        if steps_itself(variable):
             ids = variable.batches.pop(0)
             try:
                 _step(self, variable, ids, gradient, learning_rate)
@@ -135,10 +126,6 @@ def _empty_sums(original: Any, self: Any) -> None:
 for _owner in (BaseOptimizer, TorchParallelOptimizer):
     around(_owner, "_backend_update_step")(_step_tables)
     around(_owner, "_backend_reset_gradient_accumulators")(_empty_sums)
-
-
-def _steps_itself(variable: Any) -> bool:
-    return isinstance(variable, TableVariable) and variable.lazy and not in_stateless_scope()
 
 
 @around(keras.optimizers.LossScaleOptimizer, "check_finite")
