@@ -11,7 +11,7 @@ from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 
 from rowwise.keras.around import around
 from rowwise.keras.keeping import go_dense, keeper_of
-from rowwise.keras.optimizers import NoRule, check_step, iteration
+from rowwise.keras.optimizers import NoRule, check_step, iteration, rule_of
 from rowwise.keras.tensorflow.variable import TableVariable
 
 
@@ -51,6 +51,11 @@ def _build_optimizer(model: Any) -> None:
     """Settles who makes a new optimizer's steps, before the graph of the first one is made."""
     optimizer = model.optimizer
     if optimizer is not None and not optimizer.built and model.built:
+        try:
+            for variable in _tables_of(model):
+                rule_of(optimizer, variable)
+        except NoRule:  # Keras builds it in its graph, to numbers of its own
+            return
         with keras.name_scope(optimizer.name, caller=optimizer):
             optimizer.build(model.trainable_variables)
 
