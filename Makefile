@@ -3,7 +3,7 @@
 # make fuzz: damaged files for every reader, for a minute.
 # make check-native: the native code under the address, undefined-behaviour and thread sanitizers.
 # make test-backends: the Keras tests on JAX and TensorFlow in full, where make test runs every test
-#                     there, but of a test's cases the first and every 8th after that.
+#                     there, but of a test's cases the first and every 10th after that.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -24,8 +24,8 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed  # on two workers, a core each; Keras's backends in processes of their own
 	$(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) tests/keras --every 8
-	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras --every 8
+	KERAS_BACKEND=jax $(PYTEST) tests/keras --every 10
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras --every 10
 
 test-backends: $(VENV)/.installed
 	KERAS_BACKEND=jax $(PYTEST) tests/keras

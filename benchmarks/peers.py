@@ -119,13 +119,16 @@ def measure(cell: Cell, workers: dict[str, Worker]) -> None:
     def make(one: Contender) -> None:
         workers[one.backend]("make", one.name, cell.optimizer, cell.rows)
 
-    def end(one: Contender) -> None:
+    def note_peak(one: Contender) -> None:
         cell.peaks[one.title] = workers[one.backend]("peak", one.name)
+
+    def drop(one: Contender) -> None:
         workers[one.backend]("drop", one.name)
 
     for ours, peers in RIVALS.items():
         make(ours)
         run(ours, WARM_UP)
+        note_peak(ours)  # before a peer comes into the same process
         mine = [] if peers else run(ours, 40)
         for peer in peers:
             if cell.optimizer not in peer.optimizers:
@@ -136,12 +139,13 @@ def measure(cell: Cell, workers: dict[str, Worker]) -> None:
             for _ in range(ROUNDS - 2 if slow else ROUNDS):
                 beside += run(ours, 7)[1:]
                 theirs += run(peer, 2 if slow else 7)[1:]
-            end(peer)
+            note_peak(peer)
+            drop(peer)
             cell.seconds[peer.title] = statistics.median(theirs)
             cell.ratios[peer.title] = statistics.median(theirs) / statistics.median(beside)
             mine += beside
         cell.seconds[ours.title] = statistics.median(mine)
-        end(ours)
+        drop(ours)
     if cell.optimizer == "Adam" and LIMIT.exists():
         cell.limit = memory_limit(cell.rows, cell.ids == "Zipf")
 

@@ -30,7 +30,8 @@ class BackupAndRestore(keras.callbacks.Callback):
     And a training that goes on ends with the bits of one that was never stopped, backed up or not:
     tables are kept with their stamps and clocks, and so are the states of the random numbers by
     which `fit` shuffles, NumPy's and Python's and on the torch backend PyTorch's. (On TensorFlow
-    `fit` shuffles by random numbers whose state cannot be kept: shuffle=False, or a dataset.)
+    `fit` shuffles by random numbers whose state cannot be kept: shuffle=False, or a dataset. On JAX
+    a sum of gradients that waits for more batches is rounded once more.)
 
     Args:
         backup_dir: a folder for this training alone.
