@@ -1,12 +1,13 @@
 """Files: ours open with Keras's layer, Keras's with ours, and training goes on where it was."""
 
+import os
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
-from side_by_side import LAYERS, ROWS, assert_equal, classifier, data
+from side_by_side import LAYERS, ROWS, assert_equal, classifier, data, only_torch
 
 import rowwise.keras
 from rowwise.keras import Embedding
@@ -100,3 +101,38 @@ def test_the_table_is_saved_with_its_history(tmp_path):
     np.testing.assert_array_equal(again.to_numpy(), table.to_numpy())
     np.testing.assert_array_equal(again.updates, table.updates)
     np.testing.assert_array_equal(again.slot("velocity"), table.slot("velocity"))
+
+
+_TRAINS_ON = """
+import sys
+import numpy as np
+from rowwise.keras import load_model
+
+model = load_model(sys.argv[1])
+ids, answers = np.load(sys.argv[2]).values()
+fitted = model.fit(ids, answers, batch_size=16, epochs=1, shuffle=False, verbose=0)
+print(model.layers[0].table.steps, *fitted.history["loss"])
+"""
+
+
+@only_torch
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_a_file_written_on_torch_trains_on_on_another_backend(backend, tmp_path):
+    ids, answers = data()
+    model = classifier(rowwise.keras.Embedding)
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.fit(ids, answers, batch_size=16, epochs=1, shuffle=False, verbose=0)
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", ids, answers)
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _TRAINS_ON]
+        + [str(tmp_path / "model.keras"), str(tmp_path / "data.npz")],
+        env=os.environ | {"KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    fitted = model.fit(ids, answers, batch_size=16, epochs=1, shuffle=False, verbose=0)
+    steps, loss = run.stdout.split()[-2:]
+    assert int(steps) == model.layers[0].table.steps == 32
+    assert float(loss) == pytest.approx(fitted.history["loss"][0], rel=1e-5)

@@ -29,6 +29,8 @@ except ModuleNotFoundError as error:
     raise ImportError(
         f"keras cannot be imported, for want of its backend {error.name}; {_advice()}"
     ) from error
+except ValueError as error:  # of a backend that there is not
+    raise ImportError(f"keras cannot be imported: {error}; {_advice()}") from error
 
 BACKEND = keras.backend.backend()
 

@@ -39,6 +39,9 @@ def load_model(filepath: Any, *, embedding: type = Embedding, **options: Any) ->
         return keras.saving.load_model(filepath, **options)
 
 
+# Where files written on the torch backend say that their optimizer is; others have it elsewhere.
+_TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers."
+
 _stand_in: ContextVar[Any] = ContextVar("stand_in", default=None)
 
 
@@ -56,6 +59,8 @@ def _opening_embeddings_with(layer: type) -> Iterator[None]:
 def _retrieve(
     original: Any, name: Any, registered_name: Any, module: Any, *args: Any, **kwargs: Any
 ) -> Any:
+    if _stand_in.get() is not None and str(module).startswith(_TORCH_OPTIMIZERS):
+        module = "keras.optimizers"
     saved_embedding = name == "Embedding" and module in ("keras.layers", "rowwise.keras.embedding")
     if saved_embedding and _stand_in.get() is not None:
         return _stand_in.get()

@@ -23,8 +23,9 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from rowwise.keras.around import around
 from rowwise.keras.jax.host import call
+from rowwise.keras.jax.on_table import OnTable, is_token, tokens_as_they_are
 from rowwise.keras.jax.trainer import tables_beside  # (which takes over its own part)
-from rowwise.keras.jax.variable import OnTable, TableVariable, is_token, tokens_as_they_are
+from rowwise.keras.jax.variable import TableVariable
 from rowwise.rules import Rule
 
 

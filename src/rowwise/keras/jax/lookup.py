@@ -14,7 +14,8 @@ from rowwise.ids import as_ids
 from rowwise.keras.given_ids import given_ids, ids_in_range
 from rowwise.keras.jax.export import exporting
 from rowwise.keras.jax.host import HostCall, call
-from rowwise.keras.jax.variable import OnTable, TableVariable, is_token, orders
+from rowwise.keras.jax.on_table import OnTable, is_token
+from rowwise.keras.jax.variable import TableVariable, orders
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
 from rowwise.unseen import Unseen, what_stands_in
 

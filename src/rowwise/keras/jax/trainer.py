@@ -19,7 +19,8 @@ from keras.src.backend.jax.trainer import JAXTrainer
 
 from rowwise.keras.around import around
 from rowwise.keras.jax.lookup import check_bits
-from rowwise.keras.jax.variable import OnTable, TableVariable, read_as_tokens
+from rowwise.keras.jax.on_table import OnTable, read_as_tokens
+from rowwise.keras.jax.variable import TableVariable
 from rowwise.keras.keeping import by_rows, go_dense, steppers
 from rowwise.keras.optimizers import NoRule, check_step, iteration
 

@@ -1,116 +1,33 @@
-"""Keras variables on a table, on JAX: its weights, the slots of its optimizer, a sum of gradients.
-
-To whoever reads one it is the whole array (rows, dim), as it is now. In a trainer's state it is a
-token, a vector; whoever reads it there gets the whole array as well, from a call of the host.
-"""
+"""Keras's variable of the embeddings, on JAX, and what the programs that read it call."""
 
 from __future__ import annotations
 
 import itertools
 import warnings
-from contextvars import ContextVar
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from keras.src.backend import in_stateless_scope
-from keras.src.backend.common.stateless_scope import StatelessScope, get_stateless_scope
 from numpy.typing import NDArray
 
 from rowwise.ids import as_ids
-from rowwise.keras.around import around
 from rowwise.keras.given_ids import given_ids, ids_in_range
 from rowwise.keras.in_care import InCare, step_but_for
 from rowwise.keras.jax.host import HostCall, call
+from rowwise.keras.jax.on_table import OnTable, is_token
 from rowwise.keras.jax.passes import PASSES, WHOLE, Passes, rows_in
+from rowwise.keras.jax.slots import AccumulatorVariable, SlotVariable
 from rowwise.keras.optimizers import NoRule
 from rowwise.rules import Rule
 from rowwise.table import Table
 from rowwise.unseen import Unseen, forget_mean, settle
 
+__all__ = ["AccumulatorVariable", "SlotVariable", "TableVariable"]
+
 _COUNTED = 2**24  # a float32 counts no further
-# Whether a variable read in a program gives its token: to an optimizer that hands all it has round.
-tokens_as_they_are: ContextVar[bool] = ContextVar("tokens_as_they_are", default=False)
-# Of the variables that a trainer is reading for its state: those of which it gets the token.
-read_as_tokens: ContextVar[frozenset[int]] = ContextVar("read_as_tokens", default=frozenset())
 orders = itertools.count()  # of lookups, in the order in which they were traced
-
-
-def is_token(value: Any) -> bool:
-    """Whether a value in a state stands for a whole array."""
-    return getattr(value, "ndim", None) == 1
-
-
-class OnTable(keras.Variable):
-    """A variable (rows, dim) whose numbers a table keeps."""
-
-    def whole(self) -> NDArray[np.float32]:
-        """The present values (rows, dim)."""
-        raise NotImplementedError
-
-    def take(self, values: NDArray[np.float32]) -> None:
-        """Takes values (rows, dim)."""
-        raise NotImplementedError
-
-    def token(self) -> NDArray[np.float32]:
-        """What stands for the present values."""
-        return np.zeros(1, np.float32)
-
-    def take_token(self, token: Any) -> None:
-        """Takes back what `token` gave, or what became of it in a program."""
-
-    @property
-    def ready(self) -> bool:
-        """Whether there is a table: not while Keras learns a model's shapes."""
-        return self._shape is not None and len(self._shape) == 2 and self._initializer is None
-
-    @property
-    def given(self) -> Any:
-        """What a caller's state holds for this variable; None if nothing."""
-        return get_stateless_scope().get_current_value(self) if in_stateless_scope() else None
-
-    @property
-    def holds_token(self) -> bool:
-        """Whether a caller's state holds a token for this variable."""
-        return is_token(self.given)
-
-    @property
-    def value(self) -> Any:
-        """The whole array; while a trainer takes its state, the token."""
-        given = self.given
-        if given is None:
-            if not self.ready:
-                return super().value
-            if id(self) in read_as_tokens.get():
-                return jnp.asarray(self.token())
-            jax.effects_barrier()  # steps that were asked for have been made
-            given = jnp.asarray(self.whole())
-        elif is_token(given) and not tokens_as_they_are.get():
-            given = self._whole_in_a_program(given)
-        return self._maybe_autocast(given)
-
-    def _whole_in_a_program(self, token: Any) -> Any:
-        return call(HostCall(self, "write_whole"), self._shape, np.float32, token)
-
-    def write_whole(self, out: Any, token: Any) -> None:
-        """`whole`, as a program asks for it."""
-        out[...] = self.whole()
-
-    def assign(self, value: Any) -> Any:
-        """Takes the whole array, or a token that comes back from a program."""
-        if not is_token(value):
-            return super().assign(value)
-        if in_stateless_scope():
-            get_stateless_scope().add_update((self, value))
-        else:
-            self.take_token(jax.block_until_ready(value))  # so are the steps that led to it
-        return value
-
-    def _direct_assign(self, value: Any) -> None:
-        jax.effects_barrier()
-        self.take(np.asarray(value))
 
 
 class TableVariable(InCare, OnTable):
@@ -374,106 +291,3 @@ class TableVariable(InCare, OnTable):
         dropped = ("passes", "errors", "_version", "_warned", "_calls")
         state = super().__getstate__()
         return {name: value for name, value in state.items() if name not in dropped}
-
-
-class _BesideWeights(OnTable):
-    """A variable that is the table's, until Keras makes the steps."""
-
-    def __init__(self, name: str) -> None:
-        self._numbers: NDArray[np.float32] | None = None  # once Keras makes the steps
-        super().__init__(np.zeros(()), dtype="float32", trainable=False, name=name)
-        self._ndim = 2
-
-    def _initialize(self, value: Any) -> None:
-        self._value = value  # for Keras to read a shape off
-
-    def lie_over(self, table: Table) -> None:
-        """Takes its part of `table` for its own."""
-        self.table, self._shape, self._value = table, table.shape, None
-        self._numbers = None
-
-    def leave(self) -> None:
-        """From now on the numbers are Keras's, which makes the steps."""
-        if self._numbers is None:
-            self._numbers = self.whole()
-
-    def whole(self) -> NDArray[np.float32]:
-        """The present values (rows, dim)."""
-        return self._in_table() if self._numbers is None else self._numbers
-
-    def take(self, values: NDArray[np.float32]) -> None:
-        """Takes values (rows, dim)."""
-        if self._numbers is None:
-            self._into_table(values)
-        else:
-            self._numbers = values.copy()
-
-    def _in_table(self) -> NDArray[np.float32]:
-        raise NotImplementedError
-
-    def _into_table(self, values: NDArray[np.float32]) -> None:
-        raise NotImplementedError
-
-
-class SlotVariable(_BesideWeights):
-    """One slot of a table, as the optimizer's variable: (rows, dim) float32, not trainable."""
-
-    def __init__(self, table: Table, slot: str, name: str) -> None:
-        self._slot = slot
-        super().__init__(name)
-        self.lie_over(table)
-
-    def _in_table(self) -> NDArray[np.float32]:
-        return self.table.slot(self._slot)
-
-    def _into_table(self, values: NDArray[np.float32]) -> None:
-        self.table.sync()
-        self.table.buffer(self._slot)[:] = values
-        self.table.slots_written()
-
-
-class AccumulatorVariable(_BesideWeights):
-    """Sums of gradients over several batches: as its token, by how much each pass counts."""
-
-    def __init__(self, variable: TableVariable, name: str) -> None:
-        super().__init__(name)
-        self._passes = variable.passes
-        self.lie_over(variable._table)
-        self.start_anew()
-
-    def start_anew(self) -> None:
-        """Sums of zero."""
-        self._shape = self.table.shape
-        self._weights = np.zeros(self._passes.size, np.float32)
-
-    def token(self) -> NDArray[np.float32]:
-        """(size,) how much each pass counts."""
-        return self._weights
-
-    def take_token(self, token: Any) -> None:
-        """Takes back how much each pass counts."""
-        self._weights = np.array(token)
-
-    def _in_table(self) -> NDArray[np.float32]:
-        sums = np.zeros(self._shape, np.float32)
-        ids, gradients = self._passes.summed(self.table, self._weights)
-        sums[ids] = gradients.reshape(len(ids), self.table.dim)
-        return sums
-
-    def _into_table(self, values: NDArray[np.float32]) -> None:
-        self.start_anew()
-        self._weights[self._passes.keep(-1, *rows_in(values))] = WHOLE
-
-
-@around(StatelessScope, "__init__")
-def _take_tokens(original: Any, self: Any, state_mapping: Any = None, *args: Any, **k: Any) -> None:
-    """A scope checks that values have their variables' shapes; tokens have not."""
-    tokens, others = {}, []
-    for variable, value in state_mapping or ():
-        value = value.given if isinstance(value, OnTable) and value.holds_token else value
-        if isinstance(variable, OnTable) and is_token(value):
-            tokens[id(variable)] = value
-        else:
-            others.append((variable, value))
-    original(self, others, *args, **k)
-    self.state_mapping.update(tokens)

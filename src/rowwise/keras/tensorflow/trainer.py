@@ -77,11 +77,11 @@ def _telling(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
         variable.errors.clear()
     try:
         return original(self, *args, **kwargs)
-    except tf.errors.OpError as told:
+    except tf.errors.OpError:
         errors = [error for variable in _tables_of(self) for error in variable.errors]
         if not errors:
             raise
-        raise errors[0] from told
+        raise errors[0] from None
 
 
 for _method in ("train", "test", "predict"):
