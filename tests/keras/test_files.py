@@ -80,6 +80,50 @@ model = keras.saving.load_model({str(tmp_path / "model.keras")!r}, custom_object
 print(type(model.layers[0]).__module__, model.layers[0].get_weights()[0].shape)
 assert "rowwise" not in sys.modules
 """
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split("\n")[0] == f"keras.src.layers.core.embedding ({ROWS}, 6)"
+
+
+def test_keras_own_loader_gives_back_the_layer_that_was_saved(tmp_path):
+    for layer in LAYERS:
+        trained(layer, "adam").save(tmp_path / "model.keras")
+        again = keras.saving.load_model(tmp_path / "model.keras")
+        assert type(again.layers[0]) is layer
+
+
+def test_the_table_is_saved_with_its_history(tmp_path):
+    pytest.importorskip("safetensors")
+    table = trained(Embedding, "adam").layers[0].table
+    table.save(tmp_path / "table.safetensors")
+    again = rowwise.Table.load(tmp_path / "table.safetensors")
+    np.testing.assert_array_equal(again.to_numpy(), table.to_numpy())
+    np.testing.assert_array_equal(again.updates, table.updates)
+    np.testing.assert_array_equal(again.slot("velocity"), table.slot("velocity"))
+
+
+_TRAINS_ON = """
+import sys
+import numpy as np
+from rowwise.keras import load_model
+
+model = load_model(sys.argv[1])
+ids, answers = np.load(sys.argv[2]).values()
+fitted = model.fit(ids, answers, batch_size=16, epochs=1, shuffle=False, verbose=0)
+print(model.layers[0].table.steps, *fitted.history["loss"])
+"""
+
+
+@only_torch
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_a_file_written_on_torch_trains_on_on_another_backend(backend, tmp_path):
+    ids, answers = data()
+    model = classifier(rowwise.keras.Embedding)
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.fit(ids, answers, batch_size=16, epochs=1, shuffle=False, verbose=0)
+    model.save(tmp_path / "model.keras")
+    np.savez(tmp_path / "data.npz", ids, answers)
     files = map(str, (tmp_path / "model.keras", tmp_path / "data.npz"))
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _TRAINS_ON, *files],
