@@ -1,7 +1,7 @@
 """A row that Keras's optimizers leave alone.
 
 Its gradients are dropped where they arise (`rows_of`), and a table's own steps keep it
-(`TableVariable.update`). A step that Keras makes, over all rows, may still move it, by decay, by a
+(`in_care.step_but_for`). A step that Keras makes, over all rows, may still move it, by decay, by a
 regularizer, by averaging: then it is put back.
 """
 

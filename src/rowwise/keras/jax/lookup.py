@@ -11,8 +11,8 @@ import numpy as np
 from jax.experimental.sparse import JAXSparse
 
 from rowwise.ids import as_ids
+from rowwise.keras.exporting import exporting
 from rowwise.keras.given_ids import given_ids, ids_in_range
-from rowwise.keras.jax.export import exporting
 from rowwise.keras.jax.host import HostCall, call
 from rowwise.keras.jax.on_table import OnTable, is_token
 from rowwise.keras.jax.variable import TableVariable, orders

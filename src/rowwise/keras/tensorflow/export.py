@@ -8,7 +8,7 @@ from keras.src.backend.tensorflow.export import TFExportArchive
 from keras.src.export.saved_model_export_archive import SavedModelExportArchive
 
 from rowwise.keras.around import around
-from rowwise.keras.tensorflow.variable import OnTable, exporting
+from rowwise.keras.tensorflow.variable import OnTable
 
 
 @around(TFExportArchive, "_backend_track_layer")
@@ -20,14 +20,6 @@ def _track(original: Any, self: Any, layer: Any) -> Any:
     return original(self, layer)
 
 
-def _while_exporting(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-    before = exporting.set(True)
-    try:
-        return original(self, *args, **kwargs)
-    finally:
-        exporting.reset(before)
-
-
 @around(SavedModelExportArchive, "write_out")
 def _write_out(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     try:
@@ -35,7 +27,3 @@ def _write_out(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     finally:
         for variable in self.__dict__.pop("_exported_tables", ()):
             variable.exported = None
-
-
-for _method in ("track", "add_endpoint", "write_out"):
-    around(SavedModelExportArchive, _method)(_while_exporting)

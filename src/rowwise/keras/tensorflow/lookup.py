@@ -10,10 +10,11 @@ import tensorflow as tf
 
 from rowwise import _native
 from rowwise.ids import as_ids
+from rowwise.keras.exporting import exporting
 from rowwise.keras.given_ids import given_ids, ids_in_range
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
 from rowwise.keras.tensorflow.host import Weakly, call
-from rowwise.keras.tensorflow.variable import TableVariable, exporting
+from rowwise.keras.tensorflow.variable import TableVariable
 from rowwise.unseen import Unseen, settle
 
 compiles = False  # XLA cannot call the host

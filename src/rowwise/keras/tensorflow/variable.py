@@ -6,7 +6,6 @@ makes the steps, it is a `tf.Variable` like any other.
 
 from __future__ import annotations
 
-from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -19,15 +18,13 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 from numpy.typing import NDArray
 
 from rowwise.keras.around import around
+from rowwise.keras.exporting import exporting
 from rowwise.keras.in_care import InCare
 from rowwise.keras.optimizers import NoRule
 from rowwise.keras.row_sums import RowSums
 from rowwise.keras.tensorflow.host import Weakly, call
 from rowwise.table import Table
 from rowwise.unseen import forget_mean
-
-# Whether a model is being written for serving, where there is no table to be called.
-exporting: ContextVar[bool] = ContextVar("exporting", default=False)
 
 
 class OnTable(keras.Variable):

@@ -1,4 +1,4 @@
-"""Where Keras writes models for serving: there is no Python then to check a range of ids."""
+"""Where Keras writes models for serving: there is no Python then, neither table nor checks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from keras.src.export.saved_model_export_archive import SavedModelExportArchive
 
 from rowwise.keras.around import around
 
-exporting: ContextVar[bool] = ContextVar("exporting", default=False)
+exporting: ContextVar[bool] = ContextVar("exporting", default=False)  # whether one is being written
 
 
 def _while_exporting(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
