@@ -91,6 +91,31 @@ def test_every_way_to_keep_and_read_rows_refuses_a_bad_id(way, call, id, error, 
             np.testing.assert_array_equal(mine, was)
 
 
+@pytest.mark.filterwarnings("ignore:.*is trained densely")
+@pytest.mark.parametrize("way", WAYS)
+def test_fit_stops_at_a_bad_id_with_everything_as_it_was_before_that_batch(way):
+    def trained(batches):
+        keras.utils.set_random_seed(3)
+        layers = [Embedding(5, 2, **WAYS[way]), keras.layers.Flatten(), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input((2,), dtype="int32"), *layers])
+        model.compile(keras.optimizers.Adam(0.1), "mse")
+        ids, targets = np.array(batches), np.ones((len(batches), 1))
+        if ids.max() < 5:
+            model.fit(ids, targets, batch_size=1, shuffle=False, verbose=0)
+            return model
+        with pytest.raises(IndexError, match=r"id 5 at position .* is outside the table's 5 rows"):
+            model.fit(ids, targets, batch_size=1, shuffle=False, verbose=0)
+        return model
+
+    with float64_there_is("float64" in way):
+        model, like = trained([[0, 1], [2, 2], [0, 5], [3, 3]]), trained([[0, 1], [2, 2]])
+        for _ in range(2):
+            for mine, other in zip(model.variables, like.variables, strict=True):
+                np.testing.assert_array_equal(numpy_of(mine), numpy_of(other))
+            for one in (model, like):  # and can go on
+                one.fit(np.array([[1, 2]]), np.ones((1, 1)), verbose=0)
+
+
 def test_shapes_are_learnt_from_placeholders_that_are_no_ids():
     class Outer(keras.layers.Layer):
         def __init__(self):

@@ -208,6 +208,22 @@ def test_the_gradient_names_each_id_once():
     assert layer.embeddings.value.grad._indices().tolist() == [[3, 5, 7]]
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_no_vector_of_a_single_id_is_ever_in_memory(weighted, monkeypatch):
+    model = bag_model(Embedding, weighted=weighted)
+    fit(weighted=weighted)(model)
+
+    def never(*arguments):
+        raise AssertionError("rows were written out")
+
+    for method in ("lookup", "lookup_into", "to_numpy"):
+        monkeypatch.setattr(rowwise.Table, method, never)
+    x = [IDS, SCORES] if weighted else [IDS]
+    model.train_on_batch(x, data()[1])
+    model.evaluate(x, data()[1], verbose=0)
+    model.predict(x, verbose=0)
+
+
 def test_a_layer_called_twice_in_a_step_is_moved_once():
     def make(layer):
         keras.utils.set_random_seed(0)

@@ -18,7 +18,7 @@ from side_by_side import (
     numpy_of,
 )
 
-from rowwise.keras import Embedding
+from rowwise.keras import Embedding, EmbedReduce
 
 if BACKEND != "jax":
     pytest.skip("is about what JAX alone has", allow_module_level=True)
@@ -333,3 +333,51 @@ def test_accumulated_gradients_outlast_a_step_of_another_optimizer():
             (model, model.second)[turn % 2].train_on_batch(IDS[part], ANSWERS[part])
 
     assert_equal(*both(train, make), rtol=1e-4)
+
+
+class EachSample(keras.layers.Layer):
+    """A layer called on one sample after the other, by `jax.vmap`."""
+
+    def __init__(self, inner, weights=None, **options):
+        super().__init__(**options)
+        self.inner, self.weights_of_all = inner, weights
+
+    def call(self, ids):
+        given = {} if self.weights_of_all is None else {"weights": self.weights_of_all}
+        return jax.vmap(lambda one: self.inner(one, **given))(ids)
+
+    def compute_output_shape(self, shape):
+        return (shape[0], *self.inner.compute_output_shape(shape[1:]))
+
+
+@pytest.mark.parametrize("weights", [None, np.array([[1.0, 2.0], [0.5, 0.0], [3.0, 1.0]], "f")])
+@pytest.mark.parametrize("layer", [Embedding, EmbedReduce])
+def test_samples_mapped_one_by_one_train_to_the_same_numbers(layer, weights):
+    if layer is Embedding and weights is not None:
+        pytest.skip("has no weights")
+    ids = np.array([[[0, 1], [1, 1], [2, 3]], [[4, 0], [1, 2], [3, 3]], [[0, 0], [4, 4], [1, 3]]])
+
+    def trained(wrap):
+        keras.utils.set_random_seed(0)
+        inner = layer(5, 2, **({"combiner": "sum"} if layer is EmbedReduce else {}))
+        inner.build()
+        inputs = keras.Input(ids.shape[1:], dtype="int32")
+        if wrap:
+            vectors = EachSample(inner, weights)(inputs)
+        elif weights is None:
+            vectors = inner(inputs)
+        else:
+            each = [
+                inner(inputs[:, i], weights=keras.ops.broadcast_to(weights[i], (3, 2)))
+                for i in range(3)
+            ]
+            vectors = keras.ops.stack(each, axis=1)
+        outputs = keras.layers.Dense(1)(keras.layers.Flatten()(vectors))
+        model = keras.Model(inputs, outputs)
+        model.compile(keras.optimizers.Adam(0.1), "mse")
+        model.fit(ids, np.ones((3, 1)), epochs=3, verbose=0)
+        assert inner.embeddings.lazy
+        return model.get_weights()
+
+    for mapped, plain in zip(trained(True), trained(False), strict=True):
+        np.testing.assert_allclose(mapped, plain, rtol=1e-5, atol=1e-6)

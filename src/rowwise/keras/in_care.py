@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from rowwise.table import Table
-
-if TYPE_CHECKING:
-    import keras
 
 _NOT_COPIED = ("keeper", "lazy", "slots", "accumulators")
 
@@ -46,6 +44,11 @@ class InCare:
         self.table.rule = None
         self.lazy = False
 
+    def number(self, of: keras.Variable) -> float | None:
+        """What a number of an optimizer's is now; None while a program is still making it."""
+        value = np.asarray(keras.ops.convert_to_numpy(of))
+        return None if value.ndim else float(value)
+
     def check_rows_may_change(self) -> None:
         """Raises ValueError where an optimizer has slots that would not follow the table's rows."""
         gc.collect()  # optimizers that nobody has any more are often in cycles
@@ -67,6 +70,16 @@ class InCare:
         self.forget_optimizers()
 
 
+def but_for(
+    frozen_row: int | None, ids: NDArray[np.int64], gradients: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """ids (n,) and gradients (n, dim) without those of the frozen row, if there is one."""
+    if frozen_row is None:
+        return ids, gradients
+    moving = ids != frozen_row
+    return ids[moving], gradients[moving]
+
+
 def step_but_for(
     frozen_row: int | None,
     table: Table,
@@ -80,9 +93,9 @@ def step_but_for(
     if frozen_row is None:
         table.update(ids, gradients, rate, iteration=iteration, check_finite=False)
         return
-    moving = ids != frozen_row
+    ids, gradients = but_for(frozen_row, ids, gradients)
     # With a gradient of zero the row is brought to now, and need not be made up for later.
-    ids = np.append(ids[moving], frozen_row)
-    gradients = np.vstack([gradients[moving], np.zeros((1, table.dim), np.float32)])
+    ids = np.append(ids, frozen_row)
+    gradients = np.vstack([gradients, np.zeros((1, table.dim), np.float32)])
     with table.keeping(frozen_row):
         table.update(ids, gradients, rate, iteration=iteration, check_finite=False)

@@ -24,6 +24,11 @@ def takes_ids(layer: type) -> type:
     return layer
 
 
+def layers_of_ids(layer: Any) -> list[Any]:
+    """Those of a layer, and of the layers in it, that take ids."""
+    return [one for one in layer._flatten_layers() if isinstance(one, tuple(_id_layers))]
+
+
 @around(Functional, "_convert_inputs_to_tensors")
 def _convert_inputs(original: Any, self: Any, flat_inputs: Any) -> Any:
     converted = original(self, flat_inputs)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import keras
-import numpy as np
 
 from rowwise import rules
 from rowwise.rules import Rule
@@ -68,7 +66,7 @@ def rule_of(optimizer: Any, variable: Any) -> Rule:
     except (TypeError, ValueError) as error:
         raise NoRule(f"{name}: {error}") from error
     if isinstance(rule, rules.Nadam) and hasattr(optimizer, "_u_product"):
-        _check_momentum_product(optimizer, rule)
+        _check_momentum_product(optimizer, variable, rule)
     return rule
 
 
@@ -86,28 +84,16 @@ def check_step(optimizer: Any, variable: Any, rate: float, number: int) -> None:
         raise NoRule(f"{cause}") from cause
 
 
-def _check_momentum_product(optimizer: Any, rule: rules.Nadam) -> None:
+def _check_momentum_product(optimizer: Any, variable: Any, rule: rules.Nadam) -> None:
     """Nadam keeps the product of its momentums beside the count of its iterations."""
-    with out_of_programs():
-        product = np.asarray(keras.ops.convert_to_numpy(optimizer._u_product))
-    if product.ndim:  # TensorFlow is still making it, in a graph
+    kept, made = variable.number(optimizer._u_product), variable.number(optimizer.iterations)
+    if kept is None or made is None:  # a program is still making them
         return
-    kept = float(product)
-    expected = rule.momentum_product(iteration(optimizer) - 1)
+    expected = rule.momentum_product(int(made))
     if not math.isclose(kept, expected, rel_tol=1e-3, abs_tol=1e-6):
         raise NoRule(f"its momentum product is {kept:g}, where its iterations make {expected:g}")
 
 
 def iteration(optimizer: Any) -> int:
     """The number of the step about to be made, counted from 1."""
-    with out_of_programs():
-        return int(keras.ops.convert_to_numpy(optimizer.iterations)) + 1
-
-
-def out_of_programs() -> AbstractContextManager[Any]:
-    """While it lasts, numbers can be read, also where TensorFlow is making a graph."""
-    if keras.backend.backend() != "tensorflow":
-        return nullcontext()
-    import tensorflow as tf
-
-    return tf.init_scope()
+    return int(keras.ops.convert_to_numpy(optimizer.iterations)) + 1

@@ -24,7 +24,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 from rowwise.keras.around import around
 from rowwise.keras.jax.host import call
 from rowwise.keras.jax.on_table import OnTable, is_token, tokens_as_they_are
-from rowwise.keras.jax.trainer import tables_beside  # (which takes over its own part)
+from rowwise.keras.jax.trainer import noting_beside  # (which takes over its own part)
 from rowwise.keras.jax.variable import TableVariable
 from rowwise.rules import Rule
 
@@ -111,12 +111,12 @@ def _stateless_apply(
     for variable, value in zip(self._trainable_variables, trainable_variables, strict=True):
         if _is_table(variable) and variable.lazy and not is_token(value):
             variable.warn_of_whole_state()
-    tables = tables_beside(self)
-    if not tables:
+    noting = noting_beside(self)
+    if not noting:
         return result
     # Wherever a program has met a bad id, everything stays as it is.
     after = [jnp.ravel(part)[:1] for part in (*grads, *result[0]) if part is not None]
-    unspoilt = [call(v.calling("unspoilt"), (), np.bool_, *after) for v in tables]
+    unspoilt = [call(own.calling("unspoilt"), (), np.bool_, *after) for own in noting]
     good = jnp.stack(unspoilt).all()
     kept = [
         [

@@ -11,9 +11,11 @@ import numpy as np
 from jax.experimental.sparse import JAXSparse
 
 from rowwise.ids import as_ids
+from rowwise.keras import bags
 from rowwise.keras.exporting import exporting
 from rowwise.keras.given_ids import given_ids, ids_in_range
-from rowwise.keras.jax.host import HostCall, call
+from rowwise.keras.jax.host import call
+from rowwise.keras.jax.noting import Rows, running
 from rowwise.keras.jax.on_table import OnTable, is_token
 from rowwise.keras.jax.variable import TableVariable, orders
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
@@ -88,7 +90,7 @@ def _rows_by_token(variable: TableVariable, token: Any, ids: Any) -> Any:
 
     def backward(batch: Any, gradients: Any) -> Any:
         token, ids = batch
-        return variable.kept(order, token, ids, gradients), None
+        return variable.kept("keep", order, token, ids, gradients), None
 
     look.defvjp(lambda *batch: (look(*batch), batch), backward)
     return look(token, ids)
@@ -109,36 +111,14 @@ def _rows_of_array(variable: Any, array: Any, ids: Any) -> Any:
     if not isinstance(ids, jax.core.Tracer):
         ids = jnp.asarray(ids_in_range(np.asarray(ids), array.shape[0]), "int32")
     else:
-        ids = call(_check_of(variable), ids.shape, np.int32, ids)
+        own = variable if isinstance(variable, TableVariable) else Rows.of(variable)
+        check = own.calling("check_ids" if running.get() else "checked_ids")
+        ids = call(check, ids.shape, np.int32, ids)
     rows = jnp.take(array, ids, axis=0)
     frozen = getattr(variable, "frozen_row", None)
     if frozen is not None:
         rows = jnp.where((ids == frozen)[..., None], jax.lax.stop_gradient(rows), rows)
     return rows
-
-
-def _check_of(variable: Any) -> HostCall:
-    if not isinstance(variable, TableVariable):
-        return _Range.of(variable)
-    return variable.calling("check_range" if variable.in_state_as_array else "checked_ids")
-
-
-class _Range:
-    """The range of ids of a variable that is no table's (quantized, of half precision)."""
-
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
-        self.call = HostCall(self, "checked_ids")
-
-    def checked_ids(self, out: Any, ids: Any) -> None:
-        """ids (...,) int32, all of them in range."""
-        out[...] = ids_in_range(ids, self._rows)
-
-    @classmethod
-    def of(cls, variable: Any) -> HostCall:
-        """The call for a variable's rows."""
-        own: _Range = variable.__dict__.setdefault("_range_of_ids", cls(variable.shape[0]))
-        return own.call
 
 
 def settled(variable: TableVariable, ids: Any, vectors: Any, unseen: Unseen) -> Any:
@@ -151,9 +131,36 @@ def settled(variable: TableVariable, ids: Any, vectors: Any, unseen: Unseen) -> 
 
 
 def pooled(variable: TableVariable, ids: Any, weights: Any) -> Any:
-    """Weighted sums (..., D) of the rows ids (..., length), which half precision rounds last."""
-    rows = _rows(variable, ids)
-    return jnp.sum(rows if weights is None else rows * weights[..., None], axis=-2)
+    """Weighted sums (..., D) of the rows ids (..., length); None where they are not a table's.
+
+    Where a token stands for the table, its gradient says which pass this is.
+    """
+    given, state = () if weights is None else (weights,), variable.given
+    if is_token(state) and not only_shapes_count():
+        return _pooled_by_token(variable, state, ids, *given)
+    traced = any(isinstance(array, jax.core.Tracer) for array in (ids, *given))
+    if traced or state is not None or only_shapes_count():
+        return None
+    return jnp.asarray(bags.pool(variable.table, *map(np.asarray, (ids, *given))))
+
+
+def _pooled_by_token(variable: TableVariable, token: Any, ids: Any, *weights: Any) -> Any:
+    @jax.custom_vjp
+    def look(token: Any, ids: Any, *weights: Any) -> Any:
+        shape = (*ids.shape[:-1], variable.shape[1])
+        return call(variable.calling("pool"), shape, np.float32, token, ids, *weights)
+
+    order = next(orders)
+
+    def backward(batch: Any, gradients: Any) -> Any:
+        token, ids, *weights = batch
+        back = variable.calling("gradient_of_weights")
+        of_weights = [call(back, ids.shape, np.float32, ids, gradients) for _ in weights]
+        kept = variable.kept("keep_bags", order, token, ids, gradients, *weights)
+        return kept, None, *of_weights
+
+    look.defvjp(lambda *batch: (look(*batch), batch), backward)
+    return look(token, ids, *weights)
 
 
 def random_state() -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where Keras's JAX trainer meets tables: its state holds their tokens, and errors are raised.
 
-A program cannot raise an error that says what to do, and its state would be lost. So a bad id is
-noted, no variable makes a step any more, and the trainer raises the error: nothing has changed.
+Once a program has noted an error, no variable makes a step any more; the trainer raises it, and
+nothing has changed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -18,20 +17,29 @@ import numpy as np
 from keras.src.backend.jax.trainer import JAXTrainer
 
 from rowwise.keras.around import around
+from rowwise.keras.inputs import layers_of_ids
 from rowwise.keras.jax.lookup import check_bits
+from rowwise.keras.jax.noting import Noting, Rows, running
 from rowwise.keras.jax.on_table import OnTable, read_as_tokens
 from rowwise.keras.jax.variable import TableVariable
 from rowwise.keras.keeping import by_rows, go_dense, steppers
 from rowwise.keras.optimizers import NoRule, check_step, iteration
 
-# The tables of the model that an optimizer steps, trained or not.
-_beside: weakref.WeakKeyDictionary[Any, list[weakref.ref[Any]]] = weakref.WeakKeyDictionary()
+# The model that an optimizer steps.
+_models: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
 
 
-def tables_beside(optimizer: Any) -> list[TableVariable]:
-    """The tables that a trainer's program reads when this optimizer makes its steps."""
-    known = (reference() for reference in _beside.get(optimizer, ()))
-    return [variable for variable in known if variable is not None]
+def noting_beside(optimizer: Any) -> list[Noting]:
+    """What a trainer's program reads rows of when this optimizer makes its steps."""
+    model = optimizer in _models and _models[optimizer]()
+    return _noting_in(model) if model else []
+
+
+def _noting_in(model: Any) -> list[Noting]:
+    """Whatever of a model's has rows, trained or not, in tables or not."""
+    variables = [v for layer in layers_of_ids(model) for v in layer.variables]
+    rows = [Rows.of(v) for v in variables if not isinstance(v, TableVariable)]
+    return [*_tables_of(model), *rows]
 
 
 def _tables_of(model: Any) -> list[TableVariable]:
@@ -76,7 +84,7 @@ def _state(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
         slots = [v for v in self.optimizer.variables if id(v) in known]
         tables = [v for v in tables if not v.in_state_as_array]
         for optimizer in steppers(self.optimizer):
-            _beside[optimizer] = [weakref.ref(variable) for variable in _tables_of(self)]
+            _models[optimizer] = weakref.ref(self)
     tokens = read_as_tokens.set(frozenset(map(id, (*tables, *slots))))
     try:
         return original(self, *args, **kwargs)
@@ -97,13 +105,9 @@ def _check_integers(values: Any) -> None:
 
 @around(keras.Layer, "__call__")
 def _call_layer(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-    if args and isinstance(args[0], np.ndarray | list | tuple | dict) and _reads_tables(self):
+    if args and isinstance(args[0], np.ndarray | list | tuple | dict) and layers_of_ids(self):
         _check_integers(args[0])
     return original(self, *args, **kwargs)
-
-
-def _reads_tables(layer: Any) -> bool:
-    return any(isinstance(variable, TableVariable) for variable in layer.variables)
 
 
 def _guarded(original: Any, self: Any, force: bool = False) -> None:
@@ -111,15 +115,15 @@ def _guarded(original: Any, self: Any, force: bool = False) -> None:
     before = getattr(self, name)
     original(self, force)
     made: Callable[..., Any] = getattr(self, name)
-    tables = _tables_of(self)
-    if made is before or not tables:
+    noting = _noting_in(self)
+    if made is before or not noting:
         return
 
     def function(state: Any, batches: Any) -> Any:
         try:
-            if any(variable.errors for variable in tables):
+            if any(own.errors for own in noting):
                 jax.block_until_ready(state)  # no program runs that would find no error any more
-            raise_errors(tables)
+            raise_errors(noting)
             several = list(itertools.islice(batches, self.steps_per_execution))
             for batch in several:
                 _check_integers(_inputs_of(batch))
@@ -144,36 +148,32 @@ def _keep_state(model: Any, state: Any) -> None:
         model.jax_state_sync()
 
 
-def raise_errors(tables: Any) -> None:
+def raise_errors(noting: list[Noting]) -> None:
     """Raises what a program has noted, once."""
     errors = []
-    for variable in tables:
-        errors += variable.errors
-        variable.errors.clear()
+    for own in noting:
+        errors += own.errors
+        own.errors.clear()
     if errors:
         raise errors[0]
 
 
-_running: ContextVar[bool] = ContextVar("running", default=False)  # a trainer, `evaluate` in `fit`
-
-
 def _finished(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-    tables = _tables_of(self) if self.built else []
-    if tables and original.__name__.endswith("_on_batch"):
+    if self.built and _noting_in(self) and original.__name__.endswith("_on_batch"):
         _check_integers(args[0] if args else kwargs.get("x"))
-    outermost, running = not _running.get(), _running.set(True)
+    outermost, before = not running.get(), running.set(True)
     try:
         result = original(self, *args, **kwargs)
     except BaseException:
         if outermost:  # what programs noted was of this call
-            for variable in _tables_of(self):
-                variable.errors.clear()
+            for own in _noting_in(self):
+                own.errors.clear()
         raise
     finally:
-        _running.reset(running)
-    if tables := _tables_of(self):
+        running.reset(before)
+    if noting := _noting_in(self):
         jax.effects_barrier()
-        raise_errors(tables)
+        raise_errors(noting)
     return result
 
 

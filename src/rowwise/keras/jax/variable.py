@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise.ids import as_ids
-from rowwise.keras.given_ids import given_ids, ids_in_range
-from rowwise.keras.in_care import InCare, step_but_for
-from rowwise.keras.jax.host import HostCall, call
+from rowwise.keras import bags
+from rowwise.keras.given_ids import given_ids
+from rowwise.keras.in_care import InCare, but_for, step_but_for
+from rowwise.keras.jax.host import call
+from rowwise.keras.jax.noting import Noting, noted
 from rowwise.keras.jax.on_table import OnTable, is_token
 from rowwise.keras.jax.passes import PASSES, WHOLE, Passes, rows_in
 from rowwise.keras.jax.slots import AccumulatorVariable, SlotVariable
@@ -30,7 +32,7 @@ _COUNTED = 2**24  # a float32 counts no further
 orders = itertools.count()  # of lookups, in the order in which they were traced
 
 
-class TableVariable(InCare, OnTable):
+class TableVariable(InCare, Noting, OnTable):
     """The embeddings: a trainable (rows, dim) float32 variable on a `rowwise.Table`."""
 
     in_state_as_array = False  # whether a trainer's state holds the whole array
@@ -51,10 +53,9 @@ class TableVariable(InCare, OnTable):
         """No optimizer has this table in its care."""
         super().forget_optimizers()
         self.passes = Passes(self._path)
-        self.errors: list[Exception] = []  # of programs, for the trainer to raise
         self._warned = False
         self._version = 0  # steps, and writes from outside
-        self._calls: dict[Any, HostCall] = {}
+        self.forget_programs()
 
     def check_followed_by_rows(self, optimizer: Any) -> None:
         """Raises NoRule where this backend cannot follow what a rule could."""
@@ -129,20 +130,16 @@ class TableVariable(InCare, OnTable):
         order = next(orders)
         read.defvjp(
             lambda token: (read(token), token),
-            lambda token, gradient: (self.kept(order, token, jnp.zeros(0, "int32"), gradient),),
+            lambda token, gradient: (self.kept("keep_whole", order, token, gradient),),
         )
         return read(token)
 
     # ------------------------------------------------------ what a program asks for
 
-    def calling(self, method: str, *more: Any) -> HostCall:
-        """A call of the host, the same one whenever it is asked for."""
-        return self._calls.setdefault((method, *more), HostCall(self, method, *more))
-
-    def kept(self, order: int, token: Any, ids: Any, gradients: Any) -> Any:
-        """The gradient of the token, which counts the pass that these are of."""
-        keep = self.calling("keep", order)
-        return call(keep, (self.passes.size,), np.float32, token, ids, gradients, changes=True)
+    def kept(self, method: str, order: int, token: Any, *batch: Any) -> Any:
+        """The gradient of the token, which counts the pass that `method` keeps."""
+        keep = self.calling(method, order)
+        return call(keep, (self.passes.size,), np.float32, token, *batch, changes=True)
 
     def stepped(
         self, rule: Rule, clipvalue: float | None, token: Any, weights: Any, *numbers: Any
@@ -155,42 +152,36 @@ class TableVariable(InCare, OnTable):
 
     # ------------------------------------------------------ what the host then does
 
+    @noted
     def read(self, out: Any, token: Any, ids: Any) -> None:
         """vectors (..., dim) of the rows ids (...,), at the step that the token names."""
-        try:
-            self._check(token)
-            self._table.lookup_into(given_ids(ids), out)
-        except (IndexError, TypeError, ValueError, RuntimeError) as error:
-            self.errors.append(error)  # no step is made from now on, until the trainer raises it
-            out[...] = 0
+        self._check(token)
+        self.read_now(out, ids)
 
     def read_now(self, out: Any, ids: Any) -> None:
         """`read` for whoever has no token, and gets the error."""
         self._table.lookup_into(given_ids(ids), out)
 
-    def settle(self, out: Any, unseen: Unseen, ids: Any, vectors: Any) -> None:
-        """vectors (..., dim) of rows ids (...,), with something else for those never trained."""
-        try:
-            self.settle_now(out, unseen, ids, vectors)
-        except (LookupError, ValueError) as error:
-            self.errors.append(error)
+    @noted
+    def pool(self, out: Any, token: Any, *batch: Any) -> None:
+        """Weighted sums (..., dim) of the rows ids (..., length), at the step of the token."""
+        self._check(token)
+        shape = (*out.shape[:-1], batch[0].shape[-1])  # under `jax.vmap`, some are of all samples
+        out[...] = bags.pool(self._table, *(np.broadcast_to(array, shape) for array in batch))
+
+    @noted
+    def gradient_of_weights(self, out: Any, ids: Any, gradients: Any) -> None:
+        """The gradients (..., length) of such sums' weights."""
+        gradients = np.broadcast_to(gradients, (*out.shape[:-1], self._table.dim))
+        ids = np.broadcast_to(ids, out.shape)
+        out[...] = bags.gradient_of_weights(self._table, ids, gradients)
 
     def settle_now(self, out: Any, unseen: Unseen, ids: Any, vectors: Any) -> None:
         """`settle` for whoever has no token, and gets the error."""
         out[...] = vectors
         settle(self._table, as_ids(ids), out, unseen)
 
-    def check_range(self, out: Any, ids: Any) -> None:
-        """`checked_ids` for a trainer, which raises the error."""
-        try:
-            self.checked_ids(out, ids)
-        except (IndexError, TypeError, ValueError) as error:
-            self.errors.append(error)
-            out[...] = 0
-
-    def checked_ids(self, out: Any, ids: Any) -> None:
-        """ids (...,) int32, all of them in the table."""
-        out[...] = ids_in_range(ids, self._shape[0])
+    settle = noted(settle_now)
 
     def norm(self, out: Any, weights: Any) -> None:
         """The Euclidean norm () of a gradient."""
@@ -202,27 +193,26 @@ class TableVariable(InCare, OnTable):
         _, gradients = self.passes.summed(self._table, weights)
         out[...] = 1 if np.isfinite(gradients).all() else np.nan
 
-    def unspoilt(self, out: Any, *after: Any) -> None:
-        """Whether () there is no error to be raised, once the arrays `after` are there."""
-        out[...] = not self.errors
-
+    @noted
     def keep(self, out: Any, order: int, token: Any, ids: Any, gradients: Any) -> None:
-        """Keeps gradients (..., dim) of rows ids (...,), or (rows, dim) of all."""
+        """Keeps gradients (..., dim) of rows ids (...,)."""
+        ids, gradients = as_ids(ids).reshape(-1), gradients.reshape(-1, self._table.dim)
+        self._keep(out, order, token, ids, gradients)
+
+    @noted
+    def keep_bags(self, out: Any, order: int, token: Any, *batch: Any) -> None:
+        """Keeps gradients (..., dim) of weighted sums of the rows ids (..., length)."""
+        self._keep(out, order, token, *bags.gradient_of_rows(self._table, *batch))
+
+    @noted
+    def keep_whole(self, out: Any, order: int, token: Any, gradient: Any) -> None:
+        """Keeps a gradient (rows, dim) of all rows."""
+        self._keep(out, order, token, *rows_in(gradient))
+
+    def _keep(self, out: Any, order: int, token: Any, ids: Any, gradients: Any) -> None:
+        self._check(token)
         out[...] = 0
-        if self.errors:
-            return
-        if ids.size == 0 and gradients.shape == self._shape:
-            ids, gradients = rows_in(gradients)
-        else:
-            ids, gradients = as_ids(ids).reshape(-1), gradients.reshape(-1, self._table.dim)
-        if self.frozen_row is not None:
-            moving = ids != self.frozen_row
-            ids, gradients = ids[moving], gradients[moving]
-        try:
-            self._check(token)
-            out[self.passes.keep(order, ids, gradients)] = WHOLE
-        except RuntimeError as error:
-            self.errors.append(error)
+        out[self.passes.keep(order, *but_for(self.frozen_row, ids, gradients))] = WHOLE
 
     def step(
         self,

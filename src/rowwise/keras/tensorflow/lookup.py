@@ -10,8 +10,10 @@ import tensorflow as tf
 
 from rowwise import _native
 from rowwise.ids import as_ids
+from rowwise.keras import bags
 from rowwise.keras.exporting import exporting
 from rowwise.keras.given_ids import given_ids, ids_in_range
+from rowwise.keras.in_care import but_for
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
 from rowwise.keras.tensorflow.host import Weakly, call
 from rowwise.keras.tensorflow.variable import TableVariable
@@ -111,7 +113,7 @@ def _in_range(variable: Any, ids: Any) -> Any:
         tf.debugging.assert_non_negative(ids)
         tf.debugging.assert_less(ids, np.int64(rows))
         return ids
-    errors = getattr(variable, "errors", None)
+    errors = variable.__dict__.setdefault("errors", [])  # of graphs, for the trainer to raise
     shape = ids.shape
     ids = call(lambda ids: ids_in_range(ids, rows), tf.int64, ids, errors=errors)
     ids.set_shape(shape)
@@ -137,9 +139,48 @@ def _settled(variable: TableVariable, unseen: Unseen, ids: Any, vectors: Any) ->
 
 
 def pooled(variable: TableVariable, ids: Any, weights: Any) -> Any:
-    """Weighted sums (..., D) of the rows ids (..., length), which half precision rounds last."""
-    rows = _rows(variable, ids)
-    return tf.reduce_sum(rows if weights is None else rows * weights[..., None], axis=-2)
+    """Weighted sums (..., D) of the rows ids (..., length); None where they are not a table's.
+
+    Differentiable; the gradient of a table's rows is `tf.IndexedSlices`, of distinct ids.
+    """
+    if isinstance(ids, tf.RaggedTensor) or not variable.by_table or only_shapes_count():
+        return None
+    rows, dim = variable._shape
+    given = () if weights is None else (weights,)
+    errors, pool, back, back_to_weights = variable.errors, *_bags_of(variable)
+
+    @tf.custom_gradient
+    def look(token: Any, *weights: Any) -> Any:
+        vectors = call(pool, tf.float32, ids, *weights, errors=errors)
+        vectors.set_shape([*ids.shape[:-1], dim] if ids.shape.rank is not None else None)
+
+        def backward(gradients: Any) -> Any:
+            places, sums = call(back, [tf.int64, tf.float32], ids, gradients, *weights)
+            places.set_shape((None,))
+            sums.set_shape((None, dim))
+            of_rows = tf.IndexedSlices(sums, places, (rows, dim))
+            if not weights:
+                return of_rows
+            of_weights = call(back_to_weights, tf.float32, ids, gradients)
+            of_weights.set_shape(ids.shape)
+            return of_rows, of_weights
+
+        return vectors, backward
+
+    return look(variable._value.read_value(), *given)
+
+
+def _bags_of(variable: TableVariable) -> tuple[Weakly, Weakly, Weakly]:
+    """How sums are made, and the gradients of rows and of weights from theirs."""
+
+    def of_rows(variable: TableVariable, *batch: Any) -> Any:
+        return but_for(variable.frozen_row, *bags.gradient_of_rows(variable.table, *batch))
+
+    return (
+        Weakly(lambda variable, *batch: bags.pool(variable.table, *batch), variable),
+        Weakly(of_rows, variable),
+        Weakly(lambda variable, *batch: bags.gradient_of_weights(variable.table, *batch), variable),
+    )
 
 
 def random_state() -> dict[str, Any]:

@@ -3,13 +3,16 @@ that a table cannot make are found before the graph runs."""
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import keras
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from rowwise.keras.around import around
+from rowwise.keras.inputs import layers_of_ids
 from rowwise.keras.keeping import go_dense, keeper_of
 from rowwise.keras.optimizers import NoRule, check_step, iteration, rule_of
 from rowwise.keras.tensorflow.variable import TableVariable
@@ -19,11 +22,26 @@ def _tables_of(model: Any) -> list[TableVariable]:
     return [v for v in model.variables if isinstance(v, TableVariable)]
 
 
+# Optimizers of models in which an id may be bad.
+_waiting: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@around(BaseOptimizer, "apply")
+def _apply(original: Any, self: Any, grads: Any, trainable_variables: Any = None) -> Any:
+    """A graph whose gradients fail must not count the step before that."""
+    given = list(grads)
+    arrived = [gradient for gradient in given if gradient is not None]
+    with tf.control_dependencies(arrived if self in _waiting else []):
+        return original(self, given, trainable_variables)
+
+
 def _guarded(original: Any, self: Any, force: bool = False) -> Any:
     name = original.__name__.removeprefix("make_")
     before = getattr(self, name)
     original(self, force)
     made = getattr(self, name)
+    if name == "train_function" and self.optimizer is not None and layers_of_ids(self):
+        _waiting.add(self.optimizer)
     tables = _tables_of(self)
     if made is before or not tables:
         return made
@@ -71,14 +89,19 @@ def _give_way(model: Any) -> None:
                 go_dense(variable, cause)
 
 
+def _errors_of(model: Any) -> list[list[Exception]]:
+    """What graphs noted of the variables that have rows, in tables or not."""
+    variables = [v for layer in layers_of_ids(model) for v in layer.variables]
+    return [v.errors for v in (*_tables_of(model), *variables) if hasattr(v, "errors")]
+
+
 def _telling(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-    tables = _tables_of(self)
-    for variable in tables:
-        variable.errors.clear()
+    for errors in _errors_of(self):
+        errors.clear()
     try:
         return original(self, *args, **kwargs)
     except tf.errors.OpError:
-        errors = [error for variable in _tables_of(self) for error in variable.errors]
+        errors = [error for errors in _errors_of(self) for error in errors]
         if not errors:
             raise
         raise errors[0] from None

@@ -155,6 +155,11 @@ class TableVariable(InCare, OnTable):
         if self._array is not None:  # which graphs may have in hand
             raise NoRule("another optimizer, without a rule by rows, has stepped this layer before")
 
+    def number(self, of: keras.Variable) -> float | None:
+        """What a number of an optimizer's is now, also while a graph is being made."""
+        with tf.init_scope():
+            return super().number(of)
+
     def part_from_others(self, optimizer: Any) -> None:
         """From now on the slots of other optimizers keep what they are, beside the table."""
         for other, slots in self.slots.items():
