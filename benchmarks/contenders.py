@@ -203,12 +203,8 @@ def memory(what: str) -> int:
     return next(int(line.split()[1]) for line in status if line.startswith(what)) * 1024
 
 
-def main() -> None:
-    """Serves until the input ends."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever a library prints is no answer
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    backend = os.environ["KERAS_BACKEND"]
+def set_threads(backend: str) -> None:
+    """Lets us and a Keras backend work on THREADS threads; JAX takes all there are."""
     rowwise.set_num_threads(THREADS)
     if backend == "torch":
         import torch
@@ -218,6 +214,14 @@ def main() -> None:
         import tensorflow
 
         tensorflow.config.threading.set_intra_op_parallelism_threads(THREADS)
+
+
+def main() -> None:
+    """Serves until the input ends."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    set_threads(os.environ["KERAS_BACKEND"])
     server = Server()
     for line in sys.stdin:
         command, *arguments = json.loads(line)

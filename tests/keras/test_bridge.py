@@ -14,6 +14,7 @@ from keras.src.backend.common.stateless_scope import StatelessScope
 from keras.src.models import Functional
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import serialization_lib
+from keras.src.trainers.trainer import Trainer
 from side_by_side import BACKEND, numpy_of, only_jax
 
 import rowwise.keras
@@ -34,6 +35,7 @@ def everywhere():
         (keras.optimizers.LossScaleOptimizer, "check_finite", ["self", "grads"]),
         (Functional, "_convert_inputs_to_tensors", ["self", "flat_inputs"]),
         (serialization_lib, "_retrieve_class_or_fn", opening),
+        (Trainer, "compile_from_config", ["self", "config"]),
     ]
 
 

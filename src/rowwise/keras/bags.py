@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise import _native, pooling
-from rowwise.keras.given_ids import given_ids
+from rowwise.keras.given_ids import given_ids, ids_in_range
 from rowwise.table import Table
 
 Floats = NDArray[np.float32]
@@ -34,7 +34,7 @@ def gradient_of_rows(
 
     Each row's are summed in the order of the batch.
     """
-    where = given_ids(ids), pooling.offsets_of(ids.shape), _flat(weights)
+    where = ids_in_range(ids, table.rows), pooling.offsets_of(ids.shape), _flat(weights)
     return pooling.BagGradient(table, *where, _as_bags(table, gradients)).rows()
 
 

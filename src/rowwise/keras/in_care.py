@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -44,9 +45,9 @@ class InCare:
         self.table.rule = None
         self.lazy = False
 
-    def number(self, of: keras.Variable) -> float | None:
+    def number(self, read: Callable[[], Any]) -> float | None:
         """What a number of an optimizer's is now; None while a program is still making it."""
-        value = np.asarray(keras.ops.convert_to_numpy(of))
+        value = np.asarray(keras.ops.convert_to_numpy(read()))
         return None if value.ndim else float(value)
 
     def check_rows_may_change(self) -> None:

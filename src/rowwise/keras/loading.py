@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 from keras.src.saving import serialization_lib
+from keras.src.trainers.trainer import Trainer
 
 from rowwise.keras.around import around
 from rowwise.keras.embedding import Embedding
@@ -17,9 +18,13 @@ from rowwise.keras.embedding import Embedding
 def load_model(filepath: Any, *, embedding: type = Embedding, **options: Any) -> Any:
     """`keras.saving.load_model`, with every embedding layer opened as ours.
 
-    Weights, optimizer and its slots go on where they were. (`keras.saving.load_model` gives back
-    the layer that was saved, once `rowwise.keras` is imported. Where rowwise is not installed,
-    its `custom_objects={"rowwise>Embedding": keras.layers.Embedding}` opens our files.)
+    Weights, optimizer and its slots go on where they were, on another backend, too. What is
+    compiled is decided anew there; but a file written on TensorFlow says `jit_compile=False`, and
+    keeps it: set `model.jit_compile = True` on JAX.
+
+    (`keras.saving.load_model` gives back the layer that was saved, once `rowwise.keras` is
+    imported. Where rowwise is not installed, its
+    `custom_objects={"rowwise>Embedding": keras.layers.Embedding}` opens our files.)
 
     Args:
         filepath: a `.keras` file, written with our layer or with Keras's.
@@ -65,3 +70,14 @@ def _retrieve(
     if saved_embedding and _stand_in.get() is not None:
         return _stand_in.get()
     return original(name, registered_name, module, *args, **kwargs)
+
+
+@around(Trainer, "compile_from_config")
+def _compile(original: Any, self: Any, config: Any) -> Any:
+    """Keras writes what "auto" came to: on JAX that all is compiled, on torch that nothing is."""
+    if _stand_in.get() is not None:
+        optimizer = config.get("optimizer")
+        module = optimizer.get("module") if isinstance(optimizer, dict) else None
+        if config.get("jit_compile") or str(module).startswith(_TORCH_OPTIMIZERS):
+            config = {**config, "jit_compile": "auto"}
+    return original(self, config)

@@ -86,7 +86,8 @@ def check_step(optimizer: Any, variable: Any, rate: float, number: int) -> None:
 
 def _check_momentum_product(optimizer: Any, variable: Any, rule: rules.Nadam) -> None:
     """Nadam keeps the product of its momentums beside the count of its iterations."""
-    kept, made = variable.number(optimizer._u_product), variable.number(optimizer.iterations)
+    kept = variable.number(lambda: optimizer._u_product)
+    made = variable.number(lambda: optimizer.iterations)
     if kept is None or made is None:  # a program is still making them
         return
     expected = rule.momentum_product(int(made))

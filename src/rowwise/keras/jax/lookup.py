@@ -50,8 +50,9 @@ def check_bits(integers: Any) -> None:
         least, most = int(integers.min()), int(integers.max())
         if least < -(2**31) or most >= 2**31:
             raise IndexError(
-                f"id {most if most >= 2**31 else least} is outside -2^31..2^31 - 1, where JAX's "
-                "integers lie; set jax_enable_x64, or the backend torch or tensorflow"
+                f"id {most if most >= 2**31 else least} (or a feature that is no id) is outside "
+                "-2^31..2^31 - 1, where JAX's integers lie; set jax_enable_x64, take the backend "
+                "torch or tensorflow, or give a feature as floats"
             )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise import _native
 from rowwise.ids import as_ids
 from rowwise.pooling import coalesce
 from rowwise.table import Table
@@ -41,12 +40,10 @@ class Passes:
         self._summed: tuple[bytes, Ids, Floats] | None = None
 
     def keep(self, order: int, ids: Ids, gradients: Floats) -> int:
-        """Keeps a copy of gradients (n, dim); their place in the vector.
+        """Keeps gradients (n, dim) of rows ids (n,), for its own; their place in the vector.
 
         `order` decides which gradients of an id are summed first, whichever came first.
         """
-        own = _native.empty(*gradients.shape)
-        own[:] = gradients
         with self._lock:
             if len(self._kept) == PASSES:
                 raise RuntimeError(
@@ -56,7 +53,7 @@ class Passes:
             while (place := 1 + self._passes % PASSES) in self._kept:
                 self._passes += 1
             self._passes += 1
-            self._kept[place] = ((order, self._passes), ids.copy(), own)
+            self._kept[place] = ((order, self._passes), ids, gradients)
         self._summed = None
         return place
 

@@ -12,9 +12,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from rowwise import _native
 from rowwise.ids import as_ids
 from rowwise.keras import bags
-from rowwise.keras.given_ids import given_ids
+from rowwise.keras.given_ids import given_ids, ids_in_range
 from rowwise.keras.in_care import InCare, but_for, step_but_for
 from rowwise.keras.jax.host import call
 from rowwise.keras.jax.noting import Noting, noted
@@ -22,6 +23,7 @@ from rowwise.keras.jax.on_table import OnTable, is_token
 from rowwise.keras.jax.passes import PASSES, WHOLE, Passes, rows_in
 from rowwise.keras.jax.slots import AccumulatorVariable, SlotVariable
 from rowwise.keras.optimizers import NoRule
+from rowwise.pooling import coalesce
 from rowwise.rules import Rule
 from rowwise.table import Table
 from rowwise.unseen import Unseen, forget_mean, settle
@@ -183,11 +185,13 @@ class TableVariable(InCare, Noting, OnTable):
 
     settle = noted(settle_now)
 
+    @noted
     def norm(self, out: Any, weights: Any) -> None:
         """The Euclidean norm () of a gradient."""
         _, gradients = self.passes.summed(self._table, weights)
         out[...] = np.sqrt(np.square(gradients, dtype=np.float64).sum())
 
+    @noted
     def finite(self, out: Any, weights: Any) -> None:
         """1 () if every number of a gradient is finite, else NaN."""
         _, gradients = self.passes.summed(self._table, weights)
@@ -196,7 +200,12 @@ class TableVariable(InCare, Noting, OnTable):
     @noted
     def keep(self, out: Any, order: int, token: Any, ids: Any, gradients: Any) -> None:
         """Keeps gradients (..., dim) of rows ids (...,)."""
-        ids, gradients = as_ids(ids).reshape(-1), gradients.reshape(-1, self._table.dim)
+        ids = ids_in_range(ids, self._shape[0]).reshape(-1)  # JAX may have left out the lookup
+        gradients = gradients.reshape(-1, self._table.dim)
+        if len(ids) > self._table.rows:  # so that sums are fewer
+            ids, gradients = coalesce(self._table, ids, gradients)
+        else:
+            ids, gradients = ids.copy(), _copied(gradients)
         self._keep(out, order, token, ids, gradients)
 
     @noted
@@ -281,3 +290,10 @@ class TableVariable(InCare, Noting, OnTable):
         dropped = ("passes", "errors", "_version", "_warned", "_calls")
         state = super().__getstate__()
         return {name: value for name, value in state.items() if name not in dropped}
+
+
+def _copied(gradients: Any) -> NDArray[np.float32]:
+    """A copy (n, dim) in memory that is used again and again."""
+    own = _native.empty(*gradients.shape)
+    own[:] = gradients
+    return own

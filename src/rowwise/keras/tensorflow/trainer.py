@@ -29,9 +29,10 @@ _waiting: weakref.WeakSet[Any] = weakref.WeakSet()
 @around(BaseOptimizer, "apply")
 def _apply(original: Any, self: Any, grads: Any, trainable_variables: Any = None) -> Any:
     """A graph whose gradients fail must not count the step before that."""
+    if self not in _waiting or not self.built:  # what Keras builds in a graph stays as it is
+        return original(self, grads, trainable_variables)
     given = list(grads)
-    arrived = [gradient for gradient in given if gradient is not None]
-    with tf.control_dependencies(arrived if self in _waiting else []):
+    with tf.control_dependencies([gradient for gradient in given if gradient is not None]):
         return original(self, given, trainable_variables)
 
 

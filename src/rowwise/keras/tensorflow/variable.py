@@ -6,6 +6,7 @@ makes the steps, it is a `tf.Variable` like any other.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -155,10 +156,10 @@ class TableVariable(InCare, OnTable):
         if self._array is not None:  # which graphs may have in hand
             raise NoRule("another optimizer, without a rule by rows, has stepped this layer before")
 
-    def number(self, of: keras.Variable) -> float | None:
+    def number(self, read: Callable[[], Any]) -> float | None:
         """What a number of an optimizer's is now, also while a graph is being made."""
         with tf.init_scope():
-            return super().number(of)
+            return super().number(read)
 
     def part_from_others(self, optimizer: Any) -> None:
         """From now on the slots of other optimizers keep what they are, beside the table."""
