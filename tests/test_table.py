@@ -249,7 +249,8 @@ def test_the_message_for_an_id_outside_the_table_names_the_rows():
     with pytest.raises(IndexError) as error:
         table_of_five().lookup([[0, 1, 2, 7]])
     assert str(error.value).startswith(
-        "id 7 at position (0, 3) is outside the table's 5 rows (0..4)"
+        "id 7 at position (0, 3) is outside the table's 5 rows (0..4); make the table larger, or "
+        "map such ids to a row of their own"
     )
 
 

@@ -77,7 +77,7 @@ def outside(ids: NDArray[np.int64], flat_position: int, rows: int) -> IndexError
     where = f" at position {position if len(position) != 1 else position[0]}" if position else ""
     return IndexError(
         f"id {int(ids.flat[flat_position])}{where} is outside the table's {rows} rows "
-        f"(0..{rows - 1})"
+        f"(0..{rows - 1}); make the table larger, or map such ids to a row of their own"
     )
 
 

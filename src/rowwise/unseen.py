@@ -74,6 +74,22 @@ def what_stands_in(
     return new, np.zeros(table.dim, np.float32) if unseen == "zero" else mean_of_known(table)
 
 
+def what_stands_in_for_all(
+    table: Table, unseen: Unseen
+) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
+    """`what_stands_in` for all rows (V,), to go into a graph that has no table.
+
+    Raises:
+        ValueError: `unseen="error"`; no row is known, whose mean is asked for.
+    """
+    if unseen == "error":
+        raise ValueError(
+            "unseen='error' cannot be recorded: a graph raises no such error; export a layer with "
+            "unseen='as-is', 'zero' or 'mean'"
+        )
+    return what_stands_in(table, np.arange(table.rows), unseen)
+
+
 def mean_of_known(table: Table) -> NDArray[np.float32]:
     """(dim,) the mean of the rows that are known; a pass over the table after each update.
 

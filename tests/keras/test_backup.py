@@ -140,3 +140,16 @@ def test_a_damaged_checkpoint_is_an_error(tmp_path):
     os.truncate(tmp_path / latest["tables"][0], 5000)
     with pytest.raises(rowwise.DamagedFileError):
         fit(model_of(), BackupAndRestore(tmp_path))
+
+
+def test_a_model_is_built_before_or_an_error_says_so(tmp_path):
+    layers = [Embedding(5, 2), keras.layers.Flatten(), keras.layers.Dense(1)]
+    model = keras.Sequential(layers)
+    model.compile("adam", "mse")
+    fit = {"verbose": 0, "callbacks": [BackupAndRestore(tmp_path)]}
+    if keras.backend.backend() == "tensorflow":  # which learns shapes from the first batch
+        with pytest.raises(ValueError, match=r"begin the model with keras\.Input"):
+            model.fit(np.zeros((2, 3), int), np.zeros((2, 1)), **fit)
+        model.build((None, 3))
+    model.fit(np.zeros((2, 3), int), np.zeros((2, 1)), **fit)
+    assert model.layers[0].table.steps == 1

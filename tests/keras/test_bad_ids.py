@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from side_by_side import float64_there_is, numpy_of, values_of
 
-from rowwise.keras import Embedding
+from rowwise.keras import Embedding, EmbedReduce
 
 
 def model_of_five(**options):
@@ -91,29 +91,81 @@ def test_every_way_to_keep_and_read_rows_refuses_a_bad_id(way, call, id, error, 
             np.testing.assert_array_equal(mine, was)
 
 
-@pytest.mark.filterwarnings("ignore:.*is trained densely")
-@pytest.mark.parametrize("way", WAYS)
-def test_fit_stops_at_a_bad_id_with_everything_as_it_was_before_that_batch(way):
-    def trained(batches):
+def by_optimizers():
+    chosen = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1))
+    chosen[".*embeddings"] = keras.optimizers.Adam(0.1)
+    return keras.optimizers.MultiOptimizer(chosen)
+
+
+# name -> (layers of ids, layers after them, optimizer)
+MODELS = {
+    **{way: (lambda way=way: [Embedding(5, 2, **WAYS[way])], list, None) for way in WAYS},
+    "two tables": (lambda: [Embedding(9, 2), Embedding(5, 2)], list, None),
+    "a table and float16": (
+        lambda: [Embedding(9, 2), Embedding(5, 2, dtype="float16")],
+        list,
+        None,
+    ),
+    "one not trained": (lambda: [Embedding(9, 2), Embedding(5, 2, trainable=False)], list, None),
+    "summed": (lambda: [Embedding(9, 2), EmbedReduce(5, 2)], list, None),
+    "statistics": (
+        lambda: [Embedding(5, 2)],
+        lambda: [keras.layers.BatchNormalization(momentum=0.5)],
+        None,
+    ),
+    "several batches": (
+        lambda: [Embedding(5, 2)],
+        list,
+        lambda: keras.optimizers.Adam(0.1, gradient_accumulation_steps=3),
+    ),
+    "scaled": (
+        lambda: [Embedding(5, 2)],
+        list,
+        lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.1)),
+    ),
+    "two optimizers": (lambda: [Embedding(9, 2), Embedding(5, 2)], list, by_optimizers),
+    "no rule": (lambda: [Embedding(5, 2)], list, lambda: keras.optimizers.Lamb(0.1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*is trained densely", "ignore:.*has no rule by rows")
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("good", [1, 2, 3])
+def test_fit_stops_at_a_bad_id_with_everything_as_it_was_before_that_batch(kind, good):
+    id_layers, others, optimizer = MODELS[kind]
+    batches = np.array([[0, 1], [2, 2], [4, 3]][:good])
+    targets = np.ones((4, 1), "float32")
+
+    def trained(bad):
         keras.utils.set_random_seed(3)
-        layers = [Embedding(5, 2, **WAYS[way]), keras.layers.Flatten(), keras.layers.Dense(1)]
-        model = keras.Sequential([keras.Input((2,), dtype="int32"), *layers])
-        model.compile(keras.optimizers.Adam(0.1), "mse")
-        ids, targets = np.array(batches), np.ones((len(batches), 1))
-        if ids.max() < 5:
-            model.fit(ids, targets, batch_size=1, shuffle=False, verbose=0)
-            return model
-        with pytest.raises(IndexError, match=r"id 5 at position .* is outside the table's 5 rows"):
-            model.fit(ids, targets, batch_size=1, shuffle=False, verbose=0)
+        inputs = keras.Input((2,), dtype="int32")
+        vectors = [keras.layers.Flatten()(layer(inputs)) for layer in id_layers()]
+        output = vectors[0] if len(vectors) == 1 else keras.layers.Concatenate()(vectors)
+        for layer in (*others(), keras.layers.Dense(1)):
+            output = layer(output)
+        model = keras.Model(inputs, output)
+        model.compile(optimizer() if optimizer else keras.optimizers.Adam(0.1), "mse")
+        options = {"batch_size": 1, "shuffle": False, "verbose": 0}
+        model.fit(batches, targets[:good], **options)
+        if bad:
+            with pytest.raises(IndexError, match=r"id 5 at position .* the table's 5 rows"):
+                model.fit(np.array([[0, 5], [3, 3]]), targets[:2], **options)
         return model
 
-    with float64_there_is("float64" in way):
-        model, like = trained([[0, 1], [2, 2], [0, 5], [3, 3]]), trained([[0, 1], [2, 2]])
-        for _ in range(2):
-            for mine, other in zip(model.variables, like.variables, strict=True):
-                np.testing.assert_array_equal(numpy_of(mine), numpy_of(other))
+    with float64_there_is("float64" in kind):
+        model, like = trained(bad=True), trained(bad=False)
+        for _ in range(3):
+            pairs = (
+                (model.variables, like.variables),
+                (
+                    model.optimizer.variables,
+                    like.optimizer.variables,
+                ),
+            )
+            for mine, others_own in (pair for both in pairs for pair in zip(*both, strict=True)):
+                np.testing.assert_array_equal(numpy_of(mine), numpy_of(others_own), mine.path)
             for one in (model, like):  # and can go on
-                one.fit(np.array([[1, 2]]), np.ones((1, 1)), verbose=0)
+                one.fit(np.array([[1, 2]]), targets[:1], verbose=0)
 
 
 def test_shapes_are_learnt_from_placeholders_that_are_no_ids():

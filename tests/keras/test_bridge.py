@@ -35,6 +35,8 @@ def everywhere():
         (keras.optimizers.LossScaleOptimizer, "check_finite", ["self", "grads"]),
         (Functional, "_convert_inputs_to_tensors", ["self", "flat_inputs"]),
         (serialization_lib, "_retrieve_class_or_fn", opening),
+        (Trainer, "compile", None),
+        (Trainer, "get_compile_config", ["self"]),
         (Trainer, "compile_from_config", ["self", "config"]),
     ]
 

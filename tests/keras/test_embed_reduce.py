@@ -274,6 +274,19 @@ def test_mixed_precision_rounds_the_result_alone(policy):
     np.testing.assert_allclose(ours.get_weights()[0], theirs.get_weights()[0], atol=6e-3)
 
 
+@pytest.mark.parametrize("combiner", ["mean", "sqrtn"])
+@pytest.mark.parametrize("way", [{"unseen": "zero"}, {"lora_rank": 1}], ids=str)
+def test_sums_that_half_precision_does_not_hold(combiner, way):
+    """Neither 3,000 hundreds nor the squares of 300 are a float16."""
+    start = keras.initializers.Constant(100.0)
+    layer = EmbedReduce(5, 2, start, combiner=combiner, dtype="mixed_float16", **way)
+    layer.build()
+    layer.table.mark_known()
+    result = numpy_of(layer(np.ones((1, 3000), int), weights=np.full((1, 3000), 300.0)))
+    expected = 100.0 * (1 if combiner == "mean" else np.sqrt(3000))
+    np.testing.assert_allclose(result.astype("float32"), expected, rtol=1e-3)
+
+
 CALLS = {
     "call": lambda model, ids: model.layers[0](ids),
     "one by one": lambda model, ids: model.layers[0](ids[0]),

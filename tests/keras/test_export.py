@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from side_by_side import (
+    BACKEND,
     classifier,
     data,
     numpy_of,
@@ -16,7 +17,7 @@ from side_by_side import (
     values_of,
 )
 
-from rowwise.keras import Embedding
+from rowwise.keras import Embedding, EmbedReduce
 
 IDS = data()[0].astype("int32")
 
@@ -115,3 +116,34 @@ def test_a_bad_id_in_a_jitted_call_is_named(model):
 
     with pytest.raises(raised_in_a_program(IndexError), match=r"id 120 at position \(0, 1\)"):
         numpy_of(jax.jit(model.layers[0])(np.array([[1, 120]])))
+
+
+def recorded(model, ids, tmp_path):
+    """The model as its backend writes it out: a function of ids."""
+    if BACKEND == "torch":
+        import torch
+
+        return lambda ids: torch.export.export(model, (ids[:4],)).module()(ids)
+    import tensorflow as tf
+
+    model.export(tmp_path / "served", format="tf_saved_model", verbose=False)
+    loaded = tf.saved_model.load(tmp_path / "served")
+    return lambda ids: (loaded, loaded.serve(numpy_of(ids)))[1]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("unseen", ["zero", "mean", "error"])
+@pytest.mark.parametrize("layer", [Embedding, EmbedReduce])
+def test_rows_never_trained_are_recorded_as_what_stands_in_for_them(layer, unseen, tmp_path):
+    layers = [keras.Input((2,), dtype="int32"), layer(9, 3, unseen=unseen)]
+    model = keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    model.fit(np.array([[1, 2], [3, 4]]), np.ones((2, 1)), verbose=0)
+    (ids,) = tensors(np.array([[1, 2], [1, 7], [8, 8], [0, 4]], "int32"))
+    if unseen == "error":
+        with pytest.raises(ValueError, match="unseen='error' cannot be recorded"):
+            recorded(model, ids, tmp_path)(ids)
+        return
+    before = model.predict(numpy_of(ids), verbose=0)
+    again = numpy_of(recorded(model, ids, tmp_path)(ids))
+    np.testing.assert_allclose(again, before, rtol=1e-5, atol=1e-7)

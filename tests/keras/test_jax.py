@@ -381,3 +381,13 @@ def test_samples_mapped_one_by_one_train_to_the_same_numbers(layer, weights):
 
     for mapped, plain in zip(trained(True), trained(False), strict=True):
         np.testing.assert_allclose(mapped, plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", [{"run_eagerly": True}, {"jit_compile": False}], ids=str)
+def test_steps_that_are_not_compiled_leave_nothing_behind(how):
+    model = classifier(Embedding)
+    model.compile("adam", "mse", **how)
+    fit(model, 0, 2)
+    calls = dict(model.layers[0].embeddings._calls)
+    fit(model, 2, 6)
+    assert model.layers[0].embeddings._calls == calls

@@ -26,9 +26,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name == "keras":
         raise ImportError("rowwise.keras needs Keras 3: pip install keras") from error
-    raise ImportError(
-        f"keras cannot be imported, for want of its backend {error.name}; {_advice()}"
-    ) from error
+    raise ImportError(f"keras cannot be imported: {error}; {_advice()}") from error
 except ValueError as error:  # of a backend that there is not
     raise ImportError(f"keras cannot be imported: {error}; {_advice()}") from error
 

@@ -61,6 +61,11 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Takes up the last checkpoint, if there is one."""
+        if not self.model.built:
+            raise ValueError(
+                "BackupAndRestore needs to know the model's variables before fit: begin the model "
+                "with keras.Input, or call model.build(input_shape)"
+            )
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
         latest = self.backup_dir / _LATEST

@@ -108,21 +108,22 @@ class EmbedReduce(Embedding):
         single = len(inputs.shape) < 2
         if single and self.combiner != "sum":
             weights = None  # w v / w
+        learned = weights is not None
         weights = self._effective_weights(inputs, weights, mask)
         if single:
             vectors = super().call(inputs, training)
             return vectors if weights is None else vectors * _column(weights, vectors.dtype)
-        summed = self._sum(inputs, weights, training)
+        summed = self._sum(inputs, weights, learned, training)
         if self.combiner != "sum":
             if weights is None:
-                weights = ops.ones_like(inputs, dtype=self.variable_dtype)
+                weights = ops.ones_like(inputs, dtype=self._dtype_of_sums)
             summed = self._divided(summed, weights)
         return ops.cast(summed, self.compute_dtype)
 
     def _effective_weights(self, inputs: Any, weights: Any, mask: Any) -> Any:
         """Weights of the shape of inputs, 0 where masked, or None: all are 1."""
         if weights is not None:
-            weights = ops.cast(ops.convert_to_tensor(weights), self.variable_dtype)
+            weights = ops.cast(ops.convert_to_tensor(weights), self._dtype_of_sums)
             _check_shape("weights", weights, inputs)
         if mask is not None:
             mask = ops.cast(ops.convert_to_tensor(mask), "bool")
@@ -133,18 +134,23 @@ class EmbedReduce(Embedding):
         if mask is None:
             return weights
         if weights is None:
-            return ops.cast(mask, self.variable_dtype)
+            return ops.cast(mask, self._dtype_of_sums)
         return ops.where(mask, weights, ops.zeros_like(weights))
 
-    def _sum(self, inputs: Any, weights: Any, training: Any) -> Any:
+    @property
+    def _dtype_of_sums(self) -> str:
+        """Half precision holds neither long sums nor the squares of weights."""
+        return str(keras.backend.result_type(self.variable_dtype, "float32"))
+
+    def _sum(self, inputs: Any, weights: Any, learned: bool, training: Any) -> Any:
         """The weighted sum (..., D) of the rows inputs (..., length)."""
         embeddings = self._embeddings
         as_they_are = bool(training) or self.unseen == "as-is"
         if isinstance(embeddings, TableVariable) and not self.lora_enabled and as_they_are:
-            summed = pooled(embeddings, inputs, weights)
+            summed = pooled(embeddings, inputs, weights, learned)
             if summed is not None:
                 return summed
-        vectors = super().call(inputs, training)
+        vectors = ops.cast(super().call(inputs, training), self._dtype_of_sums)
         if weights is not None:
             vectors = vectors * _column(weights, vectors.dtype)
         return ops.sum(vectors, axis=-2)
@@ -183,7 +189,9 @@ def _column(weights: Any, dtype: Any) -> Any:
 
 
 def _check_shape(argument: str, values: Any, inputs: Any) -> None:
-    if tuple(values.shape) != tuple(inputs.shape):
+    pairs = zip(values.shape, inputs.shape, strict=False)
+    known = all(a == b for a, b in pairs if a is not None and b is not None)
+    if len(values.shape) != len(inputs.shape) or not known:
         raise ValueError(
             f"{argument} have shape {tuple(values.shape)}, the ids {tuple(inputs.shape)}; "
             "there must be one for each id"

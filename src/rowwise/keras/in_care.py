@@ -39,6 +39,9 @@ class InCare:
 
     def part_from_others(self, optimizer: Any) -> None:
         """From now on the slots of other optimizers keep what they are, beside the table."""
+        for other, slots in self.slots.items():
+            for slot in slots.values() if other is not optimizer else ():
+                slot.leave()
 
     def leave_to_keras(self) -> None:
         """From now on Keras makes the steps."""

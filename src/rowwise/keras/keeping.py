@@ -22,6 +22,11 @@ from rowwise.keras.variables import AccumulatorVariable, SlotVariable, TableVari
 _ACCUMULATOR = "gradient_accumulator"  # Keras's name for it
 
 
+def tables_of(model: Any) -> list[TableVariable]:
+    """The tables among a model's variables."""
+    return [v for v in model.variables if isinstance(v, TableVariable)]
+
+
 def keeper_of(variable: TableVariable) -> Any:
     """The optimizer whose rule the table has, if it is still there."""
     return None if variable.keeper is None else variable.keeper()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,14 +15,15 @@ from keras.src.trainers.trainer import Trainer
 
 from rowwise.keras.around import around
 from rowwise.keras.embedding import Embedding
+from rowwise.keras.inputs import layers_of_ids
 
 
 def load_model(filepath: Any, *, embedding: type = Embedding, **options: Any) -> Any:
     """`keras.saving.load_model`, with every embedding layer opened as ours.
 
-    Weights, optimizer and its slots go on where they were, on another backend, too. What is
-    compiled is decided anew there; but a file written on TensorFlow says `jit_compile=False`, and
-    keeps it: set `model.jit_compile = True` on JAX.
+    Weights, optimizer and its slots go on where they were, on another backend, too, and what is
+    compiled is decided anew there. (A file of a model with Keras's layer alone, written on
+    TensorFlow, says `jit_compile=False`, and keeps it: set `model.jit_compile = True` on JAX.)
 
     (`keras.saving.load_model` gives back the layer that was saved, once `rowwise.keras` is
     imported. Where rowwise is not installed, its
@@ -72,9 +75,29 @@ def _retrieve(
     return original(name, registered_name, module, *args, **kwargs)
 
 
+# Models compiled as their backend sees fit.
+_automatic: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@around(Trainer, "compile")
+def _compile(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    asked = inspect.signature(original).bind(self, *args, **kwargs).arguments
+    (_automatic.add if asked.get("jit_compile", "auto") == "auto" else _automatic.discard)(self)
+    return original(self, *args, **kwargs)
+
+
+@around(Trainer, "get_compile_config")
+def _compile_config(original: Any, self: Any) -> Any:
+    """Keras writes what "auto" came to: on JAX that all is compiled, elsewhere that nothing is."""
+    config = original(self)
+    if config and self in _automatic and layers_of_ids(self):
+        config["jit_compile"] = "auto"
+    return config
+
+
 @around(Trainer, "compile_from_config")
-def _compile(original: Any, self: Any, config: Any) -> Any:
-    """Keras writes what "auto" came to: on JAX that all is compiled, on torch that nothing is."""
+def _compile_again(original: Any, self: Any, config: Any) -> Any:
+    """The same for files that Keras's layer alone was in."""
     if _stand_in.get() is not None:
         optimizer = config.get("optimizer")
         module = optimizer.get("module") if isinstance(optimizer, dict) else None

@@ -13,7 +13,7 @@ from rowwise import _native
 from rowwise.ids import as_ids, outside
 from rowwise.table import Table
 from rowwise.torch.parameter import TableParameter
-from rowwise.unseen import Unseen, what_stands_in
+from rowwise.unseen import Unseen, what_stands_in, what_stands_in_for_all
 
 
 class _Lookup(torch.autograd.Function):
@@ -108,12 +108,17 @@ def settled(table: Table, ids: torch.Tensor, vectors: torch.Tensor, unseen: Unse
     Raises:
         UnseenError, ValueError: as `rowwise.Table.lookup`.
     """
-    if unseen == "as-is" or being_recorded():
+    if unseen == "as-is":
         return vectors
-    new, stand_in = what_stands_in(table, whole_ids(ids).cpu().numpy(), unseen)
+    if being_recorded():
+        of_all, stand_in = what_stands_in_for_all(table, unseen)
+        new = torch.from_numpy(of_all)[ids.long()]
+    else:
+        of_these, stand_in = what_stands_in(table, whole_ids(ids).cpu().numpy(), unseen)
+        new = torch.from_numpy(of_these)
     if stand_in is None:
         return vectors
-    return torch.where(torch.from_numpy(new)[..., None], torch.from_numpy(stand_in), vectors)
+    return torch.where(new[..., None], torch.from_numpy(stand_in), vectors)
 
 
 @torch.compiler.disable

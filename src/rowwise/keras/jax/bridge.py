@@ -2,8 +2,8 @@
 
 Beside what keeping.py takes over: `_backend_apply_gradients` (the table makes its step after
 Keras has made those of the other variables), `_clip_gradients` (a table's norm stands for its
-gradient), `stateless_apply` (a step with a bad id moves no variable), and `check_finite` of
-`LossScaleOptimizer`. trainer.py has what is taken over of the model.
+gradient), `stateless_apply` (to see all gradients, and whole arrays in a state), and `check_finite`
+of `LossScaleOptimizer`. trainer.py has what is taken over of the model.
 
 Which of the two makes a table's steps is settled when a trainer takes the model's state: either
 the state holds tokens, and the table makes them; or it holds whole arrays, and Keras does, as it
@@ -21,10 +21,11 @@ import numpy as np
 from keras.src.backend.jax.optimizer import JaxOptimizer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
+import rowwise.keras.jax.trainer  # noqa: F401  (takes over its own part)
 from rowwise.keras.around import around
 from rowwise.keras.jax.host import call
-from rowwise.keras.jax.on_table import OnTable, is_token, tokens_as_they_are
-from rowwise.keras.jax.trainer import noting_beside  # (which takes over its own part)
+from rowwise.keras.jax.noting import watching
+from rowwise.keras.jax.on_table import is_token, tokens_as_they_are
 from rowwise.keras.jax.variable import TableVariable
 from rowwise.rules import Rule
 
@@ -51,8 +52,8 @@ class _Step:
         """Scales the gradient as a number was scaled."""
         self._factor = jnp.where(before > 0, after / jnp.where(before > 0, before, 1), 1)
 
-    def make(self, optimizer: Any) -> None:
-        """Asks the host for the step."""
+    def make(self, optimizer: Any, good: Any) -> None:
+        """Asks the host for the step, if all is `good`."""
         variable = self.variable
         # As it is when the program is made: Keras, too, makes programs with the numbers of then.
         rule: Rule = variable._table.rule  # type: ignore[assignment]
@@ -60,7 +61,8 @@ class _Step:
         if self._factor is not None:  # which may be NaN: of passes that count, not of all places
             weights = jnp.where(weights == 0, weights, weights * self._factor)
         clipvalue = optimizer.clipvalue or None
-        numbers = (optimizer.iterations + 1, optimizer.learning_rate, self.now)
+        now = jnp.logical_and(self.now, good)
+        numbers = (optimizer.iterations + 1, optimizer.learning_rate, now)
         token = variable.given
         variable.assign(variable.stepped(rule, clipvalue, token, weights, *numbers))
         if self._sums is not None:
@@ -86,8 +88,10 @@ def _apply_gradients(original: Any, self: Any, grads: Any, trainable_variables: 
     finally:
         _clipping.reset(clipping)
         tokens_as_they_are.reset(tokens)
+    watch = watching.get()
+    good = True if watch is None else watch.unspoilt(_gradients.get() or grads)
     for step in steps:
-        step.make(self)
+        step.make(self, good)
     return None
 
 
@@ -103,36 +107,23 @@ def _clip(original: Any, self: Any, grads: Any) -> Any:
     return clipped[: len(grads)]
 
 
+# Of all variables that are being stepped, by one optimizer or by several behind one.
+_gradients: ContextVar[Any] = ContextVar("gradients", default=None)
+
+
 @around(BaseOptimizer, "stateless_apply")
 def _stateless_apply(
     original: Any, self: Any, optimizer_variables: Any, grads: Any, trainable_variables: Any
 ) -> Any:
-    result = original(self, optimizer_variables, grads, trainable_variables)
+    gradients = _gradients.set(grads)
+    try:
+        result = original(self, optimizer_variables, grads, trainable_variables)
+    finally:
+        _gradients.reset(gradients)
     for variable, value in zip(self._trainable_variables, trainable_variables, strict=True):
         if _is_table(variable) and variable.lazy and not is_token(value):
             variable.warn_of_whole_state()
-    noting = noting_beside(self)
-    if not noting:
-        return result
-    # Wherever a program has met a bad id, everything stays as it is.
-    after = [jnp.ravel(part)[:1] for part in (*grads, *result[0]) if part is not None]
-    unspoilt = [call(own.calling("unspoilt"), (), np.bool_, *after) for own in noting]
-    good = jnp.stack(unspoilt).all()
-    kept = [
-        [
-            new if isinstance(v, OnTable) and is_token(new) else jnp.where(good, new, _value(old))
-            for v, new, old in zip(variables, news, olds, strict=True)
-        ]
-        for variables, news, olds in (
-            (self._trainable_variables, result[0], trainable_variables),
-            (self.variables, result[1], optimizer_variables),
-        )
-    ]
-    return kept[0], kept[1]
-
-
-def _value(given: Any) -> Any:
-    return given.value if isinstance(given, keras.Variable) else given
+    return result
 
 
 def _is_table(variable: Any) -> bool:

@@ -19,7 +19,7 @@ from rowwise.keras.jax.noting import Rows, running
 from rowwise.keras.jax.on_table import OnTable, is_token
 from rowwise.keras.jax.variable import TableVariable, orders
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
-from rowwise.unseen import Unseen, what_stands_in
+from rowwise.unseen import Unseen, what_stands_in, what_stands_in_for_all
 
 compiles = True
 
@@ -124,6 +124,11 @@ def _rows_of_array(variable: Any, array: Any, ids: Any) -> Any:
 
 def settled(variable: TableVariable, ids: Any, vectors: Any, unseen: Unseen) -> Any:
     """vectors (..., D) of rows ids (...,), with something else for those never trained."""
+    if exporting.get():
+        new, stand_in = what_stands_in_for_all(variable.table, unseen)
+        given = vectors if stand_in is None else jnp.asarray(stand_in, vectors.dtype)
+        new = jnp.take(new, ids, axis=0, fill_value=False)
+        return jnp.where(new[..., None], given, vectors)
     if not isinstance(vectors, jax.core.Tracer):
         new, stand_in = what_stands_in(variable.table, as_ids(np.asarray(ids)), unseen)
         return vectors if stand_in is None else jnp.where(new[..., None], stand_in, vectors)
@@ -131,9 +136,10 @@ def settled(variable: TableVariable, ids: Any, vectors: Any, unseen: Unseen) -> 
     return call(settle, vectors.shape, vectors.dtype, ids, jax.lax.stop_gradient(vectors))
 
 
-def pooled(variable: TableVariable, ids: Any, weights: Any) -> Any:
+def pooled(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> Any:
     """Weighted sums (..., D) of the rows ids (..., length); None where they are not a table's.
 
+    The weights, None or of the shape of ids, may be `learned`; their gradient is made if asked for.
     Where a token stands for the table, its gradient says which pass this is.
     """
     given, state = () if weights is None else (weights,), variable.given

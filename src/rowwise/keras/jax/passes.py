@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise.ids import as_ids
 from rowwise.pooling import coalesce
 from rowwise.table import Table
 
@@ -108,5 +107,5 @@ def _scaled(gradients: Floats, factor: float) -> Floats:
 
 def rows_in(gradient: Floats) -> tuple[Ids, Floats]:
     """A whole gradient (rows, dim) as the ids and gradients of the rows that are not zero."""
-    ids = as_ids(np.flatnonzero(gradient.any(axis=1)))
+    ids = np.flatnonzero(gradient.any(axis=1))
     return ids, gradient[ids]

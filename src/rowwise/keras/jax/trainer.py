@@ -7,11 +7,11 @@ nothing has changed.
 from __future__ import annotations
 
 import itertools
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import keras
 import numpy as np
 from keras.src.backend.jax.trainer import JAXTrainer
@@ -19,31 +19,18 @@ from keras.src.backend.jax.trainer import JAXTrainer
 from rowwise.keras.around import around
 from rowwise.keras.inputs import layers_of_ids
 from rowwise.keras.jax.lookup import check_bits
-from rowwise.keras.jax.noting import Noting, Rows, running
-from rowwise.keras.jax.on_table import OnTable, read_as_tokens
+from rowwise.keras.jax.noting import Noting, Rows, Watch, running, watching
+from rowwise.keras.jax.on_table import OnTable, is_token, read_as_tokens
 from rowwise.keras.jax.variable import TableVariable
-from rowwise.keras.keeping import by_rows, go_dense, steppers
+from rowwise.keras.keeping import by_rows, go_dense, steppers, tables_of
 from rowwise.keras.optimizers import NoRule, check_step, iteration
-
-# The model that an optimizer steps.
-_models: weakref.WeakKeyDictionary[Any, weakref.ref[Any]] = weakref.WeakKeyDictionary()
-
-
-def noting_beside(optimizer: Any) -> list[Noting]:
-    """What a trainer's program reads rows of when this optimizer makes its steps."""
-    model = optimizer in _models and _models[optimizer]()
-    return _noting_in(model) if model else []
 
 
 def _noting_in(model: Any) -> list[Noting]:
     """Whatever of a model's has rows, trained or not, in tables or not."""
     variables = [v for layer in layers_of_ids(model) for v in layer.variables]
     rows = [Rows.of(v) for v in variables if not isinstance(v, TableVariable)]
-    return [*_tables_of(model), *rows]
-
-
-def _tables_of(model: Any) -> list[TableVariable]:
-    return [v for v in model.variables if isinstance(v, TableVariable)]
+    return [*tables_of(model), *rows]
 
 
 def _follows(optimizer: Any, variable: TableVariable) -> bool:
@@ -72,7 +59,7 @@ def _check_all_is_state(optimizer: Any, keeper: Any) -> None:
 
 @around(JAXTrainer, "_get_jax_state")
 def _state(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-    tables = _tables_of(self)
+    tables = tables_of(self)
     slots: list[OnTable] = []
     if kwargs.get("optimizer_variables"):
         for variable in tables:
@@ -83,8 +70,6 @@ def _state(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
         known = {id(slot) for own in theirs for slot in own.values()}
         slots = [v for v in self.optimizer.variables if id(v) in known]
         tables = [v for v in tables if not v.in_state_as_array]
-        for optimizer in steppers(self.optimizer):
-            _models[optimizer] = weakref.ref(self)
     tokens = read_as_tokens.set(frozenset(map(id, (*tables, *slots))))
     try:
         return original(self, *args, **kwargs)
@@ -108,6 +93,55 @@ def _call_layer(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     if args and isinstance(args[0], np.ndarray | list | tuple | dict) and layers_of_ids(self):
         _check_integers(args[0])
     return original(self, *args, **kwargs)
+
+
+@around(JAXTrainer, "make_train_function")
+def _make_train_function(original: Any, self: Any, force: bool = False) -> None:
+    step = self.train_step
+    own = self.__dict__.get("train_step")
+    self.__dict__["train_step"] = _unless_spoilt(self, step)
+    try:
+        original(self, force)
+    finally:
+        del self.__dict__["train_step"]
+        if own is not None:
+            self.__dict__["train_step"] = own
+
+
+def _unless_spoilt(model: Any, step: Callable[..., Any]) -> Callable[..., Any]:
+    """The training step, of which the state is as before once an error is noted."""
+    watch: Watch | None = None
+
+    def train_step(state: Any, data: Any) -> Any:
+        nonlocal watch
+        noting = _noting_in(model)
+        if not noting:
+            return step(state, data)
+        watch = watch or Watch(noting)
+        before = watching.set(watch)
+        try:
+            logs, new = step(state, data)
+        finally:
+            watching.reset(before)
+        return logs, _kept(model, state, new, watch)
+
+    return train_step
+
+
+def _kept(model: Any, old: Any, new: Any, watch: Watch) -> Any:
+    """The new state, or the old one if there is an error."""
+    before, (after, structure) = jax.tree.leaves(old), jax.tree.flatten(new)
+    if len(before) != len(after):  # somebody's own training step, of a state of its own
+        return new
+    good = watch.unspoilt(after)
+    # A table makes no step then; its token says what is.
+    tables = [isinstance(v, TableVariable) for v in model.trainable_variables]
+    tables += [False] * (len(after) - len(tables))
+    kept = [
+        a if table and is_token(a) else jnp.where(good, a, b)
+        for table, a, b in zip(tables, after, before, strict=True)
+    ]
+    return jax.tree.unflatten(structure, kept)
 
 
 def _guarded(original: Any, self: Any, force: bool = False) -> None:

@@ -31,7 +31,8 @@ from rowwise.unseen import Unseen, forget_mean, settle
 __all__ = ["AccumulatorVariable", "SlotVariable", "TableVariable"]
 
 _COUNTED = 2**24  # a float32 counts no further
-orders = itertools.count()  # of lookups, in the order in which they were traced
+# Of lookups, in the order in which they were traced; of so many no two are of the same step.
+orders = itertools.cycle(range(2**31))
 
 
 class TableVariable(InCare, Noting, OnTable):
@@ -66,12 +67,6 @@ class TableVariable(InCare, Noting, OnTable):
         several = optimizer.gradient_accumulation_steps
         if several and several > PASSES // 4:
             raise NoRule(f"gradient_accumulation_steps={several} are more than wait on JAX")
-
-    def part_from_others(self, optimizer: Any) -> None:
-        """From now on the slots of other optimizers keep what they are, beside the table."""
-        for other, slots in self.slots.items():
-            for slot in slots.values() if other is not optimizer else ():
-                slot.leave()
 
     def warn_of_whole_state(self) -> None:
         """Says once that a step of the whole array is made in a caller's own loop."""
@@ -140,8 +135,9 @@ class TableVariable(InCare, Noting, OnTable):
 
     def kept(self, method: str, order: int, token: Any, *batch: Any) -> Any:
         """The gradient of the token, which counts the pass that `method` keeps."""
-        keep = self.calling(method, order)
-        return call(keep, (self.passes.size,), np.float32, token, *batch, changes=True)
+        # The order is an argument: where nothing is compiled, each pass has one of its own.
+        batch = (jnp.int32(order), token, *batch)
+        return call(self.calling(method), (self.passes.size,), np.float32, *batch, changes=True)
 
     def stepped(
         self, rule: Rule, clipvalue: float | None, token: Any, weights: Any, *numbers: Any
@@ -198,7 +194,7 @@ class TableVariable(InCare, Noting, OnTable):
         out[...] = 1 if np.isfinite(gradients).all() else np.nan
 
     @noted
-    def keep(self, out: Any, order: int, token: Any, ids: Any, gradients: Any) -> None:
+    def keep(self, out: Any, order: Any, token: Any, ids: Any, gradients: Any) -> None:
         """Keeps gradients (..., dim) of rows ids (...,)."""
         ids = ids_in_range(ids, self._shape[0]).reshape(-1)  # JAX may have left out the lookup
         gradients = gradients.reshape(-1, self._table.dim)
@@ -209,19 +205,19 @@ class TableVariable(InCare, Noting, OnTable):
         self._keep(out, order, token, ids, gradients)
 
     @noted
-    def keep_bags(self, out: Any, order: int, token: Any, *batch: Any) -> None:
+    def keep_bags(self, out: Any, order: Any, token: Any, *batch: Any) -> None:
         """Keeps gradients (..., dim) of weighted sums of the rows ids (..., length)."""
         self._keep(out, order, token, *bags.gradient_of_rows(self._table, *batch))
 
     @noted
-    def keep_whole(self, out: Any, order: int, token: Any, gradient: Any) -> None:
+    def keep_whole(self, out: Any, order: Any, token: Any, gradient: Any) -> None:
         """Keeps a gradient (rows, dim) of all rows."""
         self._keep(out, order, token, *rows_in(gradient))
 
-    def _keep(self, out: Any, order: int, token: Any, ids: Any, gradients: Any) -> None:
+    def _keep(self, out: Any, order: Any, token: Any, ids: Any, gradients: Any) -> None:
         self._check(token)
         out[...] = 0
-        out[self.passes.keep(order, *but_for(self.frozen_row, ids, gradients))] = WHOLE
+        out[self.passes.keep(int(order), *but_for(self.frozen_row, ids, gradients))] = WHOLE
 
     def step(
         self,

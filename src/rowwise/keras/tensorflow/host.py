@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -28,9 +29,12 @@ class HostError(RuntimeError):
     """What TensorFlow is told of an error; the error itself is kept for the trainer to raise."""
 
 
-def call(
-    function: Callable[..., Any], dtype: Any, *arguments: Any, errors: list[Exception] | None = None
-) -> Any:
+def noted_errors() -> deque[Exception]:
+    """For errors of graphs, till the trainer raises them; in a caller's loop nobody does."""
+    return deque(maxlen=64)
+
+
+def call(function: Callable[..., Any], dtype: Any, *arguments: Any, errors: Any = None) -> Any:
     """What function(*arrays) gives: an array of this dtype, or several of a list of dtypes.
 
     At once where TensorFlow runs eagerly; else when the graph runs, in the order of the program.

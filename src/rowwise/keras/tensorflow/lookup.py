@@ -15,9 +15,9 @@ from rowwise.keras.exporting import exporting
 from rowwise.keras.given_ids import given_ids, ids_in_range
 from rowwise.keras.in_care import but_for
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
-from rowwise.keras.tensorflow.host import Weakly, call
+from rowwise.keras.tensorflow.host import Weakly, call, noted_errors
 from rowwise.keras.tensorflow.variable import TableVariable
-from rowwise.unseen import Unseen, settle
+from rowwise.unseen import Unseen, settle, what_stands_in_for_all
 
 compiles = False  # XLA cannot call the host
 
@@ -113,7 +113,7 @@ def _in_range(variable: Any, ids: Any) -> Any:
         tf.debugging.assert_non_negative(ids)
         tf.debugging.assert_less(ids, np.int64(rows))
         return ids
-    errors = variable.__dict__.setdefault("errors", [])  # of graphs, for the trainer to raise
+    errors = variable.__dict__.setdefault("errors", noted_errors())
     shape = ids.shape
     ids = call(lambda ids: ids_in_range(ids, rows), tf.int64, ids, errors=errors)
     ids.set_shape(shape)
@@ -123,8 +123,9 @@ def _in_range(variable: Any, ids: Any) -> Any:
 def settled(variable: TableVariable, ids: Any, vectors: Any, unseen: Unseen) -> Any:
     """vectors (..., D) of rows ids (...,), with something else for those never trained."""
     if exporting.get():
-        return vectors
-
+        new, stand_in = what_stands_in_for_all(variable.table, unseen)
+        given = vectors if stand_in is None else tf.cast(stand_in, vectors.dtype)
+        return tf.where(tf.gather(new, tf.cast(ids, "int64"))[..., None], given, vectors)
     shape = vectors.shape
     settling = Weakly(_settled, variable, unseen)
     vectors = call(settling, vectors.dtype, ids, vectors, errors=variable.errors)
@@ -138,10 +139,11 @@ def _settled(variable: TableVariable, unseen: Unseen, ids: Any, vectors: Any) ->
     return vectors
 
 
-def pooled(variable: TableVariable, ids: Any, weights: Any) -> Any:
+def pooled(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> Any:
     """Weighted sums (..., D) of the rows ids (..., length); None where they are not a table's.
 
-    Differentiable; the gradient of a table's rows is `tf.IndexedSlices`, of distinct ids.
+    Differentiable, in the weights, None or of the shape of ids, where they are `learned`. The
+    gradient of a table's rows is `tf.IndexedSlices`, of distinct ids.
     """
     if isinstance(ids, tf.RaggedTensor) or not variable.by_table or only_shapes_count():
         return None
@@ -150,16 +152,16 @@ def pooled(variable: TableVariable, ids: Any, weights: Any) -> Any:
     errors, pool, back, back_to_weights = variable.errors, *_bags_of(variable)
 
     @tf.custom_gradient
-    def look(token: Any, *weights: Any) -> Any:
-        vectors = call(pool, tf.float32, ids, *weights, errors=errors)
+    def look(token: Any, *learned: Any) -> Any:
+        vectors = call(pool, tf.float32, ids, *given, errors=errors)
         vectors.set_shape([*ids.shape[:-1], dim] if ids.shape.rank is not None else None)
 
         def backward(gradients: Any) -> Any:
-            places, sums = call(back, [tf.int64, tf.float32], ids, gradients, *weights)
+            places, sums = call(back, [tf.int64, tf.float32], ids, gradients, *given)
             places.set_shape((None,))
             sums.set_shape((None, dim))
             of_rows = tf.IndexedSlices(sums, places, (rows, dim))
-            if not weights:
+            if not learned:  # TensorFlow leaves out no stateful operation that nobody needs
                 return of_rows
             of_weights = call(back_to_weights, tf.float32, ids, gradients)
             of_weights.set_shape(ids.shape)
@@ -167,7 +169,7 @@ def pooled(variable: TableVariable, ids: Any, weights: Any) -> Any:
 
         return vectors, backward
 
-    return look(variable._value.read_value(), *given)
+    return look(variable._value.read_value(), *(given if learned else ()))
 
 
 def _bags_of(variable: TableVariable) -> tuple[Weakly, Weakly, Weakly]:

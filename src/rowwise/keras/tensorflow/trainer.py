@@ -10,30 +10,33 @@ import keras
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 from keras.src.optimizers.base_optimizer import BaseOptimizer
+from keras.src.optimizers.multi_optimizer import MultiOptimizer
 
 from rowwise.keras.around import around
 from rowwise.keras.inputs import layers_of_ids
-from rowwise.keras.keeping import go_dense, keeper_of
+from rowwise.keras.keeping import go_dense, keeper_of, tables_of
 from rowwise.keras.optimizers import NoRule, check_step, iteration, rule_of
 from rowwise.keras.tensorflow.variable import TableVariable
-
-
-def _tables_of(model: Any) -> list[TableVariable]:
-    return [v for v in model.variables if isinstance(v, TableVariable)]
-
 
 # Optimizers of models in which an id may be bad.
 _waiting: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-@around(BaseOptimizer, "apply")
 def _apply(original: Any, self: Any, grads: Any, trainable_variables: Any = None) -> Any:
     """A graph whose gradients fail must not count the step before that."""
-    if self not in _waiting or not self.built:  # what Keras builds in a graph stays as it is
+    grads = list(grads)
+    stepped = getattr(self, "_trainable_variables", ())
+    if trainable_variables is not None:
+        stepped = trainable_variables = list(trainable_variables)
+    waits = self in _waiting or any(isinstance(v, TableVariable) for v in stepped)
+    if not waits or not self.built:  # what Keras builds in a graph stays as it is
         return original(self, grads, trainable_variables)
-    given = list(grads)
-    with tf.control_dependencies([gradient for gradient in given if gradient is not None]):
-        return original(self, given, trainable_variables)
+    with tf.control_dependencies([gradient for gradient in grads if gradient is not None]):
+        return original(self, grads, trainable_variables)
+
+
+for _owner in (BaseOptimizer, MultiOptimizer):
+    around(_owner, "apply")(_apply)
 
 
 def _guarded(original: Any, self: Any, force: bool = False) -> Any:
@@ -43,7 +46,7 @@ def _guarded(original: Any, self: Any, force: bool = False) -> Any:
     made = getattr(self, name)
     if name == "train_function" and self.optimizer is not None and layers_of_ids(self):
         _waiting.add(self.optimizer)
-    tables = _tables_of(self)
+    tables = tables_of(self)
     if made is before or not tables:
         return made
     made_for = _kinds(tables)
@@ -71,7 +74,7 @@ def _build_optimizer(model: Any) -> None:
     optimizer = model.optimizer
     if optimizer is not None and not optimizer.built and model.built:
         try:
-            for variable in _tables_of(model):
+            for variable in tables_of(model):
                 rule_of(optimizer, variable)
         except NoRule:  # Keras builds it in its graph, to numbers of its own
             return
@@ -81,7 +84,7 @@ def _build_optimizer(model: Any) -> None:
 
 def _give_way(model: Any) -> None:
     """Leaves to Keras those tables whose next step has no rule."""
-    for variable in _tables_of(model):
+    for variable in tables_of(model):
         keeper = keeper_of(variable)
         if variable.trainable and variable.lazy and keeper is not None:
             try:
@@ -90,22 +93,23 @@ def _give_way(model: Any) -> None:
                 go_dense(variable, cause)
 
 
-def _errors_of(model: Any) -> list[list[Exception]]:
+def _errors_of(model: Any) -> list[Any]:
     """What graphs noted of the variables that have rows, in tables or not."""
     variables = [v for layer in layers_of_ids(model) for v in layer.variables]
-    return [v.errors for v in (*_tables_of(model), *variables) if hasattr(v, "errors")]
+    return [v.errors for v in (*tables_of(model), *variables) if hasattr(v, "errors")]
 
 
 def _telling(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-    for errors in _errors_of(self):
-        errors.clear()
     try:
         return original(self, *args, **kwargs)
-    except tf.errors.OpError:
-        errors = [error for errors in _errors_of(self) for error in errors]
-        if not errors:
-            raise
-        raise errors[0] from None
+    except tf.errors.OpError as raised:
+        text = str(raised)  # of this call: another thread's may have been noted, too
+        for errors in _errors_of(self):
+            for error in tuple(errors):
+                if str(error) in text:
+                    errors.remove(error)
+                    raise error from None
+        raise
 
 
 for _method in ("train", "test", "predict"):

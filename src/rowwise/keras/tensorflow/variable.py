@@ -23,7 +23,7 @@ from rowwise.keras.exporting import exporting
 from rowwise.keras.in_care import InCare
 from rowwise.keras.optimizers import NoRule
 from rowwise.keras.row_sums import RowSums
-from rowwise.keras.tensorflow.host import Weakly, call
+from rowwise.keras.tensorflow.host import Weakly, call, noted_errors
 from rowwise.table import Table
 from rowwise.unseen import forget_mean
 
@@ -45,7 +45,7 @@ class OnTable(keras.Variable):
     def _token(self) -> None:
         with tf.init_scope():
             self._value = tf.Variable(0.0, name=self.name)
-        self.errors: list[Exception] = []  # of graphs, for the trainer to raise
+        self.errors = noted_errors()
 
     @property
     def by_table(self) -> bool:
@@ -109,8 +109,8 @@ class OnTable(keras.Variable):
         if self._array is None:
             with tf.init_scope():
                 array = tf.Variable(self.whole(), name=self.name)
-                # An optimizer knows variables by this.
-                array._unique_id = self._value._unique_id
+                if not tf.distribute.has_strategy():  # there nothing was stepped by rows before
+                    array._unique_id = self._value._unique_id  # an optimizer knows it by this
                 self._array = array
 
     def export(self) -> None:
@@ -160,12 +160,6 @@ class TableVariable(InCare, OnTable):
         """What a number of an optimizer's is now, also while a graph is being made."""
         with tf.init_scope():
             return super().number(read)
-
-    def part_from_others(self, optimizer: Any) -> None:
-        """From now on the slots of other optimizers keep what they are, beside the table."""
-        for other, slots in self.slots.items():
-            for slot in slots.values() if other is not optimizer else ():
-                slot.leave()
 
     def leave_to_keras(self) -> None:
         """From now on Keras makes the steps."""
@@ -274,4 +268,6 @@ def _add_slot(original: Any, self: Any, reference_variable: Any, *args: Any, **k
 
 @around(TFOptimizer, "_var_key")
 def _key(original: Any, self: Any, variable: Any) -> Any:
-    return variable._value._unique_id if isinstance(variable, OnTable) else original(self, variable)
+    if not isinstance(variable, OnTable):
+        return original(self, variable)
+    return (variable._value if variable._array is None else variable._array)._unique_id

@@ -63,8 +63,11 @@ def rows_of(variable: Any, ids: Any) -> Any:
     return cast_as_read(variable, rows)
 
 
-def pooled(variable: TableVariable, ids: Any, weights: Any) -> Any:
-    """Weighted sums (..., D) of the rows ids (..., length); None: the values are a caller's."""
+def pooled(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> Any:
+    """Weighted sums (..., D) of the rows ids (..., length); None: the values are a caller's.
+
+    The weights, None or of the shape of ids, may be `learned`; their gradient is made if asked for.
+    """
     value = uncast_value(variable)
     if value is not variable._value:
         return None

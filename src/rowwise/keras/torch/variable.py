@@ -65,6 +65,9 @@ class SlotVariable(keras.Variable):
         self._value = TableParameter(table, self.slot, requires_grad=False)
         self._shape = table.shape
 
+    def leave(self) -> None:
+        """From now on the numbers are Keras's; they lie in memory of their own already."""
+
 
 class AccumulatorVariable(keras.Variable):
     """Sums of gradients over several batches, of a table's rows: (rows, dim) float32."""
