@@ -18,7 +18,7 @@ from side_by_side import (
     numpy_of,
 )
 
-from rowwise.keras import Embedding, EmbedReduce
+from rowwise.keras import BackupAndRestore, Embedding, EmbedReduce
 
 if BACKEND != "jax":
     pytest.skip("is about what JAX alone has", allow_module_level=True)
@@ -391,3 +391,74 @@ def test_steps_that_are_not_compiled_leave_nothing_behind(how):
     calls = dict(model.layers[0].embeddings._calls)
     fit(model, 2, 6)
     assert model.layers[0].embeddings._calls == calls
+
+
+def test_a_bad_id_in_an_epochs_last_batch_is_raised_before_the_epoch_is_over(tmp_path):
+    model = classifier(Embedding)
+    model.compile("adam", "mse")
+    ids = IDS[:8].copy()
+    ids[-1, 0] = ROWS
+    ended = []
+    callbacks = [
+        BackupAndRestore(tmp_path / "backup"),
+        keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: ended.append("epoch")),
+    ]
+    with pytest.raises(IndexError, match=f"id {ROWS} at position"):
+        model.fit(ids, ANSWERS[:8], batch_size=2, shuffle=False, verbose=0, callbacks=callbacks)
+    assert ended == []
+    assert not (tmp_path / "backup").exists()
+
+
+def test_bad_batches_leave_no_gradients_waiting():
+    keras.utils.set_random_seed(0)
+    inputs = [keras.Input((2,), dtype="int32") for _ in range(2)]
+    vectors = [Embedding(5, 2)(one) for one in inputs]
+    both = keras.layers.Flatten()(keras.layers.Concatenate()(vectors))
+    model = keras.Model(inputs, keras.layers.Dense(1)(both))
+    optimizer = keras.optimizers.Adam(gradient_accumulation_steps=3)
+    model.compile(optimizer, "mse")
+    good, bad, answers = np.array([[0, 1]]), np.array([[0, 7]]), np.ones((1, 1))
+    first = model.layers[2].embeddings
+    model.train_on_batch([good, good], answers)
+    for _ in range(3):
+        with pytest.raises(IndexError, match="id 7"):
+            model.train_on_batch([good, bad], answers)
+        assert len(first.passes._kept) == 1  # which is summed up
+    for _ in range(2):
+        model.train_on_batch([good, good], answers)
+    assert len(first.passes._kept) == 0
+    assert model.layers[2].table.steps == 1
+
+
+def test_a_training_step_that_steps_twice_takes_back_the_bad_one_alone():
+    class Twice(keras.Model):
+        def train_step(self, state, data):
+            trained, others, slots, metrics = state
+            x, y = data[:2]
+            for half in (x[:, :1], x[:, 1:]):
+
+                def loss(trained, half=half):
+                    outputs, _ = self.stateless_call(trained, others, half)
+                    return jax.numpy.mean((outputs - y) ** 2)
+
+                value, gradients = jax.value_and_grad(loss)(trained)
+                trained, slots = self.optimizer.stateless_apply(slots, gradients, trained)
+            return {"loss": value}, (trained, others, slots, metrics)
+
+    def trained(ids, times):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((None,), dtype="int32")
+        outputs = keras.layers.Dense(1)(EmbedReduce(5, 2)(inputs))
+        model = (Twice if times == 2 else keras.Model)(inputs, outputs)
+        model.compile(keras.optimizers.Adam(0.1), "mse")
+        if times == 2:
+            with pytest.raises(IndexError, match="id 7"):
+                model.train_on_batch(ids, np.ones((1, 1)))
+        else:
+            model.train_on_batch(ids, np.ones((1, 1)))
+        return model.get_weights() + [numpy_of(v) for v in model.optimizer.variables]
+
+    for twice, once in zip(
+        trained(np.array([[1, 7]]), 2), trained(np.array([[1]]), 1), strict=True
+    ):
+        np.testing.assert_allclose(twice, once, rtol=1e-6, atol=1e-7)

@@ -61,10 +61,10 @@ class _Step:
         if self._factor is not None:  # which may be NaN: of passes that count, not of all places
             weights = jnp.where(weights == 0, weights, weights * self._factor)
         clipvalue = optimizer.clipvalue or None
-        now = jnp.logical_and(self.now, good)
-        numbers = (optimizer.iterations + 1, optimizer.learning_rate, now)
-        token = variable.given
-        variable.assign(variable.stepped(rule, clipvalue, token, weights, *numbers))
+        numbers = (optimizer.iterations + 1, optimizer.learning_rate, self.now, good)
+        waiting = jnp.zeros(1) if self._sums is None else self._sums.given
+        batch = (variable.given, weights, waiting)
+        variable.assign(variable.stepped(rule, clipvalue, *batch, *numbers))
         if self._sums is not None:
             self._sums.assign(self._rest)
 
@@ -111,10 +111,11 @@ def _clip(original: Any, self: Any, grads: Any) -> Any:
 _gradients: ContextVar[Any] = ContextVar("gradients", default=None)
 
 
-@around(BaseOptimizer, "stateless_apply")
 def _stateless_apply(
     original: Any, self: Any, optimizer_variables: Any, grads: Any, trainable_variables: Any
 ) -> Any:
+    if _gradients.get() is not None:  # within another's
+        return original(self, optimizer_variables, grads, trainable_variables)
     gradients = _gradients.set(grads)
     try:
         result = original(self, optimizer_variables, grads, trainable_variables)
@@ -123,7 +124,29 @@ def _stateless_apply(
     for variable, value in zip(self._trainable_variables, trainable_variables, strict=True):
         if _is_table(variable) and variable.lazy and not is_token(value):
             variable.warn_of_whole_state()
-    return result
+    watch = watching.get()
+    if watch is None:
+        return result
+    # Wherever the program has met a bad id, all stays as it is. A table has made no step then; its
+    # token says so. That is known before the step, or all of it would have to be kept in memory.
+    good = watch.unspoilt(grads)
+    trainable, rest = result
+    kept = [
+        new if _is_table(v) and is_token(new) else jnp.where(good, new, _value(old))
+        for v, new, old in zip(
+            self._trainable_variables, trainable, trainable_variables, strict=True
+        )
+    ]
+    pairs = zip(rest, optimizer_variables, strict=True)
+    return kept, [jnp.where(good, new, _value(old)) for new, old in pairs]
+
+
+for _owner in (BaseOptimizer, keras.optimizers.LossScaleOptimizer):
+    around(_owner, "stateless_apply")(_stateless_apply)
+
+
+def _value(given: Any) -> Any:
+    return given.value if isinstance(given, keras.Variable) else given
 
 
 def _is_table(variable: Any) -> bool:

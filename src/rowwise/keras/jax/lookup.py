@@ -17,7 +17,7 @@ from rowwise.keras.given_ids import given_ids, ids_in_range
 from rowwise.keras.jax.host import call
 from rowwise.keras.jax.noting import Rows, running
 from rowwise.keras.jax.on_table import OnTable, is_token
-from rowwise.keras.jax.variable import TableVariable, orders
+from rowwise.keras.jax.variable import TableVariable, next_order
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
 from rowwise.unseen import Unseen, what_stands_in, what_stands_in_for_all
 
@@ -87,7 +87,7 @@ def _rows_by_token(variable: TableVariable, token: Any, ids: Any) -> Any:
         shape = (*ids.shape, variable.shape[1])
         return call(variable.calling("read"), shape, np.float32, token, ids)
 
-    order = next(orders)
+    order = next_order()
 
     def backward(batch: Any, gradients: Any) -> Any:
         token, ids = batch
@@ -157,7 +157,7 @@ def _pooled_by_token(variable: TableVariable, token: Any, ids: Any, *weights: An
         shape = (*ids.shape[:-1], variable.shape[1])
         return call(variable.calling("pool"), shape, np.float32, token, ids, *weights)
 
-    order = next(orders)
+    order = next_order()
 
     def backward(batch: Any, gradients: Any) -> Any:
         token, ids, *weights = batch

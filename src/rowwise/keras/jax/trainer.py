@@ -7,6 +7,7 @@ nothing has changed.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ from rowwise.keras.around import around
 from rowwise.keras.inputs import layers_of_ids
 from rowwise.keras.jax.lookup import check_bits
 from rowwise.keras.jax.noting import Noting, Rows, Watch, running, watching
-from rowwise.keras.jax.on_table import OnTable, is_token, read_as_tokens
+from rowwise.keras.jax.on_table import OnTable, read_as_tokens
 from rowwise.keras.jax.variable import TableVariable
 from rowwise.keras.keeping import by_rows, go_dense, steppers, tables_of
 from rowwise.keras.optimizers import NoRule, check_step, iteration
@@ -109,7 +110,7 @@ def _make_train_function(original: Any, self: Any, force: bool = False) -> None:
 
 
 def _unless_spoilt(model: Any, step: Callable[..., Any]) -> Callable[..., Any]:
-    """The training step, of which the state is as before once an error is noted."""
+    """The training step, which leaves all as it was once an error is noted."""
     watch: Watch | None = None
 
     def train_step(state: Any, data: Any) -> Any:
@@ -123,25 +124,34 @@ def _unless_spoilt(model: Any, step: Callable[..., Any]) -> Callable[..., Any]:
             logs, new = step(state, data)
         finally:
             watching.reset(before)
-        return logs, _kept(model, state, new, watch)
+        return logs, _kept(state, new, logs, watch)
 
     return train_step
 
 
-def _kept(model: Any, old: Any, new: Any, watch: Watch) -> Any:
-    """The new state, or the old one if there is an error."""
-    before, (after, structure) = jax.tree.leaves(old), jax.tree.flatten(new)
-    if len(before) != len(after):  # somebody's own training step, of a state of its own
+def _kept(old: Any, new: Any, logs: Any, watch: Watch) -> Any:
+    """The new state, of which what no optimizer steps is the old one if there is an error."""
+    if not isinstance(new, tuple) or len(new) != 4:  # somebody's own training step and state
         return new
-    good = watch.unspoilt(after)
-    # A table makes no step then; its token says what is.
-    tables = [isinstance(v, TableVariable) for v in model.trainable_variables]
-    tables += [False] * (len(after) - len(tables))
-    kept = [
-        a if table and is_token(a) else jnp.where(good, a, b)
-        for table, a, b in zip(tables, after, before, strict=True)
-    ]
-    return jax.tree.unflatten(structure, kept)
+    _, statistics, _, metrics = new
+    good = watch.unspoilt([*jax.tree.leaves(logs), *statistics, *metrics])
+
+    def kept(news: Any, olds: Any) -> Any:
+        return [jnp.where(good, n, o) for n, o in zip(news, olds, strict=True)]
+
+    return new[0], kept(statistics, old[1]), new[2], kept(metrics, old[3])
+
+
+_sync_alone = JAXTrainer.jax_state_sync
+
+
+@around(JAXTrainer, "jax_state_sync")
+def _sync(original: Any, self: Any) -> None:
+    """At an epoch's end, and wherever a callback asks: before anybody takes it for a good one."""
+    jax.block_until_ready(getattr(self, "_jax_state", None))
+    original(self)
+    if running.get() and sys.exc_info()[0] is None:  # nothing else is being raised
+        raise_errors(_noting_in(self))
 
 
 def _guarded(original: Any, self: Any, force: bool = False) -> None:
@@ -179,7 +189,7 @@ def _keep_state(model: Any, state: Any) -> None:
             2: ("trainable", "non_trainable"),
         }[len(state)]
         model._jax_state = {f"{n}_variables": part for n, part in zip(names, state, strict=True)}
-        model.jax_state_sync()
+        _sync_alone(model)
 
 
 def raise_errors(noting: list[Noting]) -> None:

@@ -31,8 +31,12 @@ from rowwise.unseen import Unseen, forget_mean, settle
 __all__ = ["AccumulatorVariable", "SlotVariable", "TableVariable"]
 
 _COUNTED = 2**24  # a float32 counts no further
-# Of lookups, in the order in which they were traced; of so many no two are of the same step.
-orders = itertools.cycle(range(2**31))
+_lookups = itertools.count()
+
+
+def next_order() -> int:
+    """Of a lookup: one more for each that is traced."""
+    return next(_lookups) % 2**31
 
 
 class TableVariable(InCare, Noting, OnTable):
@@ -124,7 +128,7 @@ class TableVariable(InCare, Noting, OnTable):
         def read(token: Any) -> Any:
             return call(self.calling("write_whole"), self._shape, np.float32, token)
 
-        order = next(orders)
+        order = next_order()
         read.defvjp(
             lambda token: (read(token), token),
             lambda token, gradient: (self.kept("keep_whole", order, token, gradient),),
@@ -140,13 +144,19 @@ class TableVariable(InCare, Noting, OnTable):
         return call(self.calling(method), (self.passes.size,), np.float32, *batch, changes=True)
 
     def stepped(
-        self, rule: Rule, clipvalue: float | None, token: Any, weights: Any, *numbers: Any
+        self,
+        rule: Rule,
+        clipvalue: float | None,
+        token: Any,
+        weights: Any,
+        waiting: Any,
+        *numbers: Any,
     ) -> Any:
-        """The token after a step by `rule`: (iteration, rate, whether it is to be made now)."""
+        """The token after a step by `rule`: (iteration, rate, whether now, whether at all)."""
         step = self.calling("step", rule, clipvalue)
-        kinds = ("int32", "float32", "bool")
+        kinds = ("int32", "float32", "bool", "bool")
         whole = (jnp.asarray(n, kind) for n, kind in zip(numbers, kinds, strict=True))
-        return call(step, token.shape, np.float32, token, weights, *whole, changes=True)
+        return call(step, token.shape, np.float32, token, weights, waiting, *whole, changes=True)
 
     # ------------------------------------------------------ what the host then does
 
@@ -226,12 +236,16 @@ class TableVariable(InCare, Noting, OnTable):
         clipvalue: float | None,
         token: Any,
         weights: Any,
+        waiting: Any,
         iteration: Any,
         rate: Any,
         now: Any,
+        good: Any,
     ) -> None:
         """Makes a step, unless there is an error to be raised; the next token."""
-        if now and not self.errors:
+        if not good:  # no step will take this batch's gradients
+            self.passes.forget({*self._awaited().tolist(), *np.flatnonzero(waiting).tolist()})
+        elif now and not self.errors:
             try:
                 self._check(token)
                 self._make_step(rule, clipvalue, weights, float(rate), int(iteration))

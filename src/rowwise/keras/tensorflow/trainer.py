@@ -3,6 +3,7 @@ that a table cannot make are found before the graph runs."""
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from typing import Any
 
@@ -105,9 +106,10 @@ def _telling(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     except tf.errors.OpError as raised:
         text = str(raised)  # of this call: another thread's may have been noted, too
         for errors in _errors_of(self):
-            for error in tuple(errors):
+            for error in errors.copy():
                 if str(error) in text:
-                    errors.remove(error)
+                    with contextlib.suppress(ValueError):  # another thread has met the same
+                        errors.remove(error)
                     raise error from None
         raise
 
