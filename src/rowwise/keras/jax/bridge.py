@@ -2,8 +2,8 @@
 
 Beside what keeping.py takes over: `_backend_apply_gradients` (the table makes its step after
 Keras has made those of the other variables), `_clip_gradients` (a table's norm stands for its
-gradient), `stateless_apply` (to see all gradients, and whole arrays in a state), and `check_finite`
-of `LossScaleOptimizer`. trainer.py has what is taken over of the model.
+gradient), `stateless_apply` (a step with a bad id moves no variable), and `check_finite` of
+`LossScaleOptimizer`. trainer.py has what is taken over of the model.
 
 Which of the two makes a table's steps is settled when a trainer takes the model's state: either
 the state holds tokens, and the table makes them; or it holds whole arrays, and Keras does, as it
@@ -88,10 +88,9 @@ def _apply_gradients(original: Any, self: Any, grads: Any, trainable_variables: 
     finally:
         _clipping.reset(clipping)
         tokens_as_they_are.reset(tokens)
-    watch = watching.get()
-    good = True if watch is None else watch.unspoilt(_gradients.get() or grads)
+    good = _good.get()
     for step in steps:
-        step.make(self, good)
+        step.make(self, True if good is None else good)
     return None
 
 
@@ -107,29 +106,30 @@ def _clip(original: Any, self: Any, grads: Any) -> Any:
     return clipped[: len(grads)]
 
 
-# Of all variables that are being stepped, by one optimizer or by several behind one.
-_gradients: ContextVar[Any] = ContextVar("gradients", default=None)
+# Whether all variables may be stepped, by one optimizer or by several behind one.
+_good: ContextVar[Any] = ContextVar("good", default=None)
 
 
 def _stateless_apply(
     original: Any, self: Any, optimizer_variables: Any, grads: Any, trainable_variables: Any
 ) -> Any:
-    if _gradients.get() is not None:  # within another's
+    if _good.get() is not None:  # within another's
         return original(self, optimizer_variables, grads, trainable_variables)
-    gradients = _gradients.set(grads)
+    watch = watching.get()
+    # Known before the step, or all of what it makes would have to stand beside what it had.
+    good = True if watch is None else watch.unspoilt(grads)
+    before = _good.set(good)
     try:
         result = original(self, optimizer_variables, grads, trainable_variables)
     finally:
-        _gradients.reset(gradients)
+        _good.reset(before)
     for variable, value in zip(self._trainable_variables, trainable_variables, strict=True):
         if _is_table(variable) and variable.lazy and not is_token(value):
             variable.warn_of_whole_state()
-    watch = watching.get()
     if watch is None:
         return result
-    # Wherever the program has met a bad id, all stays as it is. A table has made no step then; its
-    # token says so. That is known before the step, or all of it would have to be kept in memory.
-    good = watch.unspoilt(grads)
+    # Where the program has met a bad id, all stays as it is. A table has made no step then; its
+    # token says so.
     trainable, rest = result
     kept = [
         new if _is_table(v) and is_token(new) else jnp.where(good, new, _value(old))

@@ -89,7 +89,7 @@ class Passes:
         return self._summed[1:]
 
     def forget(self, but_for: Iterable[int] = ()) -> None:
-        """A step has been made; gradients at some places wait for another optimizer's."""
+        """A step was made, or refused; gradients at some places wait for a later one."""
         places = set(but_for)
         self._kept = {place: kept for place, kept in self._kept.items() if place in places}
         self._summed = None

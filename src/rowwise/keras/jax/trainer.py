@@ -98,9 +98,8 @@ def _call_layer(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
 
 @around(JAXTrainer, "make_train_function")
 def _make_train_function(original: Any, self: Any, force: bool = False) -> None:
-    step = self.train_step
-    own = self.__dict__.get("train_step")
-    self.__dict__["train_step"] = _unless_spoilt(self, step)
+    own = self.__dict__.get("train_step")  # where it is not the class's
+    self.__dict__["train_step"] = _unless_spoilt(self, self.train_step)
     try:
         original(self, force)
     finally:

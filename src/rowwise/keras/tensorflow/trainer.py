@@ -1,5 +1,7 @@
-"""Where Keras's TensorFlow trainer meets tables: errors are raised as what they are, and steps
-that a table cannot make are found before the graph runs."""
+"""Where Keras's TensorFlow trainer meets tables: errors are raised as what they are, a batch of
+which there was one is not counted, and steps that a table cannot make are found before the graph
+runs.
+"""
 
 from __future__ import annotations
 
