@@ -34,7 +34,7 @@ def days(number: int) -> list[list[tuple[str, str]]]:
 
 def model_for(vocabulary: Vocabulary, classes: int) -> tuple[keras.Model, Embedding]:
     """Embedding -> mean over words -> Dense."""
-    layer = Embedding(len(vocabulary), 32, mask_zero=True, unseen="mean")
+    layer = Embedding(len(vocabulary), 32, mask_zero=True, untrained="mean")
     pooled = keras.layers.GlobalAveragePooling1D()
     dense = keras.layers.Dense(classes, activation="softmax")
     model = keras.Sequential([keras.Input((LENGTH,), dtype="int32"), layer, pooled, dense])

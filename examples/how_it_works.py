@@ -72,7 +72,7 @@ def draw_rows(names, path):
     words = {0: set(), 1: set()}
     for text, answer in names["reviews"]:
         words[answer] |= set(text.split())
-    untrained = set(names["unseen"].split())
+    untrained = set(names["untrained"].split())
 
     figure, (axis, curve) = plt.subplots(1, 2, figsize=(9.5, 5), width_ratios=[3, 1.2])
     ends = dict(zip(vocabulary, after, strict=True))

@@ -23,7 +23,8 @@ import atheris
 with atheris.instrument_imports(include=["rowwise"]):
     import rowwise
     import rowwise.vectors
-    from rowwise.files import container, table_file, vocabulary_file  # noqa: F401
+    from rowwise.files import _container  # noqa: F401
+    from rowwise.store import _table_file  # noqa: F401
     from rowwise.vectors import FORMATS, VectorsFileError, load
 
 import contextlib
@@ -33,7 +34,7 @@ import numpy as np
 warnings.simplefilter("ignore")  # of words that stand twice
 FOLDER = Path(tempfile.mkdtemp(prefix="rowwise-fuzz-"))
 # What a reader may raise.
-RIGHT = (VectorsFileError, rowwise.DamagedFileError, UnicodeDecodeError, MemoryError)
+RIGHT = (VectorsFileError, rowwise.errors.DamagedFileError, UnicodeDecodeError, MemoryError)
 
 
 def read_vectors(name: str) -> Callable[[Path], None]:
@@ -56,7 +57,7 @@ def read_table(path: Path) -> None:
                 table.lookup(np.arange(table.rows))
                 if table.rule:
                     table.update([0], np.ones((1, table.dim)))
-                table.sync()
+                table.materialize()
 
 
 def read_vocabulary(path: Path) -> None:

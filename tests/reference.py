@@ -205,7 +205,7 @@ class Dense:
     """A table of V rows of D numbers, trained by running the rule over all of it at every step.
 
     >>> import rowwise
-    >>> dense = Dense(np.zeros((3, 1)), rowwise.SGD(learning_rate=0.5))
+    >>> dense = Dense(np.zeros((3, 1)), rowwise.rules.SGD(learning_rate=0.5))
     >>> dense.step(ids=[2, 2], gradients=[[1.0], [3.0]])
     >>> dense.weights.ravel().tolist()
     [0.0, 0.0, -2.0]

@@ -181,7 +181,7 @@ def test_training_goes_on_as_well_after_syncs(rule):
         table.update(ids, gradients, lr)
         judge.step(ids, gradients, lr)
         if rng.random() < 0.01:
-            table.sync()
+            table.materialize()
     assert_as_good_as_dense(table, judge, GROUPS)
 
 
@@ -190,12 +190,12 @@ def test_sync_changes_no_value_beyond_rounding(rule):
     table = rowwise.Table(40, 3, rule, seed=0)
     for ids, gradients, lr in history(rule, steps=300, seed=3):
         table.update(ids, gradients, lr)
-    before, counts = contents(table), (table.steps, table.updates, table.last_update)
-    table.sync()
+    before, counts = contents(table), (table.steps, table.update_counts, table.last_update)
+    table.materialize()
     for name, value in contents(table).items():
         np.testing.assert_allclose(value, before[name], rtol=2 * ULP, atol=TINY)
     assert table.steps == counts[0]
-    np.testing.assert_array_equal(table.updates, counts[1])
+    np.testing.assert_array_equal(table.update_counts, counts[1])
     np.testing.assert_array_equal(table.last_update, counts[2])
 
 
@@ -272,7 +272,7 @@ def test_any_history_equals_dense_training(rule, events, rates, dim, seed):
             case ("look at all",):
                 assert_as_good_as_dense(table, judge)
             case ("sync",):
-                table.sync()
+                table.materialize()
     assert_as_good_as_dense(table, judge)
 
 
@@ -344,7 +344,7 @@ def test_a_run_of_more_than_2_to_the_16_steps(rule):
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.9, 0.95])
 def test_centered_rmsprop_stays_finite_when_a_gradient_never_changes(rho):
     """The variance v - a^2 is then all rounding error, and no root of it may be taken below 0."""
-    table = rowwise.Table(1, 64, rowwise.RMSprop(rho=rho, centered=True), init="zeros")
+    table = rowwise.Table(1, 64, rowwise.rules.RMSprop(rho=rho, centered=True), init="zeros")
     gradient = np.random.default_rng(10).uniform(1, 100, (1, 64))
     for _ in range(300):
         table.update([0], gradient)
@@ -403,9 +403,9 @@ def test_same_bits_for_any_number_of_threads(rule, threads):
         together, looks = train()
         assert_same_bits(together, alone)
         np.testing.assert_array_equal(looks, alone_looks)
-        together.sync()
+        together.materialize()
     threads(1)
-    alone.sync()
+    alone.materialize()
     assert_same_bits(together, alone)
 
 
@@ -428,7 +428,7 @@ def test_duplicates_are_summed_in_batch_order(n, threads):
     rng = np.random.default_rng(9)
     ids = np.minimum(rng.zipf(1.2, 20_000) - 1, 999)
     gradients = (rng.normal(size=(20_000, 3)) * 10.0 ** rng.uniform(-4, 4, (20_000, 1))).astype("f")
-    table = rowwise.Table(1000, 3, rowwise.SGD(learning_rate=1.0), init="zeros")
+    table = rowwise.Table(1000, 3, rowwise.rules.SGD(learning_rate=1.0), init="zeros")
     table.update(ids, gradients)
 
     total = np.zeros((1000, 3), np.float32)
@@ -439,7 +439,7 @@ def test_duplicates_are_summed_in_batch_order(n, threads):
 
 def assert_same_bits(one, other):
     assert one.steps == other.steps
-    np.testing.assert_array_equal(one.updates, other.updates)
+    np.testing.assert_array_equal(one.update_counts, other.update_counts)
     np.testing.assert_array_equal(one.last_update, other.last_update)
     theirs = contents(other)
     for name, value in contents(one).items():

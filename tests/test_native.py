@@ -47,7 +47,7 @@ def test_every_copy_of_the_kernels_gives_the_same_bits(copy, dim):
 
 
 def train(dim):
-    table = rowwise.Table(40, dim, rowwise.AdamW(0.01), seed=0)
+    table = rowwise.Table(40, dim, rowwise.rules.AdamW(0.01), seed=0)
     rng = np.random.default_rng(0)
     for _ in range(300):
         ids = rng.integers(0, rng.integers(1, 41), 9)
@@ -81,7 +81,7 @@ _native.set_leak_warnings(True)
 for _ in range(3):
     table = rowwise.Table(50, 4, "adam")
     table.update([1, 2], np.ones((2, 4)))
-    table.lookup([3]), table.slot("momentum"), table.sync()
+    table.lookup([3]), table.slot("momentum"), table.materialize()
     table.rule = "sgd"
 """
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rowwise.neighbors import nearest
+from rowwise.inspect import nearest
 
 SQUARE = np.array([[1, 0], [2, 0.1], [0, 1], [-1, 0], [0, 0]], dtype=np.float32)
 

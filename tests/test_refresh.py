@@ -26,11 +26,11 @@ def train(table, steps, seed):
 def test_rows_are_current_in_memory_and_nothing_else_has_changed(rule):
     table, twin = lagging(rule), lagging(rule)
     ids = np.array([4, 29, 4, 0])
-    memory = table.buffer().copy()
-    table.refresh(ids)
-    np.testing.assert_allclose(table.buffer()[ids], twin.lookup(ids), rtol=1e-6, atol=1e-7)
+    memory = table.store.memory().copy()
+    table.materialize(ids)
+    np.testing.assert_allclose(table.store.memory()[ids], twin.lookup(ids), rtol=1e-6, atol=1e-7)
     others = np.setdiff1d(np.arange(ROWS), ids)
-    np.testing.assert_array_equal(table.buffer()[others], memory[others])
+    np.testing.assert_array_equal(table.store.memory()[others], memory[others])
     for name in twin.slot_names:
         np.testing.assert_allclose(table.slot(name), twin.slot(name), rtol=1e-5, atol=1e-7)
     for each in (table, twin):
@@ -41,17 +41,17 @@ def test_rows_are_current_in_memory_and_nothing_else_has_changed(rule):
 @every_rule
 def test_what_is_written_to_a_refreshed_row_is_what_it_goes_on_from(rule):
     table, twin = lagging(rule), lagging(rule)
-    table.refresh(np.array([7, 8]))
-    twin.sync()
+    table.materialize(np.array([7, 8]))
+    twin.materialize()
     for each in (table, twin):
-        each.buffer()[[7, 8]] = 0.5
+        each.store.memory()[[7, 8]] = 0.5
         train(each, 40, seed=2)
     np.testing.assert_allclose(table.to_numpy(), twin.to_numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_an_id_outside_changes_nothing():
     table = lagging("adam")
-    before = table.buffer().copy()
+    before = table.store.memory().copy()
     with pytest.raises(IndexError, match="id 30 at position 1"):
-        table.refresh(np.array([1, 30]))
-    np.testing.assert_array_equal(table.buffer(), before)
+        table.materialize(np.array([1, 30]))
+    np.testing.assert_array_equal(table.store.memory(), before)

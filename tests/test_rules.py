@@ -10,7 +10,13 @@ import rowwise
 from rowwise.rules import pytorch
 from rules_under_test import every_rule
 
-KINDS = [rowwise.SGD, rowwise.RMSprop, rowwise.Adagrad, rowwise.Adam, rowwise.AdamW]
+KINDS = [
+    rowwise.rules.SGD,
+    rowwise.rules.RMSprop,
+    rowwise.rules.Adagrad,
+    rowwise.rules.Adam,
+    rowwise.rules.AdamW,
+]
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -77,7 +83,7 @@ def test_the_bounds_themselves_are_taken(kind):
 
 
 def test_nesterov_without_momentum_is_plain_descent():
-    assert rowwise.SGD(nesterov=True).slot_names == ()
+    assert rowwise.rules.SGD(nesterov=True).slot_names == ()
 
 
 @every_rule
@@ -92,7 +98,7 @@ def test_a_rule_is_frozen_comparable_and_hashable(rule):
 
 @every_rule
 def test_a_repr_is_the_expression_that_makes_the_rule(rule):
-    assert eval(repr(rule), vars(pytorch if "pytorch" in rule.name else rowwise)) == rule
+    assert eval(repr(rule), vars(pytorch if "pytorch" in rule.name else rowwise.rules)) == rule
 
 
 @every_rule
@@ -101,7 +107,7 @@ def test_a_rule_can_be_pickled(rule):
 
 
 def test_a_rule_is_not_equal_to_one_of_another_kind():
-    assert rowwise.Adam(weight_decay=0.004) != rowwise.AdamW()
+    assert rowwise.rules.Adam(weight_decay=0.004) != rowwise.rules.AdamW()
 
 
 @each_kind
@@ -115,7 +121,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name):
         rowwise.Table(2, 2, name)
 
 
-@pytest.mark.parametrize("rule", [3, rowwise.Adam, ["adam"]])
+@pytest.mark.parametrize("rule", [3, rowwise.rules.Adam, ["adam"]])
 def test_what_is_no_rule_is_refused(rule):
     with pytest.raises((TypeError, ValueError)):
         rowwise.Table(2, 2, rule)
@@ -124,18 +130,18 @@ def test_what_is_no_rule_is_refused(rule):
 @pytest.mark.parametrize(
     ("rule", "names"),
     [
-        (rowwise.SGD(), ()),
-        (rowwise.SGD(momentum=0.9), ("momentum",)),
-        (rowwise.RMSprop(), ("velocity",)),
-        (rowwise.RMSprop(momentum=0.9), ("velocity", "momentum")),
-        (rowwise.RMSprop(centered=True), ("velocity", "average_gradient")),
+        (rowwise.rules.SGD(), ()),
+        (rowwise.rules.SGD(momentum=0.9), ("momentum",)),
+        (rowwise.rules.RMSprop(), ("velocity",)),
+        (rowwise.rules.RMSprop(momentum=0.9), ("velocity", "momentum")),
+        (rowwise.rules.RMSprop(centered=True), ("velocity", "average_gradient")),
         (
-            rowwise.RMSprop(momentum=0.9, centered=True),
+            rowwise.rules.RMSprop(momentum=0.9, centered=True),
             ("velocity", "momentum", "average_gradient"),
         ),
-        (rowwise.Adagrad(), ("accumulator",)),
-        (rowwise.Adam(), ("momentum", "velocity")),
-        (rowwise.AdamW(), ("momentum", "velocity")),
+        (rowwise.rules.Adagrad(), ("accumulator",)),
+        (rowwise.rules.Adam(), ("momentum", "velocity")),
+        (rowwise.rules.AdamW(), ("momentum", "velocity")),
     ],
 )
 def test_slots_have_the_names_of_keras(rule, names):

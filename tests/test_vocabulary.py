@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowwise import Vocabulary
-from rowwise.text import words
+from rowwise.text._tokenizing import words
 
 SENTENCES = ["Hope to see you soon", "Nice to see you again"]
 
@@ -270,7 +270,7 @@ def test_new_words_come_after_the_old_ones():
     assert monday.with_texts(["c b d d"], min_count=2).tokens == ("", "?", "a", "b", "d")
     assert monday.with_texts(["c d d"], max_size=5, order="frequency").words == ("a", "b", "d")
     assert tuesday.with_tokens(["x y", "a"]).words == ("a", "b", "c", "C", "x y")
-    assert tuesday.places_in(monday).tolist() == [0, 1, 2, 3, -1, -1]
+    assert tuesday.indexer_from(monday).tolist() == [0, 1, 2, 3, -1, -1]
     with pytest.raises(ValueError, match="max_size=2 is below the 4 tokens"):
         monday.with_texts(["c"], max_size=2)
 
@@ -278,7 +278,7 @@ def test_new_words_come_after_the_old_ones():
 def test_unknown_entries_are_carried_to_unknown_entries():
     old = Vocabulary(["a", "b"], oov_token="?", num_oov_indices=2)
     new = Vocabulary(["b", "?!"], mask_token="", oov_token="[UNK]", num_oov_indices=3)
-    assert new.places_in(old).tolist() == [-1, 0, 1, -1, 3, -1]
+    assert new.indexer_from(old).tolist() == [-1, 0, 1, -1, 3, -1]
 
 
 def test_texts_are_split_at_white_space_or_by_a_tokenizer(tmp_path):

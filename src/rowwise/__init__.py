@@ -1,47 +1,20 @@
 """Embedding tables whose training step costs what the batch costs, with dense training's numbers.
 
-`rowwise.Table` is the table itself, NumPy in and NumPy out; `rowwise.keras.Embedding` is the
-Keras layer on top of it.
+`rowwise.Table` is the table itself, NumPy in and NumPy out. `rowwise.rules` has the update rules,
+`rowwise.errors` the errors; `rowwise.keras` and `rowwise.torch` are the layers on top.
 """
 
-from rowwise import rules
+from rowwise import errors, rules
 from rowwise._native import get_num_threads
-from rowwise.files.container import DamagedFileError
-from rowwise.rules import (
-    SGD,
-    Adadelta,
-    Adagrad,
-    Adam,
-    Adamax,
-    AdamW,
-    Ftrl,
-    Lion,
-    Nadam,
-    RMSprop,
-    Rule,
-)
 from rowwise.table import Table, set_num_threads
-from rowwise.unseen import UnseenError
-from rowwise.vocabulary import Vocabulary
+from rowwise.text import Vocabulary
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "SGD",
-    "Adadelta",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "DamagedFileError",
-    "Ftrl",
-    "Lion",
-    "Nadam",
-    "RMSprop",
-    "Rule",
     "Table",
-    "UnseenError",
     "Vocabulary",
+    "errors",
     "get_num_threads",
     "rules",
     "set_num_threads",

@@ -15,8 +15,8 @@ import pytest
 
 import rowwise
 from killing import SAVING, in_a_process_killed_at
-from rowwise.files import container
-from rowwise.files.container import Container, DamagedFileError
+from rowwise.files import _container as container
+from rowwise.files._container import Container, DamagedFileError
 from rules_under_test import RULES
 
 ROWS, DIM = 40, 3
@@ -38,9 +38,9 @@ def small(steps=7, rule="adam"):
 
 def contents(table):
     """Everything, bit for bit as it lies in memory."""
-    parts = table.parts()
-    arrays = [parts["weights"], *parts["slots"], parts["states"], *parts["past"]]
-    return [array.tobytes() for array in arrays], parts["steps"], parts["rule"]
+    state = table.state()
+    arrays = [state.weights, *state.slots, state.row_states, *state.step_history]
+    return [array.tobytes() for array in arrays], state.steps, state.rule
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_its_vocabulary_is_in_the_file(path):
     assert rowwise.Table.load(path, mmap=True).vocabulary == vocabulary
     table.grow(8)
     assert table.vocabulary == vocabulary
-    table.reorder([1, 0])
+    table.remap([1, 0])
     assert table.vocabulary is None
     with pytest.raises(ValueError, match=r"4 tokens and the table 2 rows; grow\(4\)"):
         table.vocabulary = vocabulary
@@ -87,9 +87,14 @@ def test_safetensors_opens_it(path):
     table.save(path)
     with safetensors.safe_open(path, framework="numpy") as file:
         assert json.loads(file.metadata()["table"])["steps"] == 7
-        np.testing.assert_array_equal(file.get_tensor("weights"), table.buffer())
-        np.testing.assert_array_equal(file.get_tensor("slot.velocity"), table.buffer("velocity"))
-        assert file.get_tensor("states")[:, 0].tolist() == table.parts()["states"]["stamp"].tolist()
+        np.testing.assert_array_equal(file.get_tensor("weights"), table.store.memory())
+        np.testing.assert_array_equal(
+            file.get_tensor("slot.velocity"), table.store.memory("velocity")
+        )
+        assert (
+            file.get_tensor("states")[:, 0].tolist()
+            == table.state().row_states["last_step"].tolist()
+        )
 
 
 # ---------------------------------------------------------------------- larger than memory
@@ -123,7 +128,7 @@ print(resident() - start)
 def test_a_table_larger_than_memory_is_trained_on_a_disk(tmp_path, path):
     code = f"""
 import resource, numpy as np, rowwise
-from rowwise.memory import available_bytes
+from rowwise.store._memory import available_bytes
 small = rowwise.Table(1000, 64, "adam", seed=0)
 used = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) << 10
 resource.setrlimit(resource.RLIMIT_DATA, (used + (40 << 20),) * 2)
@@ -370,7 +375,7 @@ def test_a_hostile_file_is_an_error_or_a_table_that_works(what, how, path):
     table = rowwise.Table.load(path, **LOADS[how])
     assert table.lookup(np.arange(6)).shape == (6, 2)
     table.update([0, 5], np.ones((2, 2)))
-    table.sync()
+    table.materialize()
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ def assert_made_by_rows(layer):
 def at_reads_of_whole_tables(monkeypatch, do):
     """Calls `do()` whenever all rows of a table are read."""
     if BACKEND == "torch":
-        from rowwise.torch.parameter import TableParameter
+        from rowwise.torch._parameter import TableParameter
 
         monkeypatch.setattr(TableParameter, "bring_to_now", lambda parameter: do())
     else:

@@ -42,10 +42,12 @@ def fit(model, *callbacks):
 
 def contents(model):
     """Of variables and tables, as they lie in memory, and the random numbers that come next."""
-    tables = [layer.table.parts() for layer in model.layers if hasattr(layer, "table")]
+    tables = [layer.table.state() for layer in model.layers if hasattr(layer, "table")]
     arrays = [v.numpy().tobytes() for v in (*model.variables, *model.optimizer.variables)]
-    arrays += [array.tobytes() for parts in tables for array in (parts["states"], *parts["past"])]
-    return arrays, [parts["steps"] for parts in tables], random.random(), np.random.random()
+    arrays += [
+        array.tobytes() for state in tables for array in (state.row_states, *state.step_history)
+    ]
+    return arrays, [state.steps for state in tables], random.random(), np.random.random()
 
 
 OPTIMIZERS = {
@@ -138,7 +140,7 @@ def test_a_damaged_checkpoint_is_an_error(tmp_path):
     interrupted(tmp_path)
     latest = json.loads((tmp_path / "latest.json").read_text())
     os.truncate(tmp_path / latest["tables"][0], 5000)
-    with pytest.raises(rowwise.DamagedFileError):
+    with pytest.raises(rowwise.errors.DamagedFileError):
         fit(model_of(), BackupAndRestore(tmp_path))
 
 

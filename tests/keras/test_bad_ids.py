@@ -41,11 +41,11 @@ def test_a_bad_id_is_named_and_the_table_stays(call, ids, error, message):
     model = model_of_five()
     model.fit(np.array([[0, 1]]), np.zeros((1, 4)), verbose=0)
     table = model.layers[0].table
-    before = table.to_numpy(), table.updates, table.steps
+    before = table.to_numpy(), table.update_counts, table.steps
     with pytest.raises(error, match=message):
         CALLS[call](model, np.array(ids))
     np.testing.assert_array_equal(table.to_numpy(), before[0])
-    np.testing.assert_array_equal(table.updates, before[1])
+    np.testing.assert_array_equal(table.update_counts, before[1])
     assert table.steps == before[2]
 
 

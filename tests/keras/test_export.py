@@ -132,16 +132,16 @@ def recorded(model, ids, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("unseen", ["zero", "mean", "error"])
+@pytest.mark.parametrize("untrained", ["zeros", "mean", "error"])
 @pytest.mark.parametrize("layer", [Embedding, EmbedReduce])
-def test_rows_never_trained_are_recorded_as_what_stands_in_for_them(layer, unseen, tmp_path):
-    layers = [keras.Input((2,), dtype="int32"), layer(9, 3, unseen=unseen)]
+def test_rows_never_trained_are_recorded_as_what_stands_in_for_them(layer, untrained, tmp_path):
+    layers = [keras.Input((2,), dtype="int32"), layer(9, 3, untrained=untrained)]
     model = keras.Sequential([*layers, keras.layers.Flatten(), keras.layers.Dense(1)])
     model.compile("adam", "mse")
     model.fit(np.array([[1, 2], [3, 4]]), np.ones((2, 1)), verbose=0)
     (ids,) = tensors(np.array([[1, 2], [1, 7], [8, 8], [0, 4]], "int32"))
-    if unseen == "error":
-        with pytest.raises(ValueError, match="unseen='error' cannot be recorded"):
+    if untrained == "error":
+        with pytest.raises(ValueError, match="untrained='error' cannot be recorded"):
             recorded(model, ids, tmp_path)(ids)
         return
     before = model.predict(numpy_of(ids), verbose=0)

@@ -99,7 +99,7 @@ def test_the_table_is_saved_with_its_history(tmp_path):
     table.save(tmp_path / "table.safetensors")
     again = rowwise.Table.load(tmp_path / "table.safetensors")
     np.testing.assert_array_equal(again.to_numpy(), table.to_numpy())
-    np.testing.assert_array_equal(again.updates, table.updates)
+    np.testing.assert_array_equal(again.update_counts, table.update_counts)
     np.testing.assert_array_equal(again.slot("velocity"), table.slot("velocity"))
 
 

@@ -127,7 +127,7 @@ def test_padding_gets_no_gradient(dtype):
 def test_it_is_counted_as_never_trained():
     model = classifier(Embedding, **FROZEN)
     train_and_compare(model, "adam")
-    assert model.layers[0].table.updates[0] == 0
+    assert model.layers[0].table.update_counts[0] == 0
     assert 0 in model.layers[0].table.untrained()
     assert_made_by_rows(model.layers[0])
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import rowwise.keras
-from rowwise.unseen import UnseenError
+from rowwise.errors import UntrainedError
 from rowwise.vectors import Vectors
 
 ROWS, DIM = 10, 3
@@ -58,7 +58,7 @@ def test_sums_of_gradients_start_anew():
     train(model, 3, 6)
     layer.grow(ROWS)
     train(model, 4, ROWS)
-    assert layer.table.updates[6:].any()
+    assert layer.table.update_counts[6:].any()
 
 
 def test_a_grown_model_is_saved_and_opened(tmp_path):
@@ -76,44 +76,44 @@ def test_rows_are_dropped_and_moved():
     model, layer = model_of()
     train(model, 5, ROWS)
     before = layer.get_weights()[0]
-    layer.reorder([4, -1, 2])
+    layer.remap([4, -1, 2])
     np.testing.assert_array_equal(layer.get_weights()[0][[0, 2]], before[[4, 2]])
     train(model, 2, 3)
 
 
-def test_what_unseen_rows_give_when_the_model_does_not_train():
-    for unseen in ("zero", "mean"):
-        model, layer = model_of(embeddings_initializer="uniform", unseen=unseen)
+def test_what_untrained_rows_give_when_the_model_does_not_train():
+    for untrained in ("zeros", "mean"):
+        model, layer = model_of(embeddings_initializer="uniform", untrained=untrained)
         train(model, 20, 6)
         ids = np.array([[0, 8]])
-        expected = layer.table.lookup(ids, unseen=unseen)
+        expected = layer.table.lookup(ids, untrained=untrained)
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(ids)), expected)
         as_it_is = keras.ops.convert_to_numpy(layer(ids, training=True))
         np.testing.assert_array_equal(as_it_is, layer.table.lookup(ids))
         model.predict(ids, verbose=0)
-        assert rowwise.keras.Embedding.from_config(layer.get_config()).unseen == unseen
-    model, layer = model_of(unseen="error")
+        assert rowwise.keras.Embedding.from_config(layer.get_config()).untrained == untrained
+    model, layer = model_of(untrained="error")
     train(model, 20, 6)
-    with pytest.raises(UnseenError, match="row 8"):
+    with pytest.raises(UntrainedError, match="row 8"):
         model.predict(np.array([[0, 8]]), verbose=0)
-    with pytest.raises(ValueError, match="unseen='none'"):
-        rowwise.keras.Embedding(3, 2, unseen="none")
+    with pytest.raises(ValueError, match="untrained='none'"):
+        rowwise.keras.Embedding(3, 2, untrained="none")
 
 
-def test_what_unseen_rows_give_to_a_reduction():
+def test_what_untrained_rows_give_to_a_reduction():
     ids, weights = np.array([[0, 8, 1], [9, 8, 8]]), np.array([[1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
-    layer = rowwise.keras.EmbedReduce(ROWS, DIM, combiner="mean", unseen="zero")
+    layer = rowwise.keras.EmbedReduce(ROWS, DIM, combiner="mean", untrained="zeros")
     layer.build()
-    layer.table.mark_known([0, 1])
-    rows = layer.table.lookup(ids, unseen="zero") * weights[..., None]
+    layer.table.mark_trained([0, 1])
+    rows = layer.table.lookup(ids, untrained="zeros") * weights[..., None]
     expected = rows.sum(axis=1) / weights.sum(axis=1, keepdims=True)
     given = keras.ops.convert_to_numpy(layer(ids, weights))
     np.testing.assert_allclose(given, expected, rtol=1e-5)
     assert not given[1].any()
     in_training = keras.ops.convert_to_numpy(layer(ids, weights, training=True))
     np.testing.assert_allclose(in_training, layer.table.pool(ids, weights=weights), rtol=1e-5)
-    error = rowwise.keras.EmbedReduce(ROWS, DIM, unseen="error")
-    with pytest.raises(UnseenError, match="row 0"):
+    error = rowwise.keras.EmbedReduce(ROWS, DIM, untrained="error")
+    with pytest.raises(UntrainedError, match="row 0"):
         error(ids)
 
 
@@ -122,14 +122,14 @@ def test_files_keep_what_was_trained(tmp_path):
     train(model, 20, 6)
     model.save(tmp_path / "m.keras")
     opened = rowwise.keras.load_model(tmp_path / "m.keras").layers[1].table
-    np.testing.assert_array_equal(opened.updates, layer.table.updates)
+    np.testing.assert_array_equal(opened.update_counts, layer.table.update_counts)
     np.testing.assert_array_equal(opened.last_update, layer.table.last_update)
     assert opened.steps == layer.table.steps
     model.save_weights(tmp_path / "m.weights.h5")
     twin, other = model_of()
     twin.optimizer.build(twin.trainable_variables)
     twin.load_weights(tmp_path / "m.weights.h5")
-    assert other.table.known().all()  # such a file does not say which were
+    assert other.table.is_trained().all()  # such a file does not say which were
     plain = keras.saving.load_model(
         tmp_path / "m.keras", custom_objects={"rowwise>Embedding": keras.layers.Embedding}
     )
@@ -140,12 +140,12 @@ def test_a_layer_of_pretrained_vectors(capsys):
     vectors = Vectors(["tea", "cup"], [[1.0, 2.0], [3.0, 4.0]])
     vocabulary = rowwise.Vocabulary(["cup", "pot", "tea"], mask_token="", oov_token="[UNK]")
     layer = rowwise.keras.Embedding.from_pretrained(
-        vectors, vocabulary, trainable=False, init="zeros", mask_zero=True, unseen="zero"
+        vectors, vocabulary, trainable=False, init="zeros", mask_zero=True, untrained="zeros"
     )
     assert capsys.readouterr().out == "2 of 3 words found (66.7%); missing: 'pot'\n"
     assert layer.pretrained.missing == ["pot"]
     np.testing.assert_array_equal(layer.get_weights()[0], [[0, 0], [0, 0], [3, 4], [0, 0], [1, 2]])
-    assert layer.table.known().tolist() == [False, False, True, False, True]
+    assert layer.table.is_trained().tolist() == [False, False, True, False, True]
     assert not layer.trainable_variables
     assert layer.mask_zero
 

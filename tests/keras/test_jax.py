@@ -162,7 +162,7 @@ def test_a_model_that_reads_all_rows_is_trained_through_them(optimizer, others):
 def contents(model):
     table = model.layers[0].table
     arrays = [numpy_of(v).copy() for v in (*model.weights, *model.optimizer.variables)]
-    return [*arrays, table.updates, table.last_update, np.array(table.steps)]
+    return [*arrays, table.update_counts, table.last_update, np.array(table.steps)]
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_the_rows_of_the_batch_are_trained_and_no_others(embed, steps):
     values = numpy_of(embed.embeddings).copy()
     values[IDS] -= 0.25
     embed.embeddings.assign(values)
-    np.testing.assert_array_equal(np.flatnonzero(embed.table.updates), np.unique(IDS))
+    np.testing.assert_array_equal(np.flatnonzero(embed.table.update_counts), np.unique(IDS))
 
 
 def test_a_saved_model_finds_them_too(embed, tmp_path):

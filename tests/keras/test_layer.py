@@ -109,12 +109,12 @@ def test_evaluation_and_prediction_change_no_bit_of_the_table():
     model = classifier(Embedding)
     model.compile("adam", "mse")
     fit(model)
-    before = [array.copy() for array in (model.layers[0].table.buffer(),)]
-    states = model.layers[0].table._states.copy()
+    before = [array.copy() for array in (model.layers[0].table.store.memory(),)]
+    states = model.layers[0].table.store._row_states.copy()
     model.evaluate(*data(), verbose=0)
     model.predict(data()[0], verbose=0)
-    np.testing.assert_array_equal(model.layers[0].table.buffer(), before[0])
-    np.testing.assert_array_equal(model.layers[0].table._states, states)
+    np.testing.assert_array_equal(model.layers[0].table.store.memory(), before[0])
+    np.testing.assert_array_equal(model.layers[0].table.store._row_states, states)
 
 
 @pytest.mark.filterwarnings("ignore:.*visits all")

@@ -105,7 +105,7 @@ def test_an_interrupt_in_the_middle_of_the_tables_step_leaves_a_whole_step():
     timer.join()
     for _ in range(table.steps):
         twin.update(ids, gradients, 0.01)
-    steps = np.unique(table.updates)
+    steps = np.unique(table.update_counts)
     assert len(steps) == 1
     if steps[0] == table.steps:  # else the step was made, and the interrupt came before its count
         np.testing.assert_array_equal(table.to_numpy(), twin.to_numpy())
@@ -261,7 +261,7 @@ def test_weights_set_and_frozen_in_mid_training(name):
 
 def test_rows_read_beside_training_are_never_torn():
     """A reader in another thread sees a row as of before a step, or as of after it."""
-    table = rowwise.Table(ROWS, 256, rowwise.SGD(1.0), init="zeros")
+    table = rowwise.Table(ROWS, 256, rowwise.rules.SGD(1.0), init="zeros")
     torn = []
     done = threading.Event()
 

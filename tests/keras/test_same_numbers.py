@@ -96,9 +96,9 @@ def test_an_optimizer_that_forgets_missed_steps_would_be_noticed():
             batch = ids[start : start + 8]
             before = table.to_numpy()
             model.train_on_batch(batch, answers[start : start + 8])
-            table.sync()
+            table.materialize()
             untouched = np.setdiff1d(np.arange(ROWS), batch)
-            table.buffer()[untouched] = before[untouched]
+            table.store.memory()[untouched] = before[untouched]
 
     with pytest.raises(AssertionError, match="from the truth"):
         assert_as_exact(*all_three(forgetful))

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import rowwise
-from rowwise.neighbors import nearest
-from rowwise.projection import Projection
+from rowwise.inspect import Projection, nearest
 
 plotly = pytest.importorskip("plotly")
-from rowwise.report import figures, write_report  # noqa: E402
-from rowwise.report.neighbors import neighbors  # noqa: E402
-from rowwise.report.rows import Rows  # noqa: E402
+from rowwise.inspect.report import _figures as figures  # noqa: E402
+from rowwise.inspect.report import write_report  # noqa: E402
+from rowwise.inspect.report._neighbors import neighbors  # noqa: E402
+from rowwise.inspect.report._rows import Rows  # noqa: E402
 
 HOSTILE = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"&amp;', ""]
 
@@ -69,7 +69,7 @@ def test_rows_never_trained_are_counted_and_named(page):
 
 def test_what_explains_the_variance_is_stated(page):
     table = trained()
-    vectors = table.to_numpy()[table.updates > 0].astype(np.float64)
+    vectors = table.to_numpy()[table.update_counts > 0].astype(np.float64)
     singular = np.linalg.svd(vectors - vectors.mean(axis=0), compute_uv=False) ** 2
     shares = [f"{share:.1%}" for share in singular[:3] / singular.sum()]
     assert f"which explain {', '.join(shares)} of" in page

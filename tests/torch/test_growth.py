@@ -7,8 +7,8 @@ import torch
 
 import rowwise
 import rowwise.torch
+from rowwise.errors import UntrainedError
 from rowwise.torch import Embedding, EmbeddingBag, optim
-from rowwise.unseen import UnseenError
 from rowwise.vectors import Vectors
 
 ROWS, DIM = 10, 3
@@ -50,16 +50,16 @@ def test_a_module_trains_on_after_its_vocabulary_has_grown(name, kind):
 def test_rows_are_dropped_and_moved():
     module = Embedding(ROWS, DIM)
     before = module.weight.detach().clone()
-    module.reorder([4, -1, 2], seed=0)
+    module.remap([4, -1, 2], seed=0)
     torch.testing.assert_close(module.weight.detach()[[0, 2]], before[[4, 2]])
-    module.reorder([0])
+    module.remap([0])
     assert module(torch.tensor([0])).shape == (1, DIM)
 
 
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
-def test_what_unseen_rows_give_to_bags(mode):
-    bags = EmbeddingBag(ROWS, DIM, mode=mode, padding_idx=1, unseen="zero").eval()
-    bags.table.mark_known([0, 1, 2])
+def test_what_untrained_rows_give_to_bags(mode):
+    bags = EmbeddingBag(ROWS, DIM, mode=mode, padding_idx=1, untrained="zeros").eval()
+    bags.table.mark_trained([0, 1, 2])
     with torch.no_grad():
         rows = bags.weight.clone()
     rows[3:] = 0
@@ -68,31 +68,31 @@ def test_what_unseen_rows_give_to_bags(mode):
     torch.testing.assert_close(bags(ids, offsets), other(ids, offsets))
     bags.train()
     assert bags(ids, offsets)[2].abs().sum() > 0
-    bags.eval().unseen = "error"
-    with pytest.raises(UnseenError, match="row 8"):
+    bags.eval().untrained = "error"
+    with pytest.raises(UntrainedError, match="row 8"):
         bags(ids, offsets)
 
 
-def test_what_unseen_rows_give_in_evaluation():
-    module = Embedding(ROWS, DIM, unseen="mean")
+def test_what_untrained_rows_give_in_evaluation():
+    module = Embedding(ROWS, DIM, untrained="mean")
     optimizer = optim.Adam(module.parameters(), lr=0.1)
     train(module, optimizer, 20, 6)
     ids = torch.tensor([0, 8])
     as_it_is = module(ids)
     module.eval()
-    known = module.weight.detach()[module.table.updates > 0].mean(dim=0)
+    known = module.weight.detach()[module.table.update_counts > 0].mean(dim=0)
     torch.testing.assert_close(module(ids), torch.stack([as_it_is[0], known]))
     with torch.no_grad():  # written past the table: the mean follows
         module.weight.fill_(2.0)
     torch.testing.assert_close(module(ids), torch.full((2, DIM), 2.0))
-    module.unseen = "error"
-    with pytest.raises(UnseenError, match="row 8"):
+    module.untrained = "error"
+    with pytest.raises(UntrainedError, match="row 8"):
         module(ids)
-    other = Embedding(ROWS, DIM, unseen="error")
+    other = Embedding(ROWS, DIM, untrained="error")
     other.load_state_dict(module.state_dict())
     other.eval()(ids)  # what is in a file was trained by somebody
-    with pytest.raises(ValueError, match="unseen='none'"):
-        Embedding(3, 2, unseen="none")
+    with pytest.raises(ValueError, match="untrained='none'"):
+        Embedding(3, 2, untrained="none")
 
 
 def test_a_module_of_pretrained_vectors(capsys):
@@ -103,10 +103,10 @@ def test_a_module_of_pretrained_vectors(capsys):
     torch.testing.assert_close(
         module.weight.detach(), torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
     )
-    assert module.table.known().tolist() == [False, True, False]
+    assert module.table.is_trained().tolist() == [False, True, False]
     assert module.weight.requires_grad
     plain = Embedding.from_pretrained(torch.eye(3), padding_idx=1)
     assert not plain.weight.requires_grad
-    assert plain.table.known().all()
+    assert plain.table.is_trained().all()
     with pytest.raises(TypeError, match="Vectors"):
         Embedding.from_pretrained(torch.eye(3), vocabulary=["tea"])

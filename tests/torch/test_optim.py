@@ -8,7 +8,7 @@ import torch
 from beside_torch import ROWS, Model, all_three, assert_as_exact, batches, train
 
 import rowwise.torch
-from rowwise.torch.parameter import TableParameter
+from rowwise.torch._parameter import TableParameter
 
 OPTIMIZERS = {
     "sgd": ("SGD", {"lr": 0.1}),

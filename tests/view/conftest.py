@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from rowwise.view import Explorer, Moment, Server
+from rowwise.inspect.view import Explorer, Moment, Server
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "=1+1", ""]
 COUNT = 60

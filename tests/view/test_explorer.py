@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from rowwise.projection import Projection
-from rowwise.view import Explorer, Moment
-from rowwise.view.search import Search
+from rowwise.inspect import Projection
+from rowwise.inspect.view import Explorer, Moment
+from rowwise.inspect.view._search import Search
 
 WORDS = ["tea", "Teapot", "cup", "steam", "pot", ""]
 

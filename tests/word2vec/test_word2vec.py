@@ -9,7 +9,7 @@ import pytest
 
 from rowwise import _native
 from rowwise.word2vec import Corpus, Word2Vec
-from rowwise.word2vec.sampling import alias_table, keep_thresholds
+from rowwise.word2vec._sampling import alias_table, keep_thresholds
 
 
 class Draws:
@@ -100,7 +100,7 @@ def test_numbers_are_those_of_the_formulas(objective, dim, kernels):
         _native.select_kernels(best)
     np.testing.assert_allclose(model.table.to_numpy(), vectors, rtol=1e-4, atol=2e-6)
     np.testing.assert_allclose(model.context.to_numpy(), contexts, rtol=1e-4, atol=2e-6)
-    np.testing.assert_array_equal(model.table.updates, updates)
+    np.testing.assert_array_equal(model.table.update_counts, updates)
     assert model.table.steps == 2 * len(corpus.ids)
     assert np.abs(contexts).max() > 0.05  # it did train
 
@@ -117,7 +117,7 @@ def test_one_thread_gives_the_same_bits_and_another_seed_others():
 
 @pytest.mark.parametrize("objective", ["skipgram", "cbow"])
 def test_an_interrupt_loses_nothing(monkeypatch, objective):
-    monkeypatch.setattr("rowwise.word2vec.model._AT_ONCE", 40)
+    monkeypatch.setattr("rowwise.word2vec._model._AT_ONCE", 40)
     corpus = Corpus.from_texts(sentences(), min_count=1)
     straight = Word2Vec(corpus, objective, dim=8, reproducible=True, epochs=2).train()
     stopped = Word2Vec(corpus, objective, dim=8, reproducible=True, epochs=2)

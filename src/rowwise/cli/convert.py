@@ -10,8 +10,8 @@ import typer
 
 from rowwise.cli.errors import said_plainly
 from rowwise.cli.waiting import waiting
+from rowwise.text._vocabulary import Vocabulary
 from rowwise.vectors import FORMATS, load
-from rowwise.vocabulary import Vocabulary
 
 _FORMATS = ", ".join(name for name in FORMATS if name != "gensim")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rowwise.cli.errors import said_plainly
-from rowwise.summary import summary
+from rowwise.inspect import summary
 from rowwise.table import Table
 
 

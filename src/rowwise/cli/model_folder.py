@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from rowwise.cli.read import UnreadableFile
 from rowwise.table import Table
+from rowwise.text._vocabulary import Vocabulary
 from rowwise.vectors import Vectors, load
-from rowwise.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from rowwise.cli.classifier import Trained

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from rowwise.neighbors import nearest
-from rowwise.summary import shown
-from rowwise.vocabulary import Vocabulary
+from rowwise.inspect import nearest
+from rowwise.inspect._summary import shown
+from rowwise.text._vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from rowwise.cli.classifier import Trained
@@ -60,7 +60,7 @@ def show_neighbors(
 def _longest(trained: Trained) -> list[int]:
     """The longest vectors belong to the words that say most about the label."""
     lengths = np.linalg.norm(trained.table.to_numpy(), axis=1)
-    lengths[trained.table.updates < np.median(trained.table.updates)] = 0
+    lengths[trained.table.update_counts < np.median(trained.table.update_counts)] = 0
     lengths[:2] = 0  # padding and unknown
     longest = np.argsort(-lengths, kind="stable")[:_WORDS_SHOWN]
     return list(longest[lengths[longest] > 0].tolist())

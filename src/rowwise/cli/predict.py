@@ -56,7 +56,7 @@ def label(folder: Path, texts: list[str], count: int) -> list[dict[str, Any]]:
     os.environ.setdefault("KERAS_BACKEND", "torch")
     from rowwise.cli.classifier import ids_of
     from rowwise.keras import load_model
-    from rowwise.text import words
+    from rowwise.text._tokenizing import words
 
     words_known = vocabulary(folder)
     if not texts:

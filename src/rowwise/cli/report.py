@@ -30,7 +30,7 @@ def report(
     Example: rowwise report demo/model
     """
     with said_plainly("report"), waiting("writing the page"):
-        from rowwise.report import write_report
+        from rowwise.inspect.report import write_report
 
         shown = learned(model)
         folder = model if model.is_dir() else model.parent

@@ -14,11 +14,11 @@ from rowwise.cli.errors import said_plainly
 from rowwise.cli.model_folder import START, TABLE, WORDS
 from rowwise.cli.read import read_columns, read_names
 from rowwise.cli.waiting import waiting
-from rowwise.files.table_file import is_table
-from rowwise.summary import names_of
+from rowwise.inspect._summary import names_of
+from rowwise.inspect.view import Explorer, Moment, Server
+from rowwise.store._table_file import is_table
 from rowwise.table import Table
 from rowwise.vectors import load
-from rowwise.view import Explorer, Moment, Server
 
 
 def view(
@@ -85,7 +85,7 @@ def _moment(path: Path, name: str) -> Moment:
         return Moment(name, np.asarray(vectors.matrix, np.float32), vectors.words)
     table = Table.load(path)
     words = None if table.vocabulary is None else names_of(table, np.arange(table.rows))
-    return Moment(name, table.to_numpy(), words, table.updates)
+    return Moment(name, table.to_numpy(), words, table.update_counts)
 
 
 def _columns(tables: list[Path], extra: Path | None) -> dict[str, dict[str, str]]:

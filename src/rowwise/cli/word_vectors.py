@@ -18,7 +18,7 @@ from rowwise.cli.model_folder import save_rows
 from rowwise.cli.outcome import show_neighbors
 from rowwise.cli.read import read_columns
 from rowwise.word2vec import Corpus, Word2Vec
-from rowwise.word2vec.corpus import lines
+from rowwise.word2vec._corpus import lines
 
 _TABULAR = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _WORDS_SHOWN = 8

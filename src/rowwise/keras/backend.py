@@ -45,7 +45,7 @@ compiles: bool = _lookup.compiles  # whether what the backend compiles may hold 
 ids_of = _lookup.ids_of
 pooled = _lookup.pooled
 rows_of = _lookup.rows_of
-settled = _lookup.settled
+with_untrained_filled = _lookup.with_untrained_filled
 
 # The state of the backend's own random numbers, where it can be kept: name -> array.
 random_state = _lookup.random_state

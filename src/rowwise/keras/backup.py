@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from rowwise.files.atomic import replacing
-from rowwise.files.container import Container, write
+from rowwise.files._atomic import replacing
+from rowwise.files._container import Container, write
 from rowwise.keras.backend import random_state, set_random_state
 from rowwise.keras.variables import AccumulatorVariable, SlotVariable, TableVariable
 from rowwise.table import Table
@@ -129,7 +129,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             arrays = {name: file.read(name) for name in file.entries}
             numbers = file.about["random"]
         for variable, table in zip(tables, loaded, strict=True):
-            variable.table.take(table.parts())
+            variable.table.load_state(table.state())
             variable.lie_over_new_memory()
         for i, variable in enumerate(others):
             variable.assign(arrays[str(i)].reshape(variable.shape))

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise import _native, pooling
+from rowwise import _native
 from rowwise.keras.given_ids import given_ids, ids_in_range
+from rowwise.store import Bags, RowGradient
 from rowwise.table import Table
 
 Floats = NDArray[np.float32]
@@ -23,7 +24,7 @@ def pool(table: Table, ids: Any, weights: Any = None) -> Floats:
     ids = given_ids(ids)
     bags = ids.shape[:-1]
     pooled = _native.empty(int(np.prod(bags)), table.dim)
-    pooling.pool_into(table, ids, pooling.offsets_of(ids.shape), _flat(weights), pooled)
+    table.store.gather_bags(Bags.of_last_axis(ids, _flat(weights)), pooled)
     return pooled.reshape(*bags, table.dim)
 
 
@@ -34,16 +35,22 @@ def gradient_of_rows(
 
     Each row's are summed in the order of the batch.
     """
-    where = ids_in_range(ids, table.rows), pooling.offsets_of(ids.shape), _flat(weights)
-    return pooling.BagGradient(table, *where, _as_bags(table, gradients)).rows()
+    bags = Bags.of_last_axis(ids_in_range(ids, table.rows), _flat(weights))
+    gradient = table.store.bag_gradient(bags, _as_bags(table, gradients))
+    summed = table.store.coalesce(gradient)
+    return summed.ids, summed.values
+
+
+def coalesce(table: Table, ids: Any, gradients: Any) -> tuple[NDArray[np.int64], Floats]:
+    """Return distinct ids (m,), ascending, and the sums (m, D) of their gradients."""
+    summed = table.store.coalesce(RowGradient(ids, gradients))
+    return summed.ids, summed.values
 
 
 def gradient_of_weights(table: Table, ids: Any, gradients: Any) -> Floats:
     """The gradients (..., length) of the weights, from the bags' (..., D)."""
-    where = given_ids(ids), pooling.offsets_of(ids.shape)
-    return pooling.pool_weight_gradient(table, *where, _as_bags(table, gradients)).reshape(
-        ids.shape
-    )
+    bags = Bags.of_last_axis(given_ids(ids))
+    return table.store.bag_weight_gradient(bags, _as_bags(table, gradients)).reshape(ids.shape)
 
 
 def _flat(weights: Any) -> Floats | None:

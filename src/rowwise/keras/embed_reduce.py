@@ -7,10 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from rowwise._pooling import WEIGHTED as COMBINERS
 from rowwise.keras.backend import ids_of, pooled
 from rowwise.keras.embedding import Embedding
 from rowwise.keras.variables import TableVariable
-from rowwise.pooling import COMBINERS
 
 
 @keras.saving.register_keras_serializable(package="rowwise")
@@ -38,7 +38,7 @@ class EmbedReduce(Embedding):
         mask_zero: whether id 0 is padding, to be left out of the combination.
         weights: the initial embeddings, (V, D), instead of the initializer's.
         combiner: "mean", "sum" or "sqrtn".
-        **kwargs: of `rowwise.keras.Embedding` (unseen, name, dtype, trainable...).
+        **kwargs: of `rowwise.keras.Embedding` (untrained, name, dtype, trainable...).
 
     Call arguments:
         inputs: (..., length) integers, or floats that are whole. Ids of shape (n,), without a
@@ -145,7 +145,7 @@ class EmbedReduce(Embedding):
     def _sum(self, inputs: Any, weights: Any, learned: bool, training: Any) -> Any:
         """The weighted sum (..., D) of the rows inputs (..., length)."""
         embeddings = self._embeddings
-        as_they_are = bool(training) or self.unseen == "as-is"
+        as_they_are = bool(training) or self.untrained == "as-is"
         if isinstance(embeddings, TableVariable) and not self.lora_enabled and as_they_are:
             summed = pooled(embeddings, inputs, weights, learned)
             if summed is not None:

@@ -10,18 +10,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from rowwise.init import Init
-from rowwise.keras.backend import compiles, ids_of, rows_of, settled
+from rowwise._init import Init
+from rowwise._untrained import Untrained, check_untrained
+from rowwise.keras.backend import compiles, ids_of, rows_of, with_untrained_filled
 from rowwise.keras.frozen import freeze_row
 from rowwise.keras.inputs import takes_ids
 from rowwise.keras.quantized import dequantized_int4, dequantized_int8
 from rowwise.keras.scopes import only_shapes_count
 from rowwise.keras.variables import TableVariable
 from rowwise.table import Table
-from rowwise.unseen import Unseen, check_unseen
+from rowwise.text._vocabulary import Vocabulary
 from rowwise.vectors import Vectors, rows_for
 from rowwise.vectors.pretrained import Report
-from rowwise.vocabulary import Vocabulary
 
 _STATISTICS = "rows.npz"
 
@@ -50,8 +50,8 @@ class Embedding(keras.layers.Embedding):
         freeze_mask_row: whether row 0, which `mask_zero` makes padding, stays bit for bit what it
             is, whatever Keras optimizer trains the others. (Keras's layer has no such option, and
             does not open a file of a layer that uses it.)
-        unseen: what a row gives that was never trained, when the layer does not train: "as-is"
-            (what it started with), "zero", "mean" (of the rows trained) or "error"; see
+        untrained: what a row gives that was never trained, when the layer does not train: "as-is"
+            (what it started with), "zeros", "mean" (of the rows trained) or "error"; see
             `rowwise.Table.lookup`.
         **kwargs: of `keras.layers.Layer` (name, dtype, trainable...).
 
@@ -93,14 +93,14 @@ class Embedding(keras.layers.Embedding):
         input_length: int | None = None,
         *,
         freeze_mask_row: bool = False,
-        unseen: Unseen = "as-is",
+        untrained: Untrained = "as-is",
         **kwargs: Any,
     ) -> None:
-        check_unseen(unseen)
+        check_untrained(untrained)
         if freeze_mask_row and not mask_zero:
             raise ValueError("freeze_mask_row=True needs mask_zero=True: no row is a mask's row")
         self.input_length = input_length
-        self.freeze_mask_row, self.unseen = freeze_mask_row, unseen
+        self.freeze_mask_row, self.untrained = freeze_mask_row, untrained
         super().__init__(
             input_dim,
             output_dim,
@@ -186,9 +186,9 @@ class Embedding(keras.layers.Embedding):
         """vectors (..., D) of the rows inputs (...,)."""
         ids = ids_of(inputs)
         rows = rows_of(self._embeddings, ids)
-        if self.unseen != "as-is" and not training and not only_shapes_count():
+        if self.untrained != "as-is" and not training and not only_shapes_count():
             self.table  # noqa: B018 - says so where there is none
-            rows = settled(self._embeddings, ids, rows, self.unseen)
+            rows = with_untrained_filled(self._embeddings, ids, rows, self.untrained)
         return self._adapted(rows, ids)
 
     def _int8_call(self, inputs: Any, training: Any = None) -> Any:
@@ -235,8 +235,8 @@ class Embedding(keras.layers.Embedding):
             config["input_length"] = self.input_length
         if self.freeze_mask_row:
             config["freeze_mask_row"] = True
-        if self.unseen != "as-is":
-            config["unseen"] = self.unseen
+        if self.untrained != "as-is":
+            config["untrained"] = self.untrained
         return config
 
     # ------------------------------------------------------------------ growing
@@ -254,12 +254,12 @@ class Embedding(keras.layers.Embedding):
         self._table_to_change().grow(input_dim, init=self._new_rows, seed=seed)
         self._take_new_memory()
 
-    def reorder(self, places: Any, *, seed: int | None = None) -> None:
+    def remap(self, places: Any, *, seed: int | None = None) -> None:
         """Makes row i what row places[i] was, with its slots; -1 makes a new row.
 
-        See `rowwise.Table.reorder`, and `rowwise.Vocabulary.places_in` for places.
+        See `rowwise.Table.reorder`, and `rowwise.Vocabulary.indexer_from` for places.
         """
-        self._table_to_change().reorder(places, init=self._new_rows, seed=seed)
+        self._table_to_change().remap(places, init=self._new_rows, seed=seed)
         self._take_new_memory()
 
     def _new_rows(self, shape: tuple[int, int]) -> Any:
@@ -302,7 +302,7 @@ class Embedding(keras.layers.Embedding):
             init: what words start with that have no vector, see `rowwise.vectors.rows_for`.
             seed: of init.
             verbose: print how many words were found; the report is also `layer.pretrained`.
-            **kwargs: of the layer: mask_zero, unseen, name...
+            **kwargs: of the layer: mask_zero, untrained, name...
 
         Example:
             >>> from rowwise.vectors import Vectors
@@ -320,7 +320,7 @@ class Embedding(keras.layers.Embedding):
         layer._embeddings.assign(pretrained.rows)  # not set_weights: not every row is known
         layer.trainable = trainable
         layer.pretrained = pretrained.report
-        layer._mark_known(np.flatnonzero(pretrained.found))
+        layer._mark_trained(np.flatnonzero(pretrained.found))
         if verbose:
             print(pretrained.report)
         return layer
@@ -328,26 +328,26 @@ class Embedding(keras.layers.Embedding):
     def set_weights(self, weights: Any) -> None:
         """Takes weights in Keras's order; their rows count as known."""
         super().set_weights(weights)
-        self._mark_known()
+        self._mark_trained()
 
     def load_own_variables(self, store: Any) -> None:
         """Takes weights from a file; their rows count as known."""
         super().load_own_variables(store)
-        self._mark_known()
+        self._mark_trained()
 
-    def _mark_known(self, ids: Any = None) -> None:
+    def _mark_trained(self, ids: Any = None) -> None:
         if isinstance(getattr(self, "_embeddings", None), TableVariable):
-            self.table.mark_known(ids)
+            self.table.mark_trained(ids)
 
     def save_assets(self, folder: str) -> None:
         """Writes how often and when each row was trained into a `.keras` file."""
         if isinstance(getattr(self, "_embeddings", None), TableVariable):
             with open(os.path.join(folder, _STATISTICS), "wb") as file:
-                np.savez(file, allow_pickle=False, **self.table.statistics())
+                np.savez(file, allow_pickle=False, **self.table.store.counts())
 
     def load_assets(self, folder: str | None) -> None:
         """Reads that, where our layer wrote the file."""
         path = os.path.join(folder or "", _STATISTICS)
         if isinstance(getattr(self, "_embeddings", None), TableVariable) and os.path.exists(path):
             with np.load(path, allow_pickle=False) as arrays:
-                self.table.take_statistics(**arrays)
+                self.table.store.load_counts(**arrays)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise.ids import as_ids, checked
+from rowwise._ids import as_ids, checked
 
 
 @contextmanager
@@ -25,7 +25,7 @@ def declare_integers() -> Iterator[None]:
 
 
 def given_ids(ids: Any) -> NDArray[np.int64]:
-    """`rowwise.ids.as_ids`, with that advice.
+    """`rowwise._ids.as_ids`, with that advice.
 
     Raises:
         IndexError, TypeError, ValueError: see there.
@@ -39,7 +39,7 @@ def ids_in_range(ids: Any, rows: int) -> NDArray[np.int64]:
 
     Raises:
         IndexError: an id that is no row.
-        TypeError, ValueError: see `rowwise.ids.as_ids`.
+        TypeError, ValueError: see `rowwise._ids.as_ids`.
     """
     with declare_integers():
         return checked(ids, rows)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from rowwise.store import RowGradient
 from rowwise.table import Table
 
 _NOT_COPIED = ("keeper", "lazy", "slots", "accumulators")
@@ -92,14 +93,6 @@ def step_but_for(
     rate: float,
     iteration: int,
 ) -> None:
-    """`Table.update`; the frozen row, if there is one, stays what it is."""
-    # A NaN goes where Keras would let it go.
-    if frozen_row is None:
-        table.update(ids, gradients, rate, iteration=iteration, check_finite=False)
-        return
-    ids, gradients = but_for(frozen_row, ids, gradients)
-    # With a gradient of zero the row is brought to now, and need not be made up for later.
-    ids = np.append(ids, frozen_row)
-    gradients = np.vstack([gradients, np.zeros((1, table.dim), np.float32)])
-    with table.keeping(frozen_row):
-        table.update(ids, gradients, rate, iteration=iteration, check_finite=False)
+    """`Table.apply`; the frozen row, if there is one, stays what it is."""
+    gradient = RowGradient(ids, np.ascontiguousarray(gradients, dtype=np.float32))
+    table.apply(gradient, rate, iteration=iteration, frozen_row=frozen_row)

@@ -50,7 +50,7 @@ def by_rows(optimizer: Any, variable: TableVariable) -> bool:
             if rule.slot_names != variable.table.slot_names:
                 go_dense(variable, NoRule(f"the optimizer became {rule} in mid-training"))
             elif rule != variable.table.rule:  # somebody turned a knob
-                variable.table.retune(rule)
+                variable.table.set_hyperparameters(rule)
     return variable.lazy
 
 
@@ -74,8 +74,7 @@ def _adopt(optimizer: Any, variable: TableVariable) -> None:
     table.rule = rule
     variable.lazy = True
     for name, values in before.items():
-        table.buffer(name)[:] = values
-        table.slots_written()
+        table.store.write_slot(name, values)
         known[name].lie_over(table)
 
 

@@ -79,7 +79,7 @@ def check_step(optimizer: Any, variable: Any, rate: float, number: int) -> None:
     try:
         if not 0 <= rate < math.inf:
             raise ValueError(f"the learning rate {rate} is none that a rule by rows takes")
-        rule_of(optimizer, variable).scales(rate, number)
+        rule_of(optimizer, variable).step_scales(rate, number)
     except ValueError as cause:
         raise NoRule(f"{cause}") from cause
 

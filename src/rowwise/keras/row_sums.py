@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise.memory import matrix
+from rowwise.store._memory import matrix
 
 
 class RowSums:

@@ -4,14 +4,14 @@ Those of this package are in Keras's form; `rowwise.rules.pytorch` has PyTorch's
 """
 
 from rowwise.rules import pytorch
-from rowwise.rules.adadelta import Adadelta
-from rowwise.rules.adagrad import Adagrad
-from rowwise.rules.adam import Adam, Adamax, AdamW, Nadam
-from rowwise.rules.base import Rule, get
-from rowwise.rules.ftrl import Ftrl
-from rowwise.rules.lion import Lion
-from rowwise.rules.rmsprop import RMSprop
-from rowwise.rules.sgd import SGD
+from rowwise.rules._adadelta import Adadelta
+from rowwise.rules._adagrad import Adagrad
+from rowwise.rules._adam import Adam, Adamax, AdamW, Nadam
+from rowwise.rules._base import Rule, StepParams, get
+from rowwise.rules._ftrl import Ftrl
+from rowwise.rules._lion import Lion
+from rowwise.rules._rmsprop import RMSprop
+from rowwise.rules._sgd import SGD
 
 __all__ = [
     "SGD",
@@ -25,6 +25,7 @@ __all__ = [
     "Nadam",
     "RMSprop",
     "Rule",
+    "StepParams",
     "get",
     "pytorch",
 ]

@@ -10,8 +10,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from rowwise.rules import adadelta, adagrad, adam, rmsprop, sgd
-from rowwise.rules.base import Scales
+from rowwise.rules import _adadelta as adadelta
+from rowwise.rules import _adagrad as adagrad
+from rowwise.rules import _adam as adam
+from rowwise.rules import _rmsprop as rmsprop
+from rowwise.rules import _sgd as sgd
+from rowwise.rules._base import StepScales
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,7 @@ class SGD(sgd.SGD):
 
     Args:
         dampening: for momentum.
-        learning_rate, momentum, nesterov, weight_decay: as for `rowwise.SGD`.
+        learning_rate, momentum, nesterov, weight_decay: as for `rowwise.rules.SGD`.
 
     Source: torch.optim.SGD.
 
@@ -45,9 +49,9 @@ class SGD(sgd.SGD):
         """b, if there is momentum."""
         return ("momentum_buffer",) if self.momentum else ()
 
-    def scales(self, learning_rate: float, iteration: int) -> Scales:
+    def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
         """lr along b, and what of the gradient goes into b."""
-        return Scales(
+        return StepScales(
             learning_rate * (self.momentum if self.nesterov else 1.0),
             1.0 if iteration == 1 else 1.0 - self.dampening,
         )
@@ -65,7 +69,7 @@ class RMSprop(rmsprop.RMSprop):
 
     Args:
         rho: PyTorch's alpha.
-        learning_rate, momentum, epsilon, centered, weight_decay: as for `rowwise.RMSprop`.
+        learning_rate, momentum, epsilon, centered, weight_decay: as for `rowwise.rules.RMSprop`.
 
     Source: torch.optim.RMSprop.
 
@@ -93,9 +97,9 @@ class RMSprop(rmsprop.RMSprop):
             *(("grad_avg",) if self.centered else ()),
         )
 
-    def scales(self, learning_rate: float, iteration: int) -> Scales:
+    def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
         """lr along b."""
-        return Scales(learning_rate)
+        return StepScales(learning_rate)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,8 @@ class Adagrad(adagrad.Adagrad):
         w   <- w - lr g / (sqrt(acc) + epsilon)
 
     Args:
-        learning_rate, initial_accumulator_value, epsilon, weight_decay: as for `rowwise.Adagrad`.
+        learning_rate, initial_accumulator_value, epsilon, weight_decay: as for
+            `rowwise.rules.Adagrad`.
 
     Source: torch.optim.Adagrad.
 
@@ -133,7 +138,7 @@ class Adagrad(adagrad.Adagrad):
 
 @dataclass(frozen=True, kw_only=True)
 class Adadelta(adadelta.Adadelta):
-    """Adadelta, as `rowwise.Adadelta` but for its defaults and the names of its slots.
+    """Adadelta, as `rowwise.rules.Adadelta` but for its defaults and the names of its slots.
 
     Source: torch.optim.Adadelta.
 
@@ -157,10 +162,10 @@ class Adadelta(adadelta.Adadelta):
 class Adam(adam.Adam):
     """Adam with epsilon after the bias correction.
 
-        m, v (and u for amsgrad) as in `rowwise.Adam`
+        m, v (and u for amsgrad) as in `rowwise.rules.Adam`
         w <- w - lr / (1 - beta_1^t) m / (sqrt(u / (1 - beta_2^t)) + epsilon)
 
-    which is `rowwise.Adam` with an epsilon that grows with t, epsilon sqrt(1 - beta_2^t).
+    which is `rowwise.rules.Adam` with an epsilon that grows with t, epsilon sqrt(1 - beta_2^t).
 
     Source: torch.optim.Adam.
 
@@ -177,10 +182,10 @@ class Adam(adam.Adam):
         """m, v, and with amsgrad u."""
         return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")[: 3 if self.amsgrad else 2]
 
-    def scales(self, learning_rate: float, iteration: int) -> Scales:
+    def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
         """alpha_t, and epsilon's factor."""
-        movement = super().scales(learning_rate, iteration).movement
-        return Scales(movement, 0.0, math.sqrt(1.0 - self.beta_2**iteration))
+        movement = super().step_scales(learning_rate, iteration).movement
+        return StepScales(movement, 0.0, math.sqrt(1.0 - self.beta_2**iteration))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,11 +207,11 @@ class AdamW(Adam):
 class NAdam(adam.Nadam):
     """Nadam whose momentum grows more slowly.
 
-        u_t = beta_1 (1 - 0.96^(t momentum_decay) / 2);   the rest as in `rowwise.Nadam`
+        u_t = beta_1 (1 - 0.96^(t momentum_decay) / 2);   the rest as in `rowwise.rules.Nadam`
 
     Args:
         momentum_decay: at least 0.
-        learning_rate, beta_1, beta_2, epsilon, weight_decay: as for `rowwise.Nadam`.
+        learning_rate, beta_1, beta_2, epsilon, weight_decay: as for `rowwise.rules.Nadam`.
 
     Source: torch.optim.NAdam.
 

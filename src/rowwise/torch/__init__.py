@@ -10,7 +10,7 @@ except ModuleNotFoundError as _error:
     raise ImportError("rowwise.torch needs PyTorch; install it: pip install torch") from _error
 
 from rowwise.torch import optim
-from rowwise.torch.embedding import Embedding
-from rowwise.torch.embedding_bag import EmbeddingBag
+from rowwise.torch._embedding import Embedding
+from rowwise.torch._embedding_bag import EmbeddingBag
 
 __all__ = ["Embedding", "EmbeddingBag", "optim"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise import _native
-from rowwise.memory import available_bytes
+from rowwise.store._memory import available_bytes
 from rowwise.vectors.errors import VectorsFileError
 from rowwise.vectors.options import Options
 

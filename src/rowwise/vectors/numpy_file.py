@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise.files.atomic import replacing
+from rowwise.files._atomic import replacing
 from rowwise.vectors import blob
 from rowwise.vectors.errors import VectorsFileError
 from rowwise.vectors.options import Options

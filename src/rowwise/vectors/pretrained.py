@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise.init import Init, fill
-from rowwise.vocabulary import Vocabulary
+from rowwise._init import Init, fill
+from rowwise.text._vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from rowwise.vectors.vectors import Vectors

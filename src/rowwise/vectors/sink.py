@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-from rowwise.files.atomic import replacing
+from rowwise.files._atomic import replacing
 
 
 @contextmanager

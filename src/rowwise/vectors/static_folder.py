@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rowwise.files.atomic import replacing
+from rowwise.files._atomic import replacing
 from rowwise.vectors import blob
 from rowwise.vectors.errors import VectorsFileError
 from rowwise.vectors.options import Options

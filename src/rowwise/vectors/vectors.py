@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise.neighbors import nearest
+from rowwise._neighbors import nearest
 
 if TYPE_CHECKING:
     from rowwise.vectors.subwords import Subwords

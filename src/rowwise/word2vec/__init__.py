@@ -1,6 +1,6 @@
 """Vectors of words from text alone: skip-gram and continuous bag of words."""
 
-from rowwise.word2vec.corpus import Corpus
-from rowwise.word2vec.model import Word2Vec
+from rowwise.word2vec._corpus import Corpus
+from rowwise.word2vec._model import Word2Vec
 
 __all__ = ["Corpus", "Word2Vec"]

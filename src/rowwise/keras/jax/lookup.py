@@ -10,7 +10,12 @@ import keras
 import numpy as np
 from jax.experimental.sparse import JAXSparse
 
-from rowwise.ids import as_ids
+from rowwise._ids import as_ids
+from rowwise._untrained import (
+    Untrained,
+    untrained_mask_and_default,
+    untrained_mask_and_default_of_all,
+)
 from rowwise.keras import bags
 from rowwise.keras.exporting import exporting
 from rowwise.keras.given_ids import given_ids, ids_in_range
@@ -19,7 +24,6 @@ from rowwise.keras.jax.noting import Rows, running
 from rowwise.keras.jax.on_table import OnTable, is_token
 from rowwise.keras.jax.variable import TableVariable, next_order
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
-from rowwise.unseen import Unseen, what_stands_in, what_stands_in_for_all
 
 compiles = True
 
@@ -28,7 +32,7 @@ def ids_of(inputs: Any) -> Any:
     """What a layer was called with, as ids (...,); their range is checked where rows are read.
 
     Raises:
-        IndexError, TypeError, ValueError: as `rowwise.ids.as_ids`, of ids that are there already;
+        IndexError, TypeError, ValueError: as `rowwise._ids.as_ids`, of ids that are there already;
             and where 32 bits, which JAX has for integers, are too few.
     """
     if isinstance(inputs, JAXSparse):
@@ -122,18 +126,24 @@ def _rows_of_array(variable: Any, array: Any, ids: Any) -> Any:
     return rows
 
 
-def settled(variable: TableVariable, ids: Any, vectors: Any, unseen: Unseen) -> Any:
+def with_untrained_filled(
+    variable: TableVariable, ids: Any, vectors: Any, untrained: Untrained
+) -> Any:
     """vectors (..., D) of rows ids (...,), with something else for those never trained."""
     if exporting.get():
-        new, stand_in = what_stands_in_for_all(variable.table, unseen)
+        new, stand_in = untrained_mask_and_default_of_all(variable.table.store, untrained)
         given = vectors if stand_in is None else jnp.asarray(stand_in, vectors.dtype)
         new = jnp.take(new, ids, axis=0, fill_value=False)
         return jnp.where(new[..., None], given, vectors)
     if not isinstance(vectors, jax.core.Tracer):
-        new, stand_in = what_stands_in(variable.table, as_ids(np.asarray(ids)), unseen)
+        new, stand_in = untrained_mask_and_default(
+            variable.table.store, as_ids(np.asarray(ids)), untrained
+        )
         return vectors if stand_in is None else jnp.where(new[..., None], stand_in, vectors)
-    settle = variable.calling("settle" if variable.holds_token else "settle_now", unseen)
-    return call(settle, vectors.shape, vectors.dtype, ids, jax.lax.stop_gradient(vectors))
+    fill_untrained = variable.calling(
+        "fill_untrained" if variable.holds_token else "settle_now", untrained
+    )
+    return call(fill_untrained, vectors.shape, vectors.dtype, ids, jax.lax.stop_gradient(vectors))
 
 
 def pooled(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise.pooling import coalesce
+from rowwise.keras.bags import coalesce
 from rowwise.table import Table
 
 PASSES = 1023  # that can wait at once

@@ -66,9 +66,8 @@ class SlotVariable(_BesideWeights):
         return self.table.slot(self._slot)
 
     def _into_table(self, values: NDArray[np.float32]) -> None:
-        self.table.sync()
-        self.table.buffer(self._slot)[:] = values
-        self.table.slots_written()
+        self.table.materialize()
+        self.table.store.write_slot(self._slot, values)
 
 
 class AccumulatorVariable(_BesideWeights):

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise import _native
-from rowwise.ids import as_ids
+from rowwise._ids import as_ids
+from rowwise._untrained import Untrained, fill_untrained
 from rowwise.keras import bags
+from rowwise.keras.bags import coalesce
 from rowwise.keras.given_ids import given_ids, ids_in_range
 from rowwise.keras.in_care import InCare, but_for, step_but_for
 from rowwise.keras.jax.host import call
@@ -23,10 +25,8 @@ from rowwise.keras.jax.on_table import OnTable, is_token
 from rowwise.keras.jax.passes import PASSES, WHOLE, Passes, rows_in
 from rowwise.keras.jax.slots import AccumulatorVariable, SlotVariable
 from rowwise.keras.optimizers import NoRule
-from rowwise.pooling import coalesce
 from rowwise.rules import Rule
 from rowwise.table import Table
-from rowwise.unseen import Unseen, forget_mean, settle
 
 __all__ = ["AccumulatorVariable", "SlotVariable", "TableVariable"]
 
@@ -46,7 +46,7 @@ class TableVariable(InCare, Noting, OnTable):
 
     def _initialize(self, value: Any) -> None:
         array = np.asarray(value)
-        self._table = Table(*array.shape, init=array)
+        self._table = Table(*array.shape, init=lambda _: array)
         self._shape, self._value = self._table.shape, None
         self.forget_optimizers()
 
@@ -108,11 +108,11 @@ class TableVariable(InCare, Noting, OnTable):
     def take(self, values: NDArray[np.float32]) -> None:
         """Takes rows (rows, dim)."""
         if self.in_state_as_array:  # Keras has made steps; nobody knows how many on which row
-            self._table.stepped_from_outside(np.flatnonzero((self.whole() != values).any(axis=1)))
+            self._table.store.record_external_step(
+                np.flatnonzero((self.whole() != values).any(axis=1))
+            )
             self.in_state_as_array = False
-        self._table.sync()
-        self._table.buffer()[:] = values
-        forget_mean(self._table)
+        self._table.store.write(values)
         self._advance()
 
     def token(self) -> NDArray[np.float32]:
@@ -168,7 +168,7 @@ class TableVariable(InCare, Noting, OnTable):
 
     def read_now(self, out: Any, ids: Any) -> None:
         """`read` for whoever has no token, and gets the error."""
-        self._table.lookup_into(given_ids(ids), out)
+        self._table.store.gather(given_ids(ids), out)
 
     @noted
     def pool(self, out: Any, token: Any, *batch: Any) -> None:
@@ -184,12 +184,12 @@ class TableVariable(InCare, Noting, OnTable):
         ids = np.broadcast_to(ids, out.shape)
         out[...] = bags.gradient_of_weights(self._table, ids, gradients)
 
-    def settle_now(self, out: Any, unseen: Unseen, ids: Any, vectors: Any) -> None:
-        """`settle` for whoever has no token, and gets the error."""
+    def settle_now(self, out: Any, untrained: Untrained, ids: Any, vectors: Any) -> None:
+        """`fill_untrained` for whoever has no token, and gets the error."""
         out[...] = vectors
-        settle(self._table, as_ids(ids), out, unseen)
+        fill_untrained(self._table.store, as_ids(ids), out, untrained)
 
-    settle = noted(settle_now)
+    fill_untrained = noted(settle_now)
 
     @noted
     def norm(self, out: Any, weights: Any) -> None:
@@ -262,7 +262,7 @@ class TableVariable(InCare, Noting, OnTable):
             ids, gradients = self.passes.summed(self._table, weights)
             gradients = np.clip(gradients, -clipvalue, clipvalue)
         if rule != self._table.rule:
-            self._table.retune(rule)
+            self._table.set_hyperparameters(rule)
         gradients = gradients.reshape(len(ids), self._table.dim)
         step_but_for(self.frozen_row, self._table, ids, gradients, rate, iteration)
         self.passes.forget(self._awaited())  # and with them those that nobody applied

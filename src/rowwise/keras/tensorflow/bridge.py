@@ -23,12 +23,12 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 import rowwise.keras.tensorflow.export
 import rowwise.keras.tensorflow.trainer  # noqa: F401  (both take over their parts)
 from rowwise.keras.around import around
+from rowwise.keras.bags import coalesce
 from rowwise.keras.in_care import step_but_for
 from rowwise.keras.keeping import by_rows, hand_out_sums, keeper_of, steps_itself
 from rowwise.keras.optimizers import NoRule
 from rowwise.keras.tensorflow.host import Weakly, call
 from rowwise.keras.tensorflow.variable import AccumulatorVariable, TableVariable
-from rowwise.pooling import coalesce
 from rowwise.rules import Rule
 
 _PAIR = [tf.int64, tf.float32]
@@ -85,14 +85,14 @@ def _step(
     if own is not None and keeper_of(variable) is not own and not by_rows(own, variable):
         raise NoRule(f"{own.name!r} has no rule by rows any more; compile the model again")
     if rule != table.rule:
-        table.retune(rule)
+        table.set_hyperparameters(rule)
     gradients = np.ascontiguousarray(gradients)
     step_but_for(variable.frozen_row, table, ids, gradients, float(rate), int(iteration))
     return np.float32(0)
 
 
 def _count_step(variable: TableVariable, ids: Any) -> np.float32:
-    variable._table.stepped_from_outside(ids)
+    variable._table.store.record_external_step(ids)
     return np.float32(0)
 
 

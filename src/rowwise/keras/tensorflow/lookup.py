@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from rowwise import _native
-from rowwise.ids import as_ids
+from rowwise._ids import as_ids
+from rowwise._untrained import Untrained, fill_untrained, untrained_mask_and_default_of_all
 from rowwise.keras import bags
 from rowwise.keras.exporting import exporting
 from rowwise.keras.given_ids import given_ids, ids_in_range
@@ -17,7 +18,6 @@ from rowwise.keras.in_care import but_for
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
 from rowwise.keras.tensorflow.host import Weakly, call, noted_errors
 from rowwise.keras.tensorflow.variable import TableVariable
-from rowwise.unseen import Unseen, settle, what_stands_in_for_all
 
 compiles = False  # XLA cannot call the host
 
@@ -26,7 +26,7 @@ def ids_of(inputs: Any) -> Any:
     """What a layer was called with, as ids (...,); checked where rows are read.
 
     Raises:
-        TypeError, ValueError: as `rowwise.ids.as_ids`, for ids that are there already.
+        TypeError, ValueError: as `rowwise._ids.as_ids`, for ids that are there already.
     """
     if isinstance(inputs, keras.KerasTensor | tf.Tensor | tf.RaggedTensor):
         return inputs
@@ -68,7 +68,7 @@ def _vectors(variable: TableVariable, ids: Any) -> Any:
     ids = given_ids(ids)
     vectors = _native.empty(ids.size, variable._table.dim)
     vectors = vectors.reshape(*ids.shape, variable._table.dim)
-    variable.table.lookup_into(ids, vectors)
+    variable.table.store.gather(ids, vectors)
     return vectors
 
 
@@ -120,22 +120,24 @@ def _in_range(variable: Any, ids: Any) -> Any:
     return ids
 
 
-def settled(variable: TableVariable, ids: Any, vectors: Any, unseen: Unseen) -> Any:
+def with_untrained_filled(
+    variable: TableVariable, ids: Any, vectors: Any, untrained: Untrained
+) -> Any:
     """vectors (..., D) of rows ids (...,), with something else for those never trained."""
     if exporting.get():
-        new, stand_in = what_stands_in_for_all(variable.table, unseen)
+        new, stand_in = untrained_mask_and_default_of_all(variable.table.store, untrained)
         given = vectors if stand_in is None else tf.cast(stand_in, vectors.dtype)
         return tf.where(tf.gather(new, tf.cast(ids, "int64"))[..., None], given, vectors)
     shape = vectors.shape
-    settling = Weakly(_settled, variable, unseen)
+    settling = Weakly(_settled, variable, untrained)
     vectors = call(settling, vectors.dtype, ids, vectors, errors=variable.errors)
     vectors.set_shape(shape)
     return vectors
 
 
-def _settled(variable: TableVariable, unseen: Unseen, ids: Any, vectors: Any) -> Any:
+def _settled(variable: TableVariable, untrained: Untrained, ids: Any, vectors: Any) -> Any:
     vectors = np.array(vectors)
-    settle(variable.table, as_ids(ids), vectors, unseen)
+    fill_untrained(variable.table.store, as_ids(ids), vectors, untrained)
     return vectors
 
 

@@ -25,7 +25,6 @@ from rowwise.keras.optimizers import NoRule
 from rowwise.keras.row_sums import RowSums
 from rowwise.keras.tensorflow.host import Weakly, call, noted_errors
 from rowwise.table import Table
-from rowwise.unseen import forget_mean
 
 
 class OnTable(keras.Variable):
@@ -131,7 +130,7 @@ class TableVariable(InCare, OnTable):
     def _initialize(self, value: Any) -> None:
         with tf.init_scope():
             array = np.asarray(value() if callable(value) else value)
-        self._table = Table(*array.shape, init=array)
+        self._table = Table(*array.shape, init=lambda _: array)
         self._token()
         self._shape = self._table.shape
         self.forget_optimizers()
@@ -140,8 +139,7 @@ class TableVariable(InCare, OnTable):
     def table(self) -> Table:  # type: ignore[override]
         """The table; where Keras makes the steps, with the values that these have come to."""
         if self._array is not None:
-            self._table.buffer()[:] = self.numpy()
-            forget_mean(self._table)
+            self._table.store.write(self.numpy())
         return self._table
 
     def forget_optimizers(self) -> None:
@@ -163,7 +161,7 @@ class TableVariable(InCare, OnTable):
 
     def leave_to_keras(self) -> None:
         """From now on Keras makes the steps."""
-        self._table.sync()
+        self._table.materialize()
         mine: list[Any] = [self, *self.accumulators.values()]
         mine += [slot for slots in self.slots.values() for slot in slots.values()]
         for variable in mine:
@@ -176,9 +174,7 @@ class TableVariable(InCare, OnTable):
 
     def take(self, values: NDArray[np.float32]) -> None:
         """Takes rows (rows, dim)."""
-        self._table.sync()
-        self._table.buffer()[:] = values
-        forget_mean(self._table)
+        self._table.store.write(values)
 
     def lie_over_new_memory(self) -> None:
         """Takes up the shape of the table, which has been reordered; gradients are dropped."""
@@ -224,9 +220,8 @@ class SlotVariable(OnTable):
 
     def take(self, values: NDArray[np.float32]) -> None:
         """Takes values (rows, dim)."""
-        self.table.sync()
-        self.table.buffer(self._slot)[:] = values
-        self.table.slots_written()
+        self.table.materialize()
+        self.table.store.write_slot(self._slot, values)
 
 
 class AccumulatorVariable(OnTable):

@@ -24,12 +24,12 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 import rowwise.keras.torch.plain_optimizers  # noqa: F401  (torch's own step tables, too)
 from rowwise.keras.around import around
+from rowwise.keras.bags import coalesce
 from rowwise.keras.in_care import step_but_for
 from rowwise.keras.keeping import by_rows, go_dense, hand_out_sums, steps_itself
 from rowwise.keras.optimizers import NoRule, check_step, iteration
 from rowwise.keras.torch.variable import TableVariable
-from rowwise.pooling import coalesce
-from rowwise.torch.lookup import rows_and_gradients
+from rowwise.torch._lookup import rows_and_gradients
 
 
 def _rows_of(optimizer: Any, variable: TableVariable, gradient: Any) -> Any:
@@ -77,7 +77,7 @@ def _take_rows(original: Any, self: Any, grads: Any, variables: Any) -> Any:
                 if by_rows(self, variable):
                     gradient = _rows_of(self, variable, gradient)
                 else:
-                    variable.table.stepped_from_outside(rows_and_gradients(gradient)[0])
+                    variable.table.store.record_external_step(rows_and_gradients(gradient)[0])
             if gradient is None:
                 continue
             gradient = gradient.to_dense() if gradient.is_sparse else gradient

@@ -7,14 +7,14 @@ from typing import Any
 import keras
 import torch
 
+from rowwise._untrained import Untrained
 from rowwise.keras.given_ids import declare_integers
 from rowwise.keras.keeping import steps_by_rows
 from rowwise.keras.scopes import cast_as_read, only_shapes_count, uncast_value
 from rowwise.keras.torch.variable import TableVariable
-from rowwise.torch.lookup import check_range, lookup, whole_ids
-from rowwise.torch.lookup import settled as settled_rows
-from rowwise.torch.pooled import pool
-from rowwise.unseen import Unseen
+from rowwise.torch._lookup import check_range, lookup, whole_ids
+from rowwise.torch._lookup import with_untrained_filled as settled_rows
+from rowwise.torch._pooled import pool
 
 __all__ = [
     "compiles",
@@ -23,7 +23,7 @@ __all__ = [
     "random_state",
     "rows_of",
     "set_random_state",
-    "settled",
+    "with_untrained_filled",
 ]
 
 compiles = False  # torch.compile would have to break the graph at every lookup
@@ -33,7 +33,7 @@ def ids_of(inputs: Any) -> Any:
     """What a layer was called with, as ids (...,) int64.
 
     Raises:
-        TypeError, ValueError: as `rowwise.ids.as_ids`.
+        TypeError, ValueError: as `rowwise._ids.as_ids`.
     """
     ids = keras.ops.convert_to_tensor(inputs)
     if only_shapes_count():
@@ -74,9 +74,11 @@ def pooled(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> An
     return pool(value, ids, None, weights, steps_by_rows(variable))
 
 
-def settled(variable: TableVariable, ids: Any, vectors: Any, unseen: Unseen) -> Any:
+def with_untrained_filled(
+    variable: TableVariable, ids: Any, vectors: Any, untrained: Untrained
+) -> Any:
     """vectors (..., D) of rows ids (...,), with something else for those never trained."""
-    return settled_rows(variable.table, ids, vectors, unseen)
+    return settled_rows(variable.table, ids, vectors, untrained)
 
 
 def random_state() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from rowwise.torch.parameter import TableParameter
+from rowwise.torch._parameter import TableParameter
 
 
 def _densify(optimizer: Any, args: Any, kwargs: Any) -> None:

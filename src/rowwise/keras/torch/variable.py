@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rowwise.keras.in_care import InCare
 from rowwise.keras.row_sums import RowSums
 from rowwise.table import Table
-from rowwise.torch.parameter import TableParameter
+from rowwise.torch._parameter import TableParameter
 
 
 class TableVariable(InCare, keras.Variable):
@@ -25,7 +25,7 @@ class TableVariable(InCare, keras.Variable):
 
     def _initialize(self, value: Any) -> None:
         array = keras.ops.convert_to_tensor(value).detach().cpu().numpy()
-        self.table = Table(*array.shape, init=array)
+        self.table = Table(*array.shape, init=lambda _: array)
         self._value = TableParameter(self.table, requires_grad=self.trainable)
         self.forget_optimizers()
 

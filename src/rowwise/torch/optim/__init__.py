@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import torch
 
-from rowwise.torch.optim.by_rows import ByRows
+from rowwise.torch.optim._optimizer import ByRows
 
 __all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RMSprop"]
 

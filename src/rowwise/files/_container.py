@@ -1,0 +1,227 @@
+"""Arrays in one file, written piece by piece, each with a checksum: a safetensors file.
+
+Any reader of safetensors opens it. It is not written by the safetensors library, because that wants
+a second copy of everything in memory, and checks nothing. See docs/file-format.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowwise.errors import DamagedFileError
+from rowwise.files._atomic import replacing
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "I64": np.dtype("<i8"),
+    "F32": np.dtype("<f4"),
+    "I32": np.dtype("<i4"),
+    "U32": np.dtype("<u4"),
+    "F16": np.dtype("<f2"),
+    "U8": np.dtype("u1"),
+    "I8": np.dtype("i1"),
+    "BOOL": np.dtype("?"),
+}
+_PAGE = 4096  # where the arrays begin, so that they can be mapped
+_LONGEST_HEADER = 100_000_000  # of any safetensors file
+_AT_ONCE = 1 << 22  # bytes
+_NO_SUM = "0" * 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where an array lies in the file."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    begin: int
+    nbytes: int
+    checksum: int
+
+
+# ---------------------------------------------------------------------- writing
+
+
+def write(
+    path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], about: Mapping[str, str]
+) -> None:
+    """Writes arrays, and strings about them; the file appears whole or not at all.
+
+    Beyond the arrays it needs a few megabytes of memory. Those of the widest numbers come first.
+
+    Raises:
+        OSError: there is no room, or no permission; `path` is what it was.
+    """
+    ordered = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
+    sums = dict.fromkeys(ordered, _NO_SUM)
+    header = _header(ordered, about, sums)
+    with replacing(path) as temporary:
+        file = os.open(temporary, os.O_WRONLY)
+        try:
+            _write_all(file, header)
+            for name, array in ordered.items():
+                checksum = 0
+                for piece in _pieces(array):
+                    _write_all(file, piece)
+                    checksum = zlib.crc32(piece, checksum)
+                sums[name] = f"{checksum:08x}"
+            header = _header(ordered, about, sums)
+            os.lseek(file, 0, os.SEEK_SET)
+            _write_all(file, header)
+        finally:
+            os.close(file)
+
+
+def _header(
+    arrays: Mapping[str, NDArray[Any]], about: Mapping[str, str], sums: Mapping[str, str]
+) -> bytes:
+    """The header, of the same length whatever the checksums, with its own checksum in it."""
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    entries: dict[str, Any] = {}
+    at = 0
+    for name, array in arrays.items():
+        entries[name] = {
+            "dtype": names[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
+        at += array.nbytes
+
+    def text(own: str) -> bytes:
+        checksums = {**{f"crc32 of {name}": of for name, of in sums.items()}, "crc32": own}
+        whole = json.dumps({"__metadata__": {**about, **checksums}, **entries}, ensure_ascii=True)
+        length = -(len(whole) + 8) % _PAGE + len(whole)
+        return length.to_bytes(8, "little") + whole.ljust(length).encode()
+
+    return text(f"{zlib.crc32(text(_NO_SUM)):08x}")
+
+
+def _pieces(array: NDArray[Any]) -> Iterable[memoryview]:
+    flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    for start in range(0, len(flat), _AT_ONCE):
+        yield memoryview(flat[start : start + _AT_ONCE])
+
+
+def _write_all(file: int, data: bytes | memoryview) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+# ---------------------------------------------------------------------- reading
+
+
+class Container:
+    """A file that `write` wrote, opened: its header is read and checked, its arrays are not.
+
+    Attributes:
+        about: the strings given to `write`.
+        entries: name -> `Entry`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DamagedFileError: the header is not what was written, or the file's length does not fit it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"there is no file {os.fspath(path)!r}")
+        self.path = os.fspath(path)
+        self._file = open(path, "rb")  # noqa: SIM115 - for the container's life
+        try:
+            self.about, self.entries = self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def damaged(self, what: str) -> DamagedFileError:
+        """The error that says so of this file."""
+        return DamagedFileError(self.path, what)
+
+    def read(self, name: str, into: NDArray[Any] | None = None) -> NDArray[Any]:
+        """An array, in memory of its own or the caller's.
+
+        Raises:
+            DamagedFileError: its checksum differs.
+        """
+        entry = self.entries[name]
+        array = np.empty(entry.shape, entry.dtype) if into is None else into
+        self._file.seek(entry.begin)
+        checksum = 0
+        for piece in _pieces(array):
+            got = self._file.readinto(piece)  # type: ignore[attr-defined]
+            if got != len(piece):
+                raise self.damaged(f"{name!r} ends after {got} of {len(piece)} bytes")
+            checksum = zlib.crc32(piece, checksum)
+        if checksum != entry.checksum:
+            raise self.damaged(
+                f"{name!r} has the checksum {checksum:08x}, and {entry.checksum:08x} was written"
+            )
+        return array
+
+    def map(self, name: str) -> NDArray[Any]:
+        """An array in the file's own pages, read when they are touched; not checked.
+
+        Writing to it changes a copy of the page in memory, never the file.
+        """
+        entry = self.entries[name]
+        if not math.prod(entry.shape):
+            return np.empty(entry.shape, entry.dtype)
+        mapped = np.memmap(self._file, entry.dtype, "c", entry.begin, entry.shape)
+        return np.asarray(mapped)
+
+    def _read_header(self) -> tuple[dict[str, str], dict[str, Entry]]:
+        size = os.fstat(self._file.fileno()).st_size
+        start = self._file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > min(size - 8, _LONGEST_HEADER):
+            raise self.damaged(f"it has {size} bytes, and says that its header has {length}")
+        text = self._file.read(length)
+        try:
+            header = json.loads(text)
+            about = header.pop("__metadata__")
+            own = about.pop("crc32")
+            unsummed = text.replace(f'"crc32": "{own}"'.encode(), f'"crc32": "{_NO_SUM}"'.encode())
+            if f"{zlib.crc32(start + unsummed):08x}" != own:
+                raise ValueError("its header's checksum differs from what was written")
+            entries = {
+                name: _entry(entry, int(about.pop(f"crc32 of {name}"), 16), 8 + length)
+                for name, entry in header.items()
+            }
+        except RecursionError:
+            raise self.damaged("its header nests too deeply") from None
+        except KeyError as error:
+            raise self.damaged(f"its header has no {error}") from None
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self.damaged(str(error)) from None
+        end = max((e.begin + e.nbytes for e in entries.values()), default=8 + length)
+        if end != size:
+            raise self.damaged(f"it has {size} bytes and its arrays end at {end}")
+        return about, entries
+
+
+def _entry(entry: Any, checksum: int, base: int) -> Entry:
+    dtype: np.dtype[Any] = _DTYPES[entry["dtype"]]
+    shape = tuple(entry["shape"])
+    begin, end = entry["data_offsets"]
+    numbers = (*shape, begin, end)
+    if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
+        raise ValueError(f"an array's place is given as {str(numbers)[:60]}")
+    if end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"an array of shape {shape} has {end - begin} bytes")
+    return Entry(dtype, shape, base + begin, end - begin, checksum)

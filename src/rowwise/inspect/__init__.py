@@ -1,0 +1,7 @@
+"""What a table holds, for people: neighbours, projections, facts, a report, a page."""
+
+from rowwise._neighbors import nearest
+from rowwise.inspect._projection import Projection
+from rowwise.inspect._summary import summary
+
+__all__ = ["Projection", "nearest", "summary"]

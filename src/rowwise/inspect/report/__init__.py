@@ -1,0 +1,5 @@
+"""What the rows learned, as one HTML file that opens with no network."""
+
+from rowwise.inspect.report._page import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,168 @@
+"""The report's pictures, as Plotly figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.colors import qualitative
+
+from rowwise.inspect.report._rows import Rows
+
+_PALETTE = qualitative.Safe  # told apart by eyes that do not tell all colours apart
+_OTHER = "other labels"
+
+
+def curves(history: Mapping[str, Sequence[float]]) -> dict[str, go.Figure]:
+    """A figure per metric: epochs 1..n against its value in training and held out."""
+    figures = {}
+    for metric in (name for name in history if not name.startswith("val_")):
+        figure = go.Figure()
+        for name, label in ((metric, "training"), (f"val_{metric}", "held out")):
+            if name in history:
+                epochs = list(range(1, len(history[name]) + 1))
+                figure.add_scatter(
+                    x=epochs, y=list(history[name]), name=label, mode="lines+markers"
+                )
+        figure.update_layout(
+            xaxis={"title": "epoch", "tickformat": "d"}, yaxis_title=metric.replace("_", " ")
+        )
+        figures[metric] = figure
+    return figures
+
+
+def cloud(
+    rows: Rows, places: NDArray[np.float32], drawn: NDArray[np.int64]
+) -> tuple[go.Figure, dict[str, list[bool]]]:
+    """The drawn rows at places (V, 2) or (V, 3), once for each thing that can colour them.
+
+    Returns:
+        the figure, and for each of those things which traces show it; the first is shown.
+    """
+    figure = go.Figure()
+    traces: list[str] = []  # what each trace is coloured by
+    trained = drawn[rows.trained[drawn]]
+    if rows.leaning is not None:
+        groups = _by_label(rows, trained)
+        for label, colour, members in groups:
+            _points(figure, rows, places, members, name=escape(label), marker={"color": colour})
+        traces += ["label"] * len(groups)
+    scales = {"updates": np.log10(1.0 + rows.updates), "norm": rows.norms}
+    if rows.moved is not None:
+        scales["distance moved"] = rows.moved
+    for name, values in scales.items():
+        title = "updates, log10(1 + n)" if name == "updates" else name
+        marker = {
+            "color": values[trained],
+            "colorscale": "Viridis",
+            "colorbar": {"title": {"text": title, "side": "right"}, "thickness": 12},
+        }
+        _points(figure, rows, places, trained, name=name, marker=marker, showlegend=False)
+        traces.append(name)
+    never = drawn[~rows.trained[drawn]]
+    hollow = {"color": "gray", "symbol": "circle-open", "opacity": 0.6}
+    _points(figure, rows, places, never, name="never trained", marker=hollow, showlegend=True)
+    titles = [f"component {place + 1}" for place in range(places.shape[1])]
+    if len(titles) == 2:
+        figure.update_layout(xaxis_title=titles[0], yaxis_title=titles[1])
+    else:
+        axes = zip(("xaxis", "yaxis", "zaxis"), titles, strict=True)
+        figure.update_layout(scene={axis: {"title": {"text": title}} for axis, title in axes})
+    # The rows never trained are always there.
+    shown = {name: [*(trace == name for trace in traces), True] for name in dict.fromkeys(traces)}
+    for trace, visible in zip(figure.data, next(iter(shown.values())), strict=True):
+        trace.visible = visible
+    return figure, shown
+
+
+def histogram_of_updates(rows: Rows) -> go.Figure:
+    """How many rows had how many updates: never, 1, 2-3, 4-7, 8-15..."""
+    most = int(rows.updates.max())
+    edges = [0, *(2**power for power in range(max(most, 1).bit_length() + 1))]
+    counts, _ = np.histogram(rows.updates, edges)
+    names = ["never"] + [
+        str(low) if low == high - 1 else f"{low:,}-{high - 1:,}"
+        for low, high in pairwise(edges[1:])
+    ]
+    colours = ["gray"] + [_PALETTE[0]] * (len(names) - 1)
+    figure = go.Figure(go.Bar(x=names, y=counts, marker_color=colours, text=counts))
+    figure.update_layout(xaxis_title="updates of a row", yaxis_title="rows", xaxis_type="category")
+    return figure
+
+
+def movement(rows: Rows, drawn: NDArray[np.int64]) -> go.Figure:
+    """How far each drawn row lies from where it started, against its updates."""
+    assert rows.moved is not None
+    figure = go.Figure()
+    for name, members in (
+        ("trained", drawn[rows.trained[drawn]]),
+        ("never trained", drawn[~rows.trained[drawn]]),
+    ):
+        figure.add_scattergl(
+            x=rows.updates[members],
+            y=rows.moved[members],
+            text=_hover(rows, members),
+            hoverinfo="text",
+            mode="markers",
+            name=name,
+            marker={"size": 5, "opacity": 0.6, "color": "gray" if name[0] == "n" else _PALETTE[0]},
+        )
+    figure.update_layout(xaxis_title="updates", yaxis_title="distance from the start")
+    figure.update_xaxes(type="log" if rows.updates[drawn].min() > 0 else "linear")
+    return figure
+
+
+def _points(
+    figure: go.Figure,
+    rows: Rows,
+    places: NDArray[np.float32],
+    members: NDArray[np.int64],
+    marker: dict[str, Any],
+    **options: Any,
+) -> None:
+    x, y, *z = places[members].T
+    flat = not z
+    (figure.add_scattergl if flat else figure.add_scatter3d)(
+        x=x,
+        y=y,
+        **({} if flat else {"z": z[0]}),
+        text=_hover(rows, members),
+        hoverinfo="text",
+        mode="markers",
+        marker={"size": 6 if flat else 3, "opacity": 0.75} | marker,
+        **options,
+    )
+
+
+def _hover(rows: Rows, members: NDArray[np.int64]) -> list[str]:
+    """What a point says; words are text, whatever markup they hold."""
+    lines = []
+    for row in members:
+        line = f"<b>{escape(rows.names[row])}</b><br>{rows.updates[row]:,} updates"
+        line += f"<br>norm {rows.norms[row]:.3g}"
+        if rows.moved is not None:
+            line += f"<br>moved {rows.moved[row]:.3g}"
+        if rows.leaning is not None and rows.updates[row]:
+            line += f"<br>label: {escape(rows.leaning[row])}"
+        lines.append(line)
+    return lines
+
+
+def _by_label(rows: Rows, members: NDArray[np.int64]) -> list[tuple[str, str, NDArray[np.int64]]]:
+    """Label, colour and members; labels past the palette are one group.
+
+    The table's frequent labels come first, so that each has one colour in every picture.
+    """
+    labels = np.array(rows.leaning, dtype=str)
+    names, counts = np.unique(labels[rows.trained], return_counts=True)
+    frequent = names[np.argsort(-counts, kind="stable")]
+    own = frequent if len(frequent) <= len(_PALETTE) else frequent[: len(_PALETTE) - 1]
+    groups = [(str(name), members[labels[members] == name]) for name in own]
+    if len(own) < len(frequent):
+        groups.append((_OTHER, members[~np.isin(labels[members], own)]))
+    return [(name, colour, part) for (name, part), colour in zip(groups, _PALETTE, strict=False)]

@@ -1,0 +1,177 @@
+"""`write_report`: the page, put together."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from plotly.offline import get_plotlyjs
+
+from rowwise.files._atomic import replacing
+from rowwise.inspect._summary import summary
+from rowwise.inspect.report import _figures as figures
+from rowwise.inspect.report._neighbors import neighbors
+from rowwise.inspect.report._rows import DRAWN_IN_SPACE, Rows
+from rowwise.table import Table
+
+_NAMED = 300
+_FURTHEST = 20
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    table: Table,
+    *,
+    title: str = "What the rows learned",
+    history: Mapping[str, Sequence[float]] | None = None,
+    start: NDArray[Any] | None = None,
+    leaning: Sequence[str] | None = None,
+) -> None:
+    """Writes one HTML file: curves, pictures of the rows, neighbours, updates, movement.
+
+    It opens with no network. Rows are named by the table's vocabulary, if it has one.
+
+    Args:
+        path: of the file; it is replaced whole or not at all.
+        table: V rows of length D.
+        title: of the page.
+        history: a list of values per metric, an epoch each: `history` of what Keras's `fit`
+            returns. Held-out values have "val_" before the metric's name.
+        start: (V, D), the rows before training; shows how far they moved.
+        leaning: the label (V of them) that each row speaks for; colours the picture.
+
+    Raises:
+        ValueError: start or leaning does not fit the table.
+        OSError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> table = Table(4, 3, "adam", seed=0)
+        >>> table.update([1, 2], np.ones((2, 3)))
+        >>> path = os.path.join(tempfile.mkdtemp(), "report.html")
+        >>> write_report(path, table, title="Four rows")
+        >>> "Four rows" in Path(path).read_text(encoding="utf-8")
+        True
+    """
+    rows = Rows.of(table, start, leaning)
+    sections = [_facts(table)]
+    if history:
+        sections.append(_section("Training", "", *figures.curves(history).values()))
+    sections += [_picture(rows), _neighbors(rows), _updates(rows)]
+    if rows.moved is not None:
+        sections.append(_movement(rows))
+    page = Template((files("rowwise.inspect.report") / "page.html").read_text(encoding="utf-8"))
+    text = page.substitute(title=escape(title), plotly=get_plotlyjs(), body="\n".join(sections))
+    with replacing(path) as temporary:
+        Path(temporary).write_text(text, encoding="utf-8")
+
+
+def _facts(table: Table) -> str:
+    facts = summary(table)
+    lines = {
+        "rows": f"{facts['rows']:,} of {facts['dim']} numbers",
+        "rule": facts["rule"] or "none",
+        "steps": f"{facts['steps']:,}",
+        "never trained": f"{facts['never trained']:,} rows",
+        "trained most": ", ".join(str(name) or "(padding)" for name in facts["trained most"]),
+        "median norm": f"{facts['norms']['50%']:.3g}",
+    }
+    cells = (f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in lines.items())
+    return f"<table>{''.join(cells)}</table>"
+
+
+def _picture(rows: Rows) -> str:
+    projection, drawn = rows.projection(), rows.drawn()
+    places = projection(rows.vectors)
+    shares = [f"{share:.1%}" for share in projection.variance_explained]
+    told = f"The rows along their first principal components, which explain {', '.join(shares)} of "
+    told += "the variance of the trained rows. What the picture shows near may be far in the other "
+    told += "directions: neighbours below are those of the whole space."
+    if len(rows.names) > DRAWN_IN_SPACE:
+        told += (
+            f" Drawn are {len(drawn):,} of {len(rows.names):,} rows, in space {DRAWN_IN_SPACE:,}: "
+        )
+        told += "those trained most, and an even choice of those never trained."
+    if rows.leaning is not None:
+        told += " A row's label is the one that a text of this word alone is given."
+    flat = places if places.shape[1] > 1 else np.pad(places, ((0, 0), (0, 1)))
+    picture, shown = figures.cloud(rows, flat[:, :2], drawn)
+    pictures = [picture]
+    if flat.shape[1] > 2:
+        pictures.append(figures.cloud(rows, flat, rows.drawn(DRAWN_IN_SPACE))[0])
+    for picture in pictures:
+        picture.update_layout(height=560)
+    choices = "".join(
+        f"<option value='{json.dumps(visible)}'>{name}</option>" for name, visible in shown.items()
+    )
+    return (
+        _section("The rows", told)
+        + f'<label>Coloured by <select id="colouring">{choices}</select></label>'
+        + f"<div id=clouds>{_pair(pictures)}</div>"
+    )
+
+
+def _neighbors(rows: Rows) -> str:
+    near = neighbors(rows)
+    # "<" would end the script's element if a word held "</script>".
+    data = json.dumps(near).replace("<", "\\u003c")
+    first = escape(near["first"], quote=True)
+    words = "".join(f'<option value="{escape(name, quote=True)}">' for name in near["names"][:500])
+    return (
+        f"<h2>Nearest neighbours</h2><p>By cosine, in the whole space, of the "
+        f"{len(near['names']):,} rows trained most.</p>"
+        f'<label>Word <input id="word" list="words" value="{first}"></label>'
+        f'<datalist id="words">{words}</datalist><table id="answer"></table>'
+        f'<script type="application/json" id="near">{data}</script>'
+    )
+
+
+def _updates(rows: Rows) -> str:
+    never = np.flatnonzero(~rows.trained)
+    named = ", ".join(escape(rows.names[row]) for row in never[:_NAMED])
+    more = f" and {len(never) - _NAMED:,} more" if len(never) > _NAMED else ""
+    told = f"{len(never):,} rows were never trained: they hold what they started with."
+    section = _section("Updates of a row", told, figures.histogram_of_updates(rows))
+    if not len(never):
+        return section
+    return section + f"<details><summary>Which</summary><p>{named}{more}</p></details>"
+
+
+def _movement(rows: Rows) -> str:
+    assert rows.moved is not None
+    furthest = np.argsort(-rows.moved, kind="stable")[:_FURTHEST]
+    named = ", ".join(f"{escape(rows.names[row])} {rows.moved[row]:.3g}" for row in furthest)
+    told = f"Distance of each row from where it started. Furthest went: {named}."
+    return _section("How far rows moved", told, figures.movement(rows, rows.drawn()))
+
+
+def _section(title: str, told: str, *pictures: Any) -> str:
+    return f"<h2>{title}</h2>{told and f'<p>{told}</p>'}{_pair(pictures)}"
+
+
+def _pair(pictures: Sequence[Any]) -> str:
+    """Pictures side by side where there is room."""
+    clear = "rgba(0,0,0,0)"
+    drawn = []
+    for picture in pictures:
+        picture.update_layout(
+            paper_bgcolor=clear,
+            plot_bgcolor=clear,
+            modebar={"bgcolor": clear, "color": "gray", "activecolor": "#3b82f6"},
+            margin={"l": 50, "r": 10, "t": 35, "b": 45},
+            legend={"orientation": "h", "y": -0.15, "itemsizing": "constant"},
+        )
+        if picture.data[0].type == "scatter3d":
+            axes = ("xaxis", "yaxis", "zaxis")
+            picture.update_layout(scene={axis: {"showbackground": False} for axis in axes})
+        options = {"responsive": True, "displaylogo": False}
+        drawn.append(picture.to_html(include_plotlyjs=False, full_html=False, config=options))
+    return f"<div class=pair>{''.join(drawn)}</div>" if drawn else ""

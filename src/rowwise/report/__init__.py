@@ -1,5 +1,0 @@
-"""What the rows learned, as one HTML file that opens with no network."""
-
-from rowwise.report.report import write_report
-
-__all__ = ["write_report"]

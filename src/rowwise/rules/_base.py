@@ -1,0 +1,210 @@
+"""What every rule has: hyperparameters, slots, and what a missed step does."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
+
+from rowwise import _native
+
+
+@dataclass(frozen=True)
+class LaggedUpdate:
+    """How a row moves in a step that did not touch it.
+
+    Missed step j moves the weight by `scale_j * x * ratio**j / (1 + y * (growth**j - 1))`, where x
+    and y belong to the row, and multiplies slot i by `slot_decay[i]`; see `native/clock.hpp`.
+    `shrink` is what it does to the denominator that x is divided by. `unbounded`: ratio is 1, so
+    that no missed step is too long ago to matter.
+    """
+
+    slot_decay: tuple[float, ...] = ()
+    ratio: float = 0.0
+    growth: float = 1.0
+    terms: int = 0
+    shrink: float = 1.0
+    unbounded: bool = False
+
+
+class StepScales(NamedTuple):
+    """What a rule's formula makes of a step's learning rate and iteration."""
+
+    movement: float = 0.0  # factor of the movement along the slots, in a missed step too
+    gradient: float = 0.0  # factor of the gradient itself, where the formula has one
+    epsilon: float = 1.0  # factor of epsilon
+
+
+class StepParams(NamedTuple):
+    """The numbers of one step, as the kernels take them."""
+
+    learning_rate: float
+    decay_factor: float  # what the weight decay multiplies every weight by
+    movement: float
+    gradient: float
+    epsilon: float
+
+
+# Missed steps after which what remains of the movement is below 2^-30 of it are not summed.
+_NEGLIGIBLE = 2.0**-30
+# For an unbounded sum: how many of the latest steps are summed one by one, not by difference.
+_LATEST = 64
+# A sum longer than this is not worth its upkeep: such a rule brings all rows along at every step.
+_LONGEST_WINDOW = 1 << 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """An update rule; the base of all of them, in Keras's form or in PyTorch's.
+
+    The learning rate comes first, everything else by keyword.
+
+    Every rule multiplies the weight by `1 - lr * weight_decay` first, where `weight_decay` is
+    given. It belongs to every row at every step, touched or not, as in dense training.
+    """
+
+    learning_rate: float = field(default=0.001, kw_only=False)
+    weight_decay: float | None = None
+
+    name: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        self._check("learning_rate", 0.0, math.inf)
+        if self.weight_decay is not None:
+            self._check("weight_decay", 0.0, math.inf)
+
+    @property
+    def family(self) -> str:
+        """Name of the native kernel."""
+        raise NotImplementedError
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """Names of the slots, in Keras's order."""
+        return ()
+
+    @property
+    def slot_starts(self) -> tuple[float, ...]:
+        """The number that each slot starts with."""
+        return (0.0,) * len(self.slot_names)
+
+    @property
+    def lagged_update(self) -> LaggedUpdate:
+        """What a missed step does to a row."""
+        return LaggedUpdate()
+
+    def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
+        """The factors of step `iteration` (counted from 1)."""
+        return StepScales()
+
+    def step_params(self, learning_rate: float, iteration: int) -> StepParams:
+        """Return the numbers of step `iteration` (counted from 1)."""
+        return StepParams(
+            learning_rate,
+            self.decay_factor(learning_rate),
+            *self.step_scales(learning_rate, iteration),
+        )
+
+    def decay_factor(self, learning_rate: float) -> float:
+        """Factor of the decoupled weight decay: 1 - lr * weight_decay."""
+        return 1.0 if self.weight_decay is None else 1.0 - learning_rate * self.weight_decay
+
+    @property
+    def is_stationary(self) -> bool:
+        """Whether a missed step changes nothing at all."""
+        lagged = self.lagged_update
+        return not self.weight_decay and not lagged.terms and set(lagged.slot_decay) <= {1.0}
+
+    @property
+    def horizon(self) -> int:
+        """Missed steps after which the movement is over, to 2**-30 of it."""
+        lagged = self.lagged_update
+        if lagged.unbounded:
+            return _LATEST
+        if not lagged.terms or lagged.ratio <= 0:
+            return 1
+        if lagged.ratio >= 1:
+            return _LONGEST_WINDOW + 1
+        return max(1, math.ceil(math.log(_NEGLIGIBLE) / math.log(lagged.ratio)))
+
+    @cached_property
+    def supports_lazy(self) -> bool:
+        """Whether missed steps can be made up for later; if not, every step visits every row."""
+        return self.horizon <= _LONGEST_WINDOW
+
+    def native(self) -> _native.Rule:
+        """The rule as the kernels read it."""
+        known = ("momentum", "rho", "beta_1", "beta_2", "epsilon")
+        given = {f.name for f in dataclasses.fields(self)}
+        return _native.rule(
+            self.family,
+            shrink=self.lagged_update.shrink,
+            window=self._horizon,
+            **{name: getattr(self, name) for name in known if name in given},
+            **self.hyperparameters,
+        )
+
+    @property
+    def hyperparameters(self) -> dict[str, float]:
+        """Those of this rule alone, by the kernels' names."""
+        return {}
+
+    def clock(self) -> dict[str, Any]:
+        """What the clock of a table with this rule needs to know."""
+        lagged = dataclasses.asdict(self.lagged_update)
+        del lagged["shrink"]
+        lagged["endless"] = lagged.pop("unbounded")
+        return {**lagged, "window": self._horizon, "advances": not self.is_stationary}
+
+    @property
+    def _horizon(self) -> int:
+        # Without laziness a row never misses more than the step just made.
+        return self.horizon if self.supports_lazy else 1
+
+    def config(self) -> dict[str, object]:
+        """The rule as plain data; `rules.get(config)` makes it again."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+    def _check(self, argument: str, low: float, high: float, *, above: bool = False) -> None:
+        """Refuses a hyperparameter outside [low, high), or (low, high) if `above`."""
+        value = getattr(self, argument)
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{argument} must be a number, not {value!r}")
+        if not isinstance(value, int | float):  # NumPy's
+            object.__setattr__(self, argument, value := float(value))
+        if not (low < value if above else low <= value) or not value < high:
+            bracket = "(" if above else "["
+            raise ValueError(f"{argument}={value} is outside {bracket}{low:g}, {high:g})")
+
+
+def get(rule: Rule | str | dict[str, object] | None) -> Rule | None:
+    """A rule from its name, its config, or itself.
+
+    Args:
+        rule: a `Rule`; the lower-case name of one ("sgd", "adam"...) for its defaults; what
+            `Rule.config()` gave; or None.
+
+    Raises:
+        ValueError: no rule has that name.
+
+    Example:
+        >>> import rowwise
+        >>> rowwise.rules.get("sgd")
+        SGD(learning_rate=0.01, weight_decay=None, momentum=0.0, nesterov=False)
+    """
+    if rule is None or isinstance(rule, Rule):
+        return rule
+    kinds = {kind.name: kind for kind in _subclasses(Rule) if kind.name}
+    config = {"name": rule} if isinstance(rule, str) else dict(rule)
+    name = str(config.pop("name", None)).lower()
+    if name not in kinds:
+        raise ValueError(f"no rule is called {name!r}; there are {', '.join(sorted(kinds))}")
+    return kinds[name](**config)  # type: ignore[arg-type]
+
+
+def _subclasses(kind: type[Rule]) -> list[type[Rule]]:
+    below = kind.__subclasses__()
+    return below + [deeper for sub in below for deeper in _subclasses(sub)]

@@ -1,0 +1,13 @@
+"""Where rows live: the seam between what users call and the memory that holds the rows.
+
+`Table` and every adapter go through a `RowStore`. `HostStore` keeps rows in this process's memory
+or in a scratch file; a new placement is one more class with the same methods.
+"""
+
+from rowwise.store._gradient import BagGradient, Bags, RowGradient
+from rowwise.store._host import HostStore
+from rowwise.store._memory import Folder
+from rowwise.store._protocol import RowStore
+from rowwise.store._state import TableState
+
+__all__ = ["BagGradient", "Bags", "Folder", "HostStore", "RowGradient", "RowStore", "TableState"]

@@ -1,0 +1,505 @@
+"""Rows in this process's memory, or in a scratch file of it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowwise import _native, rules
+from rowwise._ids import check_range, outside
+from rowwise._init import Init, fill
+from rowwise.rules import Rule, StepParams
+from rowwise.store._gradient import BagGradient, Bags, Floats, Ids, RowGradient
+from rowwise.store._memory import Folder, check_fits, matrix, row_states
+from rowwise.store._state import TableState
+
+# In a row's state, as its last update: none, but its values came from elsewhere.
+_MARKED = -1
+
+
+class _Writing:
+    """The turn of a writer: `with` it, others wait, and the store's version rises."""
+
+    __slots__ = ("__weakref__", "_of", "_process", "lock")
+
+    def __init__(self, store: HostStore) -> None:
+        self._of = weakref.ref(store)
+        self._process = os.getpid()
+        self.lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        store: Any = self._of()
+        if store._scratch is not None and os.getpid() != self._process:
+            raise RuntimeError(
+                "this table's scratch file is shared with the process that made it: a child would "
+                "change its parent's rows; save the table there and load it here"
+            )
+        self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        store: Any = self._of()
+        store.version += 1
+        self.lock.release()
+
+
+class HostStore:
+    """Rows, slots and row states in host memory; see `RowStore` for the methods.
+
+    Any number of threads may read at once. Writers wait for each other.
+
+    Args:
+        rows, dim: shape of the table.
+        rule: the update rule, or None.
+        init, seed: what the rows start with, see `rowwise.Table`.
+        scratch: the folder on whose disk the arrays lie; None for memory.
+
+    Raises:
+        MemoryError: the arrays do not fit in free memory.
+        OSError: they do not fit in the scratch folder.
+    """
+
+    device = "cpu"
+
+    def __init__(
+        self,
+        rows: int,
+        dim: int,
+        rule: Rule | None = None,
+        *,
+        init: Init = "zeros",
+        seed: int | None = None,
+        scratch: Folder | None = None,
+    ) -> None:
+        slots = len(rule.slot_names) if rule else 0
+        if scratch is None:  # a disk's room is asked for when the files are made
+            check_fits(rows, dim, slots)
+        self._begin(matrix(rows, dim, scratch), row_states(rows, scratch), scratch)
+        fill(self._weights, init, seed)
+        self._start_slots(rule)
+        self._bind(rule, slots_pristine=True)
+
+    @classmethod
+    def from_state(cls, state: TableState) -> Self:
+        """Make the store of which `state` returned this; the arrays become its own.
+
+        Raises:
+            ValueError: parts that do not fit each other.
+        """
+        state.check()
+        store = cls.__new__(cls)
+        store._begin(state.weights, state.row_states, state.scratch)
+        store._slots = state.slots
+        store._bind(state.rule, slots_pristine=state.slots_pristine)
+        store._native.restore(state.step_history)
+        store.steps = state.steps
+        return store
+
+    def _begin(self, weights: Floats, states: NDArray[np.void], scratch: Folder | None) -> None:
+        self._weights, self._row_states, self._scratch = weights, states, scratch
+        self._slots: list[Floats] = []
+        self._native = _native.Rows(weights, states.view(np.uint8).reshape(-1))
+        self._writing = _Writing(self)
+        self.rule: Rule | None = None
+        self.steps = 0
+        self.version = 0
+        _turns.add(self._writing)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, dim)."""
+        rows, dim = self._weights.shape
+        return rows, dim
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of rows, slots and bookkeeping."""
+        arrays = (self._weights, *self._slots, self._row_states)
+        return sum(array.nbytes for array in arrays)
+
+    # ------------------------------------------------------------------ reading
+
+    def gather(self, ids: Ids, out: Floats) -> None:
+        """Read rows ids (...,) into out (..., dim).
+
+        Raises:
+            IndexError: an id outside the table; nothing was written.
+        """
+        self._check(ids, self._native.lookup(ids, out))
+
+    def gather_bags(self, bags: Bags, out: Floats) -> None:
+        """Read the weighted sum of each bag's rows into out (bags, dim); 0 where it is empty.
+
+        Raises:
+            IndexError: an id outside the table; nothing was written.
+            ValueError: offsets that descend, or do not go from 0 to n; an array of another size.
+        """
+        self._check(bags.ids, self._native.pool(bags.ids, bags.offsets, bags.weights, out))
+
+    def gather_bags_max(self, bags: Bags, out: Floats, argmax: Ids) -> None:
+        """Read the largest of each bag's values, and the first position that has it."""
+        self._check(bags.ids, self._native.pool_max(bags.ids, bags.offsets, out, argmax))
+
+    def read_slot(self, name: str) -> Floats:
+        """Return the present values of a slot, (rows, dim), a fresh array.
+
+        Raises:
+            KeyError: the rule has no such slot.
+        """
+        values = np.empty(self.shape, dtype=np.float32)
+        self._native.slot_values(self._slot_index(name), values)
+        return values
+
+    # ------------------------------------------------------------------ gradients
+
+    def bag_gradient(self, bags: Bags, values: Floats) -> BagGradient:
+        """Return the gradient of bags; nothing of the batch is copied but its weights."""
+        return BagGradient(self._native.plan_bags(bags.ids, bags.offsets, bags.weights), values)
+
+    def bag_max_gradient(self, bags: Bags, argmax: Ids, values: Floats) -> RowGradient:
+        """Return the gradient of `gather_bags_max`, by distinct ids."""
+        return RowGradient(*self._native.pool_max_gradient(bags.ids, bags.offsets, argmax, values))
+
+    def bag_weight_gradient(self, bags: Bags, values: Floats) -> Floats:
+        """Return the gradient (n,) of the weights of bags whose gradients are values."""
+        out = np.empty(bags.ids.size, dtype=np.float32)
+        self._check(bags.ids, self._native.pool_dots(bags.ids, bags.offsets, values, out))
+        return out
+
+    def coalesce(self, gradient: RowGradient | BagGradient) -> RowGradient:
+        """Return distinct ids, ascending, with the sums of their gradients, in batch order."""
+        if isinstance(gradient, RowGradient):
+            bags = Bags(gradient.ids, np.arange(gradient.ids.size + 1))
+            gradient = self.bag_gradient(bags, gradient.values)
+        return RowGradient(*self._native.sum_gradients(gradient.plan, gradient.values))
+
+    # ------------------------------------------------------------------ writing
+
+    def apply(
+        self,
+        gradient: RowGradient | BagGradient,
+        step: StepParams,
+        frozen_row: int | None = None,
+    ) -> None:
+        """Make one step of the rule over all rows, at the cost of the batch's rows.
+
+        Raises:
+            IndexError: an id outside the table; nothing has changed.
+        """
+        with self._writing:
+            if step.decay_factor <= 0:  # logarithms of the decay would not exist
+                self._native.sync()
+            if frozen_row is None:
+                self._apply(gradient, step)
+            else:
+                self._apply_around(gradient, step, frozen_row)
+            self.steps += 1
+            lasting = self.rule is not None and self.rule.supports_lazy
+            if step.decay_factor <= 0 or not lasting or self._native.full:
+                self._native.sync()
+
+    def _apply(self, gradient: RowGradient | BagGradient, step: StepParams) -> None:
+        params = _native.Numbers(self.steps + 1, *step)
+        if isinstance(gradient, BagGradient):
+            self._native.update_bags(gradient.plan, gradient.values, params)
+        else:
+            bad = self._native.update(gradient.ids, gradient.values, params)
+            self._check(gradient.ids, bad)
+
+    def _apply_around(
+        self, gradient: RowGradient | BagGradient, step: StepParams, row: int
+    ) -> None:
+        """Make a step that leaves one row as it was, and uncounted."""
+        moving = self.coalesce(gradient).without(row)
+        # With a gradient of zero the row is brought up to date, and never lags behind.
+        ids = np.append(moving.ids, row)
+        values = np.vstack([moving.values, np.zeros((1, self.shape[1]), np.float32)])
+        vector = np.empty((1, self.shape[1]), np.float32)
+        self._native.lookup(np.array([row]), vector)
+        state = self._row_states[row].copy()
+        self._apply(RowGradient(ids, values), step)
+        self._weights[row] = vector
+        for name in ("update_count", "last_update"):
+            self._row_states[name][row] = state[name]
+
+    def materialize(self, ids: Ids | None = None) -> None:
+        """Bring rows up to date in place; no value changes beyond rounding.
+
+        Raises:
+            IndexError: an id outside the table; nothing has changed.
+        """
+        with self._writing:
+            if ids is None:
+                self._native.sync()
+            else:
+                self._check(ids, self._native.refresh(ids))
+
+    def write(self, values: Any, ids: Ids | None = None) -> None:
+        """Set rows to values (n, dim): those of distinct ids (n,), or all."""
+        with self._writing:
+            self.materialize(ids)
+            self._weights[slice(None) if ids is None else ids] = values
+
+    def write_slot(self, name: str, values: Any, ids: Ids | None = None) -> None:
+        """Set a slot of rows to values (n, dim): those of distinct ids (n,), or all.
+
+        Raises:
+            KeyError: the rule has no such slot.
+        """
+        slot = self._slots[self._slot_index(name)]
+        with self._writing:
+            self.materialize(ids)
+            self._make_slots_explicit()
+            slot[slice(None) if ids is None else ids] = values
+
+    def set_rule(self, rule: Rule | None, *, keep_state: bool = False) -> None:
+        """Step by another rule from now on.
+
+        Args:
+            rule: or None for a table that is only read.
+            keep_state: keep the slots, which must be of the same names; otherwise they start anew.
+
+        Raises:
+            ValueError: keep_state, and the rule has other slots.
+            MemoryError: the new slots do not fit in free memory. Nothing has changed.
+        """
+        names = rule.slot_names if rule else ()
+        if keep_state and names != self.slot_names:
+            raise ValueError(f"{rule!r} has slots {names}, the table {self.slot_names}")
+        with self._writing:
+            if not keep_state and self._scratch is None:
+                check_fits(*self.shape, len(names), table=False)
+            self._native.sync()
+            if not keep_state:
+                self._start_slots(rule)
+            self._bind(rule, slots_pristine=not keep_state or self._native.fresh)
+
+    def remap(self, source_rows: Ids, init: Init, seed: int | None) -> None:
+        """Make row i what row source_rows[i] was, with slots and counts; -1 makes a new row.
+
+        The arrays are new ones. See `rowwise.Table.remap` for arguments and errors.
+        """
+        if not source_rows.size:
+            raise ValueError("a table has at least one row; source_rows is empty")
+        kept = np.flatnonzero(source_rows != -1)
+        old = source_rows[kept]
+        if (old < 0).any() or (old >= len(self._weights)).any():
+            bad = (source_rows < -1) | (source_rows >= len(self._weights))
+            raise outside(source_rows, int(bad.argmax()), len(self._weights))
+        ids, counts = np.unique(old, return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(f"row {ids[counts > 1][0]} stands twice in source_rows")
+        with self._writing:
+            new = HostStore(
+                len(source_rows),
+                self.shape[1],
+                init=init,
+                seed=seed,
+                scratch=self._scratch,
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # said when the rule was set
+                new.set_rule(self.rule)
+                self._native.sync()
+                for mine, theirs in zip(self._arrays(), new._arrays(), strict=True):
+                    theirs[kept] = mine[old]
+                self._weights, self._slots = new._weights, new._slots
+                self._row_states, pristine = new._row_states, self._native.fresh
+                self._native = new._native
+                self._bind(self.rule, slots_pristine=pristine)
+
+    def check_room(self, rows: int) -> None:
+        """Refuse a number of rows that does not fit in free memory beside those that there are.
+
+        Raises:
+            MemoryError: with the bytes needed and available.
+        """
+        if self._scratch is None:
+            check_fits(rows, self.shape[1], len(self._slots))
+
+    # ------------------------------------------------------------------ frameworks' own writes
+
+    def memory(self, slot: str | None = None) -> Floats:
+        """Return the live array of the weights or of a slot, for a tensor to be laid over it.
+
+        It holds present values only right after `materialize`. Before anyone writes to it,
+        `begin_external_write` must be called.
+        """
+        return self._weights if slot is None else self._slots[self._slot_index(slot)]
+
+    def begin_external_write(self, slot: str | None = None) -> None:
+        """Bring all rows up to date, and record that the caller may now write to the memory."""
+        with self._writing:
+            self._native.sync()
+            if slot is not None:
+                self._make_slots_explicit()
+
+    def record_external_step(self, ids: Ids) -> None:
+        """Count a step that the caller made on the memory, with gradients for rows ids."""
+        touched = np.unique(ids)
+        with self._writing:
+            self.steps += 1
+            counts = self._row_states["update_count"]
+            counts[touched] += counts[touched] < np.iinfo(np.uint32).max
+            self._row_states["last_update"][touched] = self.steps
+
+    @contextmanager
+    def training_in_place(self) -> Iterator[tuple[Floats, NDArray[np.uint8]]]:
+        """Lend weights and row states (as bytes) to a kernel that trains rows by itself."""
+        with self._writing:
+            self._native.sync()
+            yield self._weights, self._row_states.view(np.uint8)
+
+    # ------------------------------------------------------------------ bookkeeping
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """Names of the rule's slots."""
+        return self.rule.slot_names if self.rule else ()
+
+    @property
+    def update_counts(self) -> NDArray[np.uint32]:
+        """(rows,) how many updates touched each row."""
+        return self._row_states["update_count"].copy()
+
+    @property
+    def last_update(self) -> NDArray[np.int64]:
+        """(rows,) number of the last update that touched each row, counted from 1; 0: none."""
+        return np.maximum(self._row_states["last_update"], 0)
+
+    def is_trained(self, ids: Ids | None = None) -> NDArray[np.bool_]:
+        """Return whether rows were updated or marked as trained.
+
+        Raises:
+            IndexError: an id outside the table.
+        """
+        states = self._row_states
+        if ids is not None:
+            check_range(ids, len(states))
+            states = states[ids]
+        return (states["update_count"] > 0) | (states["last_update"] == _MARKED)
+
+    def mark_trained(self, ids: Ids | None = None) -> None:
+        """Record that rows hold values worth reading that no update brought.
+
+        Raises:
+            IndexError: an id outside the table.
+        """
+        states = self._row_states
+        if ids is not None:
+            check_range(ids, len(states))
+        with self._writing:
+            chosen = np.arange(len(states)) if ids is None else np.unique(ids)
+            fresh = chosen[states["update_count"][chosen] == 0]
+            states["last_update"][fresh] = _MARKED
+
+    def counts(self) -> dict[str, NDArray[Any]]:
+        """Return how often and when rows were updated, for files that hold the rows elsewhere."""
+        return {
+            "steps": np.array(self.steps),
+            "update_counts": self._row_states["update_count"].copy(),
+            "last_update": self._row_states["last_update"].copy(),
+        }
+
+    def load_counts(
+        self, steps: NDArray[Any], update_counts: NDArray[Any], last_update: NDArray[Any]
+    ) -> None:
+        """Take what `counts` returned.
+
+        Raises:
+            ValueError: the counts are of another number of rows.
+        """
+        rows = len(self._weights)
+        if update_counts.shape != (rows,) or last_update.shape != (rows,):
+            raise ValueError(f"counts of {update_counts.shape} rows for a table of {rows}")
+        with self._writing:
+            self._native.sync()
+            self._make_slots_explicit()  # whether a slot is pristine depends on the counts
+            self.steps = int(steps)
+            self._row_states["update_count"] = update_counts
+            self._row_states["last_update"] = last_update
+
+    def state(self) -> TableState:
+        """Return all that the store holds; its own arrays, not copies."""
+        return TableState(
+            weights=self._weights,
+            slots=list(self._slots),
+            row_states=self._row_states,
+            step_history=self._native.past(),
+            steps=self.steps,
+            rule=self.rule,
+            slots_pristine=self._native.fresh,
+            scratch=self._scratch,
+        )
+
+    @contextmanager
+    def frozen(self) -> Iterator[TableState]:
+        """Give `state` while writers wait, so that a file or a copy is of one moment."""
+        with self._writing.lock:
+            yield self.state()
+
+    # ------------------------------------------------------------------ inner parts
+
+    def _check(self, ids: Ids, bad: int) -> None:
+        if bad >= 0:
+            raise outside(ids, bad, len(self._weights))
+
+    def _start_slots(self, rule: Rule | None) -> None:
+        starts = rule.slot_starts if rule else ()
+        self._slots = [matrix(*self.shape, self._scratch) for _ in starts]
+        for slot, start in zip(self._slots, starts, strict=True):
+            if start:
+                slot.fill(start)
+
+    def _bind(self, rule: Rule | None, *, slots_pristine: bool) -> None:
+        """Hand rule and slots to the kernels; every row is up to date."""
+        if rule is not None and not rule.supports_lazy:
+            warnings.warn(
+                f"{rule} moves rows for more steps than can be made up for at once: "
+                "every step visits every row",
+                stacklevel=4,
+            )
+        self.rule = rule
+        kernel = rule or rules.SGD()
+        self._native.follow(kernel.native(), self._slots, fresh=slots_pristine, **kernel.clock())
+
+    def _make_slots_explicit(self) -> None:
+        """Record that slots were written, so that none may be taken for its starting value."""
+        self._native.fresh = False
+
+    def _arrays(self) -> list[NDArray[Any]]:
+        return [self._weights, *self._slots, self._row_states]
+
+    def _slot_index(self, name: str) -> int:
+        if name not in self.slot_names:
+            raise KeyError(f"no slot {name!r}; {self.rule!r} has {self.slot_names}")
+        return self.slot_names.index(name)
+
+
+_turns: weakref.WeakSet[_Writing] = weakref.WeakSet()
+_held: list[_Writing] = []
+
+
+def _before_fork() -> None:
+    _held.extend(_turns)
+    for turn in _held:
+        turn.lock.acquire()
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().lock.release()
+
+
+# A child must inherit neither a lock that another thread of its parent held, nor half a step.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    )

@@ -1,0 +1,89 @@
+"""Buffers of a table, and the check that they fit before any is asked for."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowwise import _native
+
+# What the kernels keep per row, in the layout of native/kernels.hpp.
+ROW_STATE = np.dtype(
+    [("last_step", np.uint32), ("update_count", np.uint32), ("last_update", np.int64)]
+)
+
+
+Folder = str | os.PathLike[str]
+
+
+def matrix(rows: int, dim: int, scratch: Folder | None = None) -> NDArray[np.float32]:
+    """A zeroed (rows, dim) float32 array; see `zeros`."""
+    return zeros(rows * dim * 4, scratch).view(np.float32).reshape(rows, dim)
+
+
+def row_states(rows: int, scratch: Folder | None = None) -> NDArray[np.void]:
+    """(rows,) bookkeeping of rows that no batch has touched."""
+    return zeros(rows * ROW_STATE.itemsize, scratch).view(ROW_STATE)
+
+
+def zeros(nbytes: int, scratch: Folder | None = None) -> NDArray[np.uint8]:
+    """(nbytes,) zeros: in memory, on huge pages where there are any, or in a file of a folder.
+
+    The file has no name, so that it goes with the array or the process, and all its room is there
+    from the start: a disk that fills up later does not matter to it.
+
+    Raises:
+        OSError: the folder has not so much room.
+    """
+    if scratch is None:
+        return _native.zeros(nbytes)
+    with tempfile.TemporaryFile(dir=scratch, prefix=".rowwise.") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, nbytes)
+        except OSError as error:
+            free = shutil.disk_usage(scratch).free
+            raise OSError(
+                error.errno,
+                f"{nbytes:,} bytes of scratch do not fit; {free:,} are free ({error.strerror})",
+                os.fspath(scratch),
+            ) from error
+        return np.frombuffer(mmap.mmap(file.fileno(), nbytes), np.uint8)
+
+
+def check_fits(rows: int, dim: int, slots: int, *, table: bool = True) -> None:
+    """Refuses a table with `slots` slots (or, for one that is there, the slots alone) that this
+    machine's free memory cannot hold.
+
+    Raises:
+        MemoryError: with the bytes needed and available.
+    """
+    needed = rows * dim * 4 * slots + table * rows * (dim * 4 + ROW_STATE.itemsize)
+    available = available_bytes()
+    if available is not None and needed > available:
+        raise MemoryError(
+            f"a table of {rows} rows of {dim} float32 with {slots} slots needs "
+            f"{needed:,} bytes ({needed / 2**30:.1f} GiB) and {available:,} "
+            f"({available / 2**30:.1f} GiB) are available; "
+            "take fewer rows, a smaller dim, or a rule with fewer slots"
+        )
+
+
+def available_bytes() -> int | None:
+    """Memory a process can still get without swapping, or None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+        limit = Path("/sys/fs/cgroup/memory.max")
+        cap = limit.read_text().strip() if limit.exists() else "max"
+        used = Path("/sys/fs/cgroup/memory.current")
+        if cap != "max" and used.exists():
+            return min(free * 1024, max(0, int(cap) - int(used.read_text())))
+        return free * 1024
+    except (OSError, StopIteration, ValueError):
+        return None

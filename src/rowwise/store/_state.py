@@ -1,0 +1,69 @@
+"""What a table consists of, for a file, a copy, or another placement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowwise.rules import Rule
+from rowwise.store._memory import ROW_STATE, Folder, matrix, row_states
+from rowwise.text import Vocabulary
+
+
+@dataclass(frozen=True)
+class TableState:
+    """The whole of a table. The arrays are the table's own, not copies.
+
+    Attributes:
+        weights: (rows, dim) float32.
+        slots: a (rows, dim) float32 array for each of the rule's slots.
+        row_states: (rows,) of `ROW_STATE`: last step, update count and last update of each row.
+        step_history: the clock's records, (steps, 3) float64, and its closed coefficients.
+        steps: updates so far.
+        rule: the update rule, or None.
+        learning_rate: of a step that is given no other.
+        slots_pristine: whether slots of rows without updates hold their starting values.
+        vocabulary: what the rows stand for, or None.
+        scratch: the folder on whose disk the arrays lie, or None for memory.
+    """
+
+    weights: NDArray[np.float32]
+    slots: list[NDArray[np.float32]]
+    row_states: NDArray[np.void]
+    step_history: tuple[NDArray[np.float64], NDArray[np.float64]]
+    steps: int = 0
+    rule: Rule | None = None
+    learning_rate: float = 0.0
+    slots_pristine: bool = True
+    vocabulary: Vocabulary | None = None
+    scratch: Folder | None = None
+
+    def check(self) -> None:
+        """Refuse parts that do not fit each other.
+
+        Raises:
+            ValueError: with the part that does not fit.
+        """
+        rows = self.weights.shape[:1]
+        if self.row_states.shape != rows or self.row_states.dtype != ROW_STATE:
+            raise ValueError(f"row states of shape {self.row_states.shape} for {rows[0]} rows")
+        expected = len(self.rule.slot_names) if self.rule else 0
+        if len(self.slots) != expected:
+            raise ValueError(f"{len(self.slots)} slots for {self.rule!r}")
+
+    def copy(self) -> TableState:
+        """Return the same state in memory of its own."""
+        rows, dim = self.weights.shape
+        copied: dict[str, Any] = {
+            "weights": matrix(rows, dim),
+            "slots": [matrix(rows, dim) for _ in self.slots],
+            "row_states": row_states(rows),
+        }
+        copied["weights"][:] = self.weights
+        copied["row_states"][:] = self.row_states
+        for new, old in zip(copied["slots"], self.slots, strict=True):
+            new[:] = old
+        return replace(self, **copied, scratch=None)

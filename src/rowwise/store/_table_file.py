@@ -1,0 +1,130 @@
+"""The table file: rows, slots, row states, clock, rule and vocabulary; see docs/file-format.md."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowwise import rules
+from rowwise.errors import DamagedFileError
+from rowwise.files._container import Container, write
+from rowwise.store._memory import ROW_STATE, Folder, check_fits, matrix, row_states
+from rowwise.store._state import TableState
+from rowwise.text import Vocabulary
+
+_FORMAT = "rowwise table 1"
+
+T = TypeVar("T")
+
+
+def save_state(state: TableState, path: str | os.PathLike[str]) -> None:
+    """Write a table's state to `path`, whole or not at all; see `Table.save`."""
+    steps, closed = state.step_history
+    slot_names = state.rule.slot_names if state.rule else ()
+    arrays: dict[str, NDArray[Any]] = {
+        "weights": state.weights,
+        **{f"slot.{name}": slot for name, slot in zip(slot_names, state.slots, strict=True)},
+        "states": state.row_states.view(np.uint32).reshape(-1, 4),
+        "clock": steps,
+        "clock.closed": closed,
+    }
+    if state.vocabulary is not None:
+        arrays["vocabulary"] = np.frombuffer(state.vocabulary.to_json(), np.uint8)
+    about = {
+        "rule": state.rule.config() if state.rule else None,
+        "learning_rate": state.learning_rate,
+        "steps": state.steps,
+        "fresh": state.slots_pristine,
+    }
+    write(path, arrays, {"format": _FORMAT, "table": json.dumps(about)})
+
+
+def is_table(path: str | os.PathLike[str]) -> bool:
+    """Return whether `path` is a file that `save_state` wrote, by its header."""
+    try:
+        with Container(path) as file:
+            return file.about.get("format") == _FORMAT
+    except (DamagedFileError, FileNotFoundError):
+        return False
+
+
+def load_state(
+    path: str | os.PathLike[str],
+    make: Callable[[TableState], T],
+    *,
+    mmap: bool,
+    scratch: Folder | None,
+) -> T:
+    """Read a table's state from `path`, and return what `make` makes of it.
+
+    Raises:
+        DamagedFileError: the file is damaged, or `make` finds that its parts do not fit.
+        FileNotFoundError, MemoryError, OSError, ValueError: see `Table.load`.
+    """
+    if mmap and scratch is not None:
+        raise ValueError("mmap=True leaves the rows in the file; scratch is for a copy of them")
+    with Container(path) as file:
+        if file.about.get("format") != _FORMAT:
+            raise file.damaged(f"its format is {file.about.get('format')!r}, not {_FORMAT!r}")
+        try:
+            return make(_read_state(file, mmap, scratch))
+        except DamagedFileError:
+            raise
+        except KeyError as error:
+            raise file.damaged(f"it has no {error}") from error
+        except (TypeError, ValueError) as error:
+            raise file.damaged(str(error)) from error
+
+
+def _read_state(file: Container, mmap: bool, scratch: Folder | None) -> TableState:
+    about = json.loads(file.about["table"])
+    rule = rules.get(about["rule"])
+    slots = [f"slot.{name}" for name in rule.slot_names] if rule else []
+    rows, dim = _check_shapes(file, slots)
+    if mmap:
+        big = {name: file.map(name) for name in ("weights", "states", *slots)}
+    else:
+        if scratch is None:
+            check_fits(rows, dim, len(slots))
+        big = {n: file.read(n, into=matrix(rows, dim, scratch)) for n in ("weights", *slots)}
+        states = row_states(rows, scratch).view(np.uint32).reshape(rows, 4)
+        big["states"] = file.read("states", into=states)
+    history = file.read("clock"), file.read("clock.closed")
+    if any(part.dtype != "f8" for part in history) or [p.ndim for p in history] != [2, 1]:
+        raise ValueError("its clock is not made of float64 numbers")
+    steps = about["steps"]
+    if type(steps) is not int or not 0 <= steps < 2**62:
+        raise ValueError(f"its number of steps is {steps!r}")
+    if not mmap and big["states"][:, 0].max() > len(history[0]):
+        raise ValueError("a row's last step is later than the clock")
+    words = file.read("vocabulary").tobytes() if "vocabulary" in file.entries else None
+    return TableState(
+        weights=big["weights"],
+        slots=[big[name] for name in slots],
+        row_states=big["states"].view(ROW_STATE).reshape(rows),
+        step_history=history,
+        steps=steps,
+        rule=rule,
+        learning_rate=about["learning_rate"],
+        slots_pristine=bool(about["fresh"]),
+        vocabulary=None if words is None else Vocabulary.from_json(words),
+        scratch=scratch,
+    )
+
+
+def _check_shapes(file: Container, slots: list[str]) -> tuple[int, int]:
+    shape = file.entries["weights"].shape
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(f"its weights have shape {shape}")
+    expected: dict[str, Any] = {name: ("f4", shape) for name in ("weights", *slots)}
+    expected["states"] = "u4", (shape[0], 4)
+    for name, (dtype, wanted) in expected.items():
+        entry = file.entries[name]
+        if entry.dtype != dtype or entry.shape != wanted:
+            raise ValueError(f"{name!r} is {entry.dtype} of shape {entry.shape}, not {wanted}")
+    return shape[0], shape[1]

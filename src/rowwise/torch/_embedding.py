@@ -1,0 +1,161 @@
+"""`rowwise.torch.Embedding`: PyTorch's module on a rowwise table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from rowwise._init import Init
+from rowwise._untrained import Untrained, check_untrained
+from rowwise.text._vocabulary import Vocabulary
+from rowwise.torch._lookup import lookup, with_untrained_filled
+from rowwise.torch._module import OnTable
+from rowwise.torch._weight import Weight
+from rowwise.vectors import Vectors, rows_for
+from rowwise.vectors.pretrained import Report
+
+
+class Embedding(OnTable, torch.nn.Embedding):
+    """Vectors of fixed size for integers.
+
+    Arguments, shapes, initial values, `state_dict` and numbers are those of `torch.nn.Embedding`;
+    but a training step with an optimizer of `rowwise.torch.optim` costs what the batch costs,
+    however many rows the table has. With any other optimizer the gradient is an ordinary one, and
+    the step costs what it costs in PyTorch, with one warning that says so.
+
+    Args:
+        num_embeddings: number of rows V; ids are 0..V-1.
+        embedding_dim: length D of a vector.
+        padding_idx: a row that starts with zeros and gets no gradient.
+        max_norm: rows looked up are first shortened, in place, to this norm.
+        norm_type: the p of that norm.
+        scale_grad_by_freq: divide the gradient of a row by how often it is in the batch.
+        sparse: whether the gradient is sparse under an optimizer of `torch.optim` too.
+        untrained: what a row gives in evaluation (`module.eval()`) that was never trained: "as-is",
+            "zeros", "mean" (of the rows trained) or "error"; see `rowwise.Table.lookup`.
+        device, dtype: on the CPU and in float32 the rows lie on a table; else the module is
+            PyTorch's, with a warning.
+
+    Input shape:
+        (...,) int32 or int64.
+
+    Output shape:
+        (..., D).
+
+    Raises:
+        IndexError: an id outside 0..V-1, when the module is called.
+        AssertionError, RuntimeError: as `torch.nn.Embedding`.
+
+    Example:
+        >>> import torch, rowwise.torch
+        >>> embedding = rowwise.torch.Embedding(1000, 64)
+        >>> optimizer = rowwise.torch.optim.Adam(embedding.parameters(), lr=0.1)
+        >>> embedding(torch.tensor([[3, 7, 3]])).square().sum().backward()
+        >>> optimizer.step()
+        >>> embedding.table.update_counts[:8].tolist()
+        [0, 0, 0, 1, 0, 0, 0, 1]
+    """
+
+    untrained: Untrained = "as-is"
+    pretrained: Report | None = None
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+        _weight: torch.Tensor | None = None,
+        _freeze: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        untrained: Untrained = "as-is",
+    ) -> None:
+        check_untrained(untrained)
+        super().__init__(
+            num_embeddings,
+            embedding_dim,
+            padding_idx,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            sparse,
+            _weight,
+            _freeze,
+            device,
+            dtype,
+        )
+        self.untrained = untrained
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        embeddings: torch.Tensor | Vectors,
+        freeze: bool = True,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        sparse: bool = False,
+        *,
+        untrained: Untrained = "as-is",
+        vocabulary: Vocabulary | Iterable[str] | None = None,
+        init: Init = "normal",
+        seed: int | None = None,
+        verbose: bool = True,
+    ) -> Embedding:
+        """A module from vectors: a tensor, as in PyTorch, or what `rowwise.vectors.load` read.
+
+        Args:
+            embeddings: (V, D), or words with their vectors.
+            freeze: whether training leaves them alone.
+            padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, untrained: the module's.
+            vocabulary: V words in the order of their ids; those of `embeddings` unless given.
+            init: what words start with that have no vector, see `rowwise.vectors.rows_for`.
+            seed: of init.
+            verbose: print how many words were found; the report is also `module.pretrained`.
+        """
+        check_untrained(untrained)
+        pretrained = None
+        if isinstance(embeddings, Vectors):
+            words = embeddings.words if vocabulary is None else vocabulary
+            pretrained = rows_for(embeddings, words, init, seed=seed)
+            embeddings = torch.from_numpy(pretrained.rows)
+        elif vocabulary is not None:
+            raise TypeError("vocabulary= needs words with their vectors, rowwise.vectors.Vectors")
+        module: Embedding = super().from_pretrained(
+            embeddings, freeze, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
+        )
+        module.untrained = untrained
+        module.pretrained = None if pretrained is None else pretrained.report
+        if isinstance(module.weight, Weight):
+            module.table.mark_trained(None if pretrained is None else pretrained.found.nonzero()[0])
+        if pretrained is not None and verbose:
+            print(pretrained.report)
+        return module
+
+    @torch.compiler.disable
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Vectors (..., D) of the rows input (...,)."""
+        if not self._by_table(input) or (self.sparse and self.scale_grad_by_freq):
+            return super().forward(input)
+        self._renormalize(input)
+        vectors = lookup(
+            self.weight,
+            input,
+            self._gradient_by_rows(),
+            self.padding_idx,
+            by_frequency=self.scale_grad_by_freq,
+            on_dense=self.weight.dense_gradient_made,
+        )
+        return (
+            vectors
+            if self.training
+            else with_untrained_filled(self.table, input, vectors, self.untrained)
+        )

@@ -1,0 +1,181 @@
+"""`rowwise.torch.EmbeddingBag`: PyTorch's module on a rowwise table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from rowwise._untrained import Untrained, check_untrained
+from rowwise.torch._lookup import being_recorded, lookup, with_untrained_filled
+from rowwise.torch._module import OnTable, is_ids
+from rowwise.torch._pooled import pool, pool_max
+
+_MODES = ("sum", "mean", "max")
+
+
+class OutsideError(IndexError, RuntimeError):
+    """An id outside the table: as an IndexError, and as the RuntimeError that PyTorch raises."""
+
+
+class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
+    """Bags of integers as one vector each, without the vectors of single integers in memory.
+
+    Arguments, shapes, initial values, `state_dict` and numbers are those of
+    `torch.nn.EmbeddingBag`; see `rowwise.torch.Embedding` for what a training step costs.
+
+    Args:
+        num_embeddings: number of rows V; ids are 0..V-1.
+        embedding_dim: length D of a vector.
+        max_norm: rows looked up are first shortened, in place, to this norm.
+        norm_type: the p of that norm.
+        scale_grad_by_freq: as in PyTorch, and by PyTorch: with a dense gradient.
+        mode: "sum", "mean" or "max".
+        sparse: whether the gradient is sparse under an optimizer of `torch.optim` too.
+        include_last_offset: whether offsets end with the number of ids.
+        padding_idx: a row that starts with zeros and is left out of its bags.
+        untrained: as for `Embedding`: what a row gives in evaluation that was never trained.
+        device, dtype: as for `Embedding`.
+
+    Input shape:
+        (B, N) int32 or int64, or (n,) with offsets (B,).
+
+    Output shape:
+        (B, D); 0 for an empty bag.
+
+    Raises:
+        IndexError: an id outside 0..V-1, when the module is called; a RuntimeError too.
+        ValueError, RuntimeError, NotImplementedError: as `torch.nn.EmbeddingBag`.
+
+    Example:
+        >>> import torch, rowwise.torch
+        >>> bags = rowwise.torch.EmbeddingBag(1000, 64, mode="sum")
+        >>> bags(torch.tensor([3, 7, 3]), offsets=torch.tensor([0, 1])).shape
+        torch.Size([2, 64])
+    """
+
+    untrained: Untrained = "as-is"
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        sparse: bool = False,
+        _weight: torch.Tensor | None = None,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        untrained: Untrained = "as-is",
+    ) -> None:
+        check_untrained(untrained)
+        super().__init__(
+            num_embeddings,
+            embedding_dim,
+            max_norm,
+            norm_type,
+            scale_grad_by_freq,
+            mode,
+            sparse,
+            _weight,
+            include_last_offset,
+            padding_idx,
+            device,
+            dtype,
+        )
+        self.untrained = untrained
+
+    @torch.compiler.disable
+    def forward(
+        self,
+        input: torch.Tensor,
+        offsets: torch.Tensor | None = None,
+        per_sample_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Vectors (B, D) of the bags of rows input (B, N), or (n,) with offsets (B,)."""
+        bags = self._bags(input, offsets, per_sample_weights) if self._by_table(input) else None
+        if bags is None:  # torch's own, errors included
+            return super().forward(input, offsets, per_sample_weights)
+        try:
+            return self._pooled(input, *bags)
+        except IndexError as error:
+            raise OutsideError(str(error)) from None
+
+    def _pooled(
+        self,
+        input: torch.Tensor,
+        ids: torch.Tensor,
+        bounds: torch.Tensor,
+        weights: torch.Tensor | None,
+    ) -> torch.Tensor:
+        self._renormalize(input)
+        ids, bounds, weights = self._without_padding(ids, bounds, weights)
+        sparse, on_dense = self._gradient_by_rows(), self.weight.dense_gradient_made
+        if not self.training and self.untrained != "as-is":
+            vectors = lookup(self.weight, ids, sparse, None, on_dense=on_dense)
+            vectors = with_untrained_filled(self.table, ids, vectors, self.untrained)
+            return torch.nn.functional.embedding_bag(
+                torch.arange(len(ids)),
+                vectors,
+                bounds,
+                mode=self.mode,
+                per_sample_weights=weights,
+                include_last_offset=True,
+            )
+        if self.mode == "max":
+            return pool_max(self.weight, ids, bounds, sparse, on_dense)
+        mean = self.mode == "mean"
+        return pool(
+            self.weight,
+            ids,
+            bounds,
+            weights,
+            sparse,
+            on_dense,
+            divisors=bounds.diff().clamp(min=1)[:, None] if mean else None,
+            bags_will_do=not self.sparse,
+        )
+
+    def _bags(
+        self,
+        ids: torch.Tensor,
+        offsets: torch.Tensor | None,
+        weights: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None:
+        """ids (n,) int64, bounds (B + 1,) from 0 to n, weights (n,); None: they are torch's."""
+        if self.scale_grad_by_freq:  # torch's own counts are not those of the ids
+            self.weight.warn_once("scale_grad_by_freq is left to PyTorch")
+            return None
+        if self.mode not in _MODES or (self.mode == "max" and self.sparse) or being_recorded():
+            return None
+        if weights is not None and not (
+            self.mode == "sum" and weights.dtype is torch.float32 and weights.shape == ids.shape
+        ):
+            return None
+        if ids.dim() == 2 and offsets is None and ids.shape[1]:
+            bounds = torch.arange(ids.shape[0] + 1) * ids.shape[1]
+        elif ids.dim() == 1 and is_ids(offsets) and offsets is not None and offsets.dim() == 1:
+            bounds = offsets.long()
+            if not self.include_last_offset:
+                bounds = torch.cat([bounds, torch.tensor([ids.numel()])])
+            if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != ids.numel():
+                return None
+            if (bounds.diff() < 0).any():
+                return None
+        else:
+            return None
+        return ids.long().reshape(-1), bounds, None if weights is None else weights.reshape(-1)
+
+    def _without_padding(
+        self, ids: torch.Tensor, bounds: torch.Tensor, weights: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        if self.padding_idx is None:
+            return ids, bounds, weights
+        kept = ids != self.padding_idx
+        before = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])
+        return ids[kept], before[bounds], None if weights is None else weights[kept]

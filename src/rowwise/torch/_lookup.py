@@ -1,0 +1,193 @@
+"""The lookup as torch's autograd sees it: vectors out, a row-sparse gradient back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from rowwise import _native
+from rowwise._ids import as_ids, outside
+from rowwise._untrained import (
+    Untrained,
+    untrained_mask_and_default,
+    untrained_mask_and_default_of_all,
+)
+from rowwise.table import Table
+from rowwise.torch._parameter import TableParameter
+
+
+class _Lookup(torch.autograd.Function):
+    """vectors[..., :] = table[ids[...], :]; its gradient is ids and the vectors' gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        parameter: TableParameter,
+        ids: torch.Tensor,
+        sparse: bool,
+        frozen: int | None,
+        by_frequency: bool,
+        on_dense: Callable[[], None] | None,
+    ) -> Any:
+        table = parameter.table
+        vectors = empty(ids.shape, table.dim)
+        table.store.gather(ids.numpy(), vectors.numpy())
+        ctx.save_for_backward(ids)
+        ctx.shape, ctx.frozen, ctx.by_frequency = table.shape, frozen, by_frequency
+        ctx.sparse, ctx.on_dense = sparse, on_dense
+        return vectors
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (ids,) = ctx.saved_tensors
+        if ctx.sparse:
+            gradient = _by_rows(ctx, ids, gradients[0])
+        else:
+            if ctx.on_dense is not None:
+                ctx.on_dense()
+            frozen = -1 if ctx.frozen is None else ctx.frozen
+            gradient = torch.ops.aten.embedding_dense_backward(
+                gradients[0], ids, ctx.shape[0], frozen, ctx.by_frequency
+            )
+        return gradient, None, None, None, None, None
+
+
+def _by_rows(ctx: Any, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    ids, values = ids.reshape(-1), gradient.reshape(-1, ctx.shape[1]).contiguous()
+    if ctx.frozen is not None:
+        moving = ids != ctx.frozen
+        ids, values = ids[moving], values[moving]
+    if ctx.by_frequency:
+        _, place, counts = ids.unique(return_inverse=True, return_counts=True)
+        values = values / counts[place, None]
+    return torch.sparse_coo_tensor(ids[None], values, ctx.shape, check_invariants=False)
+
+
+def empty(shape: tuple[int, ...], dim: int) -> torch.Tensor:
+    """Vectors (..., dim) float32, not yet written, in memory that batch after batch uses."""
+    return torch.from_numpy(_native.empty(math.prod(shape), dim)).reshape(*shape, dim)
+
+
+@torch.compiler.disable
+def lookup(
+    parameter: TableParameter,
+    ids: torch.Tensor,
+    sparse: bool,
+    frozen: int | None = None,
+    *,
+    by_frequency: bool = False,
+    on_dense: Callable[[], None] | None = None,
+) -> torch.Tensor:
+    """Present vectors (..., D) of the rows ids (...,), differentiable.
+
+    Args:
+        parameter: of the table's weights.
+        ids: any integer dtype, or whole floats.
+        sparse: whether the optimizer takes a row-sparse gradient; else it gets a dense one.
+        frozen: a row that gets no gradient.
+        by_frequency: divide the gradient of each id by how often it is in ids.
+        on_dense: called when a dense gradient is made.
+
+    Raises:
+        IndexError, TypeError, ValueError: as `rowwise.Table.lookup`.
+    """
+    if being_recorded():
+        present = torch.from_numpy(parameter.table.to_numpy())
+        return torch.nn.functional.embedding(ids.long(), present)
+    ids_here = whole_ids(ids).cpu().contiguous()
+    vectors: torch.Tensor = _Lookup.apply(
+        parameter, ids_here, sparse, frozen, by_frequency, on_dense
+    )
+    return vectors.to(ids.device)
+
+
+@torch.compiler.disable
+def with_untrained_filled(
+    table: Table, ids: torch.Tensor, vectors: torch.Tensor, untrained: Untrained
+) -> torch.Tensor:
+    """vectors (..., D) of rows ids (...,), with something else for those never trained.
+
+    Raises:
+        UntrainedError, ValueError: as `rowwise.Table.lookup`.
+    """
+    if untrained == "as-is":
+        return vectors
+    if being_recorded():
+        of_all, stand_in = untrained_mask_and_default_of_all(table.store, untrained)
+        new = torch.from_numpy(of_all)[ids.long()]
+    else:
+        of_these, stand_in = untrained_mask_and_default(
+            table.store, whole_ids(ids).cpu().numpy(), untrained
+        )
+        new = torch.from_numpy(of_these)
+    if stand_in is None:
+        return vectors
+    return torch.where(new[..., None], torch.from_numpy(stand_in), vectors)
+
+
+@torch.compiler.disable
+def whole_ids(ids: torch.Tensor) -> torch.Tensor:
+    """ids (...,) of any integer dtype, or whole floats, as int64; in a recording, unchecked.
+
+    Raises:
+        TypeError, ValueError: as `rowwise._ids.as_ids`.
+    """
+    if being_recorded():
+        return ids.long()
+    if ids.dtype is torch.int64:
+        return ids.detach()
+    values = _values(ids)
+    # Whole numbers collide as bfloat16 from 2^8 on; NumPy has no such dtype to know it by.
+    if ids.dtype is torch.bfloat16 and (abs(values) >= 256).any():
+        raise ValueError("ids of 256 and more collide as bfloat16; give ids as integers")
+    whole = as_ids(values)
+    # Under vmap `ids` is more than its values.
+    return torch.from_numpy(whole).to(ids.device) if values.ndim == ids.ndim else ids.long()
+
+
+@torch.compiler.disable
+def check_range(ids: torch.Tensor, rows: int) -> None:
+    """Refuses ids (...,) int64 outside 0..rows-1; not on the meta device, nor in a recording.
+
+    Raises:
+        IndexError: the first such id, with its position.
+    """
+    if ids.is_meta or being_recorded():
+        return
+    values = _values(ids)
+    bad = (values < 0) | (values >= rows)
+    if bad.any():
+        raise outside(values, int(bad.argmax()), rows)
+
+
+def being_recorded() -> bool:
+    """Whether torch's operations go into a graph, in which nothing else would be seen."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
+def _values(tensor: torch.Tensor) -> NDArray[Any]:
+    """A tensor's numbers; under `torch.func.vmap` those of all samples."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    with torch._C._DisableFuncTorch():
+        tensor = tensor.detach().cpu()
+        return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+def rows_and_gradients(gradient: torch.Tensor) -> tuple[Any, Any]:
+    """A gradient of the whole table as ids (n,) and their gradients (n, D), NumPy.
+
+    A dense gradient gives the rows in which it is not zero: to an optimizer, a row with gradient
+    zero is a row that the batch did not touch.
+    """
+    gradient = gradient.detach().cpu()
+    if gradient.is_sparse:
+        ids, values = gradient._indices()[0], gradient._values()
+    else:
+        ids = (gradient != 0).any(dim=1).nonzero()[:, 0]
+        values = gradient[ids]
+    return ids.numpy(), values.to(torch.float32).contiguous().numpy()

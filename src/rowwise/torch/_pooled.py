@@ -1,0 +1,209 @@
+"""The pooled lookup as torch's autograd sees it: one vector per bag out, distinct rows back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.autograd.function import once_differentiable
+
+from rowwise.store import Bags, RowGradient
+from rowwise.torch._lookup import being_recorded, empty, whole_ids
+from rowwise.torch._parameter import TableParameter
+from rowwise.torch._weight import no_rows, sparse_rows
+
+
+class _Pool(torch.autograd.Function):
+    """pooled[b, :] = sum of weights[i] * table[ids[i], :] over the positions i of bag b, divided
+    by divisors[b]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        parameter: TableParameter,
+        ids: torch.Tensor,
+        offsets: torch.Tensor,
+        weights: torch.Tensor | None,
+        divisors: torch.Tensor | None,
+        sparse: bool,
+        on_dense: Callable[[], None] | None,
+        bags_will_do: bool,
+    ) -> Any:
+        table = parameter.table
+        pooled = empty((len(offsets) - 1,), table.dim)
+        factors = None if weights is None else weights.detach().numpy()
+        table.store.gather_bags(Bags(ids.numpy(), offsets.numpy(), factors), pooled.numpy())
+        if divisors is not None:
+            pooled /= divisors
+        ctx.save_for_backward(ids, offsets, weights, divisors)
+        ctx.table, ctx.sparse, ctx.on_dense = table, sparse, on_dense
+        ctx.parameter = parameter if sparse and bags_will_do else None
+        return pooled
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        # Asked here, where a graph of this gradient shows.
+        ctx.as_bags = ctx.parameter is not None and ctx.parameter.takes_bags(
+            ctx.next_functions[0][0]
+        )
+        return _pool_backward(ctx, gradient)
+
+
+@once_differentiable
+def _pool_backward(ctx: Any, gradient: torch.Tensor) -> Any:
+    ids, offsets, weights, divisors = ctx.saved_tensors
+    bags = gradient if divisors is None else gradient / divisors
+    store = ctx.table.store
+    of_rows = of_weights = None
+    if ctx.needs_input_grad[0]:
+        factors = None if weights is None else weights.detach().numpy()
+        # A copy, where it is kept: the gradient may be the caller's.
+        own = bags.clone() if ctx.as_bags and bags is gradient else bags
+        batch = Bags(ids.numpy(), offsets.numpy(), factors)
+        of_bags = store.bag_gradient(batch, own.contiguous().numpy())
+        if ctx.as_bags:
+            of_rows = no_rows(ctx.table.shape)
+            ctx.parameter.bags = of_bags
+        else:
+            of_rows = _of_rows(ctx, store.coalesce(of_bags))
+    if ctx.needs_input_grad[3]:
+        of_weights = torch.from_numpy(
+            store.bag_weight_gradient(Bags(ids.numpy(), offsets.numpy()), bags.contiguous().numpy())
+        )
+    return of_rows, None, None, of_weights, None, None, None, None
+
+
+class _PoolMax(torch.autograd.Function):
+    """pooled[b, d] = the largest table[ids[i], d] over the positions i of bag b."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        parameter: TableParameter,
+        ids: torch.Tensor,
+        offsets: torch.Tensor,
+        sparse: bool,
+        on_dense: Callable[[], None] | None,
+    ) -> Any:
+        table = parameter.table
+        pooled = empty((len(offsets) - 1,), table.dim)
+        ctx.argmax = np.empty(pooled.shape, dtype=np.int64)
+        batch = Bags(ids.numpy(), offsets.numpy())
+        table.store.gather_bags_max(batch, pooled.numpy(), ctx.argmax)
+        ctx.save_for_backward(ids, offsets)
+        ctx.table, ctx.sparse, ctx.on_dense = table, sparse, on_dense
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        ids, offsets = ctx.saved_tensors
+        batch = Bags(ids.numpy(), offsets.numpy())
+        values = gradient.contiguous().numpy()
+        of_rows = _of_rows(ctx, ctx.table.store.bag_max_gradient(batch, ctx.argmax, values))
+        return of_rows, None, None, None, None
+
+
+def _of_rows(ctx: Any, summed: RowGradient) -> torch.Tensor:
+    gradient = sparse_rows(summed.ids, summed.values, ctx.table.shape)
+    if ctx.sparse:
+        return gradient
+    if ctx.on_dense is not None:
+        ctx.on_dense()
+    return gradient.to_dense()
+
+
+@torch.compiler.disable
+def pool(
+    parameter: TableParameter,
+    ids: torch.Tensor,
+    offsets: torch.Tensor | None,
+    weights: torch.Tensor | None,
+    sparse: bool,
+    on_dense: Callable[[], None] | None = None,
+    *,
+    divisors: torch.Tensor | None = None,
+    bags_will_do: bool = False,
+) -> torch.Tensor:
+    """Weighted sums of the rows of each bag, differentiable in the rows and the weights.
+
+    Args:
+        parameter: of the table's weights.
+        ids: (..., length), the last axis a bag; or (n,) with offsets. Any integer dtype, or whole
+            floats.
+        offsets: (bags + 1,) ascending from 0 to n.
+        weights: floats of the shape of ids; None: all are 1.
+        sparse: whether the optimizer takes a row-sparse gradient, of distinct ids; else it gets a
+            dense one.
+        on_dense: called when a dense gradient is made.
+        divisors: (bags, 1) what the sums are divided by.
+        bags_will_do: whether a step may take the sparse gradient as bags.
+
+    Returns:
+        pooled (..., D) or (bags, D) float32; 0 for an empty bag.
+
+    Raises:
+        IndexError, TypeError, ValueError: as `rowwise.Table.pool`.
+    """
+    if being_recorded():
+        return _recorded(parameter, ids, offsets, weights)
+    if offsets is None:
+        shape = ids.shape[:-1]
+        bags, length = math.prod(ids.shape[:-1]), ids.shape[-1]
+        bounds = torch.arange(bags + 1) * length
+    else:
+        shape = torch.Size([len(offsets) - 1])
+        bounds = offsets.detach().to("cpu", torch.int64).contiguous()
+    if weights is not None:
+        weights = weights.to("cpu", torch.float32).reshape(-1).contiguous()
+    pooled: torch.Tensor = _Pool.apply(
+        parameter,
+        whole_ids(ids).cpu().contiguous(),
+        bounds,
+        weights,
+        divisors,
+        sparse,
+        on_dense,
+        bags_will_do,
+    )
+    return pooled.reshape(*shape, pooled.shape[-1]).to(ids.device)
+
+
+@torch.compiler.disable
+def pool_max(
+    parameter: TableParameter,
+    ids: torch.Tensor,
+    offsets: torch.Tensor,
+    sparse: bool,
+    on_dense: Callable[[], None] | None = None,
+) -> torch.Tensor:
+    """The largest values of the rows of each bag (bags, D), differentiable in the rows.
+
+    The gradient goes to the first that is the largest. Arguments and errors as for `pool`, with
+    ids (n,) int64.
+    """
+    pooled: torch.Tensor = _PoolMax.apply(parameter, ids, offsets, sparse, on_dense)
+    return pooled
+
+
+def _recorded(
+    parameter: TableParameter,
+    ids: torch.Tensor,
+    offsets: torch.Tensor | None,
+    weights: torch.Tensor | None,
+) -> torch.Tensor:
+    present = torch.from_numpy(parameter.table.to_numpy())
+    if offsets is None:
+        vectors = torch.nn.functional.embedding(ids.long(), present)
+        return (vectors if weights is None else vectors * weights[..., None]).sum(dim=-2)
+    return torch.nn.functional.embedding_bag(
+        ids.long(),
+        present,
+        offsets.long(),
+        mode="sum",
+        per_sample_weights=weights,
+        include_last_offset=True,
+    )

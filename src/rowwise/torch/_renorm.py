@@ -1,0 +1,21 @@
+"""max_norm: rows that are looked up are shortened first, in place, as PyTorch does."""
+
+from __future__ import annotations
+
+import torch
+
+from rowwise.torch._weight import Weight
+
+
+@torch.no_grad()
+def renormalize(weight: Weight, ids: torch.Tensor, max_norm: float, norm_type: float) -> None:
+    """Shortens the rows ids (...,) whose norm is above max_norm; the optimizer's slots stay.
+
+    Only these rows are brought to now.
+
+    Raises:
+        IndexError: an id outside the table, with nothing changed.
+    """
+    weight.table.materialize(ids.detach().long().contiguous().numpy())
+    with torch._C.DisableTorchFunctionSubclass():
+        torch.embedding_renorm_(weight.detach(), ids.contiguous(), max_norm, norm_type)
