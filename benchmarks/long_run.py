@@ -21,7 +21,7 @@ import rowwise
 from rowwise.rules import pytorch
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
-from reference import Dense
+from helpers.oracle import Dense
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

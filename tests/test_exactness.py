@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rowwise
-from reference import Dense, slots_of
-from rules_under_test import GROWING, RULES, each, every_rule
+from helpers.oracle import Dense, slots_of
+from helpers.rules import GROWING, RULES, each, every_family, every_rule
 
 ULP = 2.0**-23  # of a float32 between 1 and 2
 TINY = float(np.finfo(np.float32).tiny)  # below it a float32 has fewer digits
@@ -279,7 +279,7 @@ def test_any_history_equals_dense_training(rule, events, rates, dim, seed):
 # The edges of time and of the learning rate
 
 
-@every_rule
+@every_family
 def test_empty_batches_are_steps(rule):
     weights = start(3, 2)
     table, judge = rowwise.Table(3, 2, rule, init=weights), Judge(weights, rule)
@@ -354,7 +354,7 @@ def test_centered_rmsprop_stays_finite_when_a_gradient_never_changes(rho):
 # What holds bit for bit
 
 
-@every_rule
+@every_family
 def test_lookup_never_changes_the_table(rule):
     looked_at, left_alone = (rowwise.Table(40, 3, rule, seed=0) for _ in range(2))
     rng = np.random.default_rng(6)
@@ -368,7 +368,7 @@ def test_lookup_never_changes_the_table(rule):
     assert_same_bits(looked_at, left_alone)
 
 
-@every_rule
+@every_family
 def test_a_lookup_sees_what_to_numpy_sees(rule):
     table = rowwise.Table(40, 3, rule, seed=0)
     for ids, gradients, lr in history(rule, steps=60, seed=7):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import rowwise
+from helpers.rules import RULES, every_family
 from rowwise.errors import UntrainedError
-from rules_under_test import RULES, every_rule
 
 ROWS, DIM = 12, 3
 
@@ -27,7 +27,7 @@ def train(table, steps, upto, seed=1):
 # ------------------------------------------------------------------ growth
 
 
-@every_rule
+@every_family
 def test_old_rows_train_on_as_if_nothing_had_happened(rule):
     grown, other = trained(rule), trained(rule)
     grown.grow(ROWS + 5, seed=3)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import rowwise
+from helpers.rules import every_rule
 from rowwise import _native
 from rowwise.store import Bags
-from rules_under_test import every_rule
 
 ROWS = 60
 OFFSETS = np.array([0, 0, 3, 10, 10, 11, 75, 200, 200])  # bags empty, short and long

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from reference import Dense
-from rules_under_test import RULES, each, every_rule
+from helpers.oracle import Dense
+from helpers.rules import RULES, each, every_rule
 
 ROWS, DIM, STEPS = 7, 3, 50
 

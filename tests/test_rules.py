@@ -7,8 +7,8 @@ import pickle
 import pytest
 
 import rowwise
+from helpers.rules import every_rule
 from rowwise.rules import pytorch
-from rules_under_test import every_rule
 
 KINDS = [
     rowwise.rules.SGD,

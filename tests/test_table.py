@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rowwise
-from rules_under_test import each, every_rule
+from helpers.rules import each, every_family
 
 WEIGHTS = np.arange(10, dtype=np.float32).reshape(5, 2)  # row i is (2i, 2i + 1)
 
@@ -390,7 +390,7 @@ def test_gradients_are_cast_to_float32(dtype):
     assert_same(contents(one), contents(other))
 
 
-@every_rule
+@every_family
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_gradient_that_is_not_finite_changes_nothing(rule, value):
     table = train(rowwise.Table(5, 2, rule, seed=0))
@@ -475,7 +475,7 @@ def test_updates_count_the_steps_that_touched_a_row_and_not_its_duplicates():
     assert table.last_update.tolist() == [0, 1, 0, 3, 3]
 
 
-@every_rule
+@every_family
 def test_duplicates_act_as_their_sum(rule):
     one, other = (rowwise.Table(5, 2, rule, seed=0) for _ in range(2))
     one.update([4, 2, 4, 4], [[1, 2], [8, 8], [2, 4], [-1, 1]])
@@ -497,7 +497,7 @@ def by_pickle(table):
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, by_pickle])
-@every_rule
+@every_family
 def test_a_copy_has_the_same_contents_and_its_own_life(rule, duplicate):
     table = train(rowwise.Table(5, 2, rule, seed=0))
     table.learning_rate = 0.03
@@ -511,7 +511,7 @@ def test_a_copy_has_the_same_contents_and_its_own_life(rule, duplicate):
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, by_pickle])
-@every_rule
+@every_family
 def test_a_copy_trains_on_as_the_original_does(rule, duplicate):
     table = train(rowwise.Table(5, 2, rule, seed=0))
     table.materialize()
@@ -528,7 +528,7 @@ def path(tmp_path):
     return tmp_path / "table.safetensors"
 
 
-@every_rule
+@every_family
 def test_a_saved_table_comes_back(rule, path):
     table = train(rowwise.Table(5, 2, rule, seed=0))
     table.learning_rate = 0.03
@@ -545,7 +545,7 @@ def test_a_saved_table_without_a_rule_comes_back(path):
     np.testing.assert_array_equal(back.to_numpy(), WEIGHTS)
 
 
-@every_rule
+@every_family
 def test_training_on_from_a_file_equals_not_having_stopped(rule, path):
     table = train(rowwise.Table(5, 2, rule, seed=0))
     table.save(str(path))

@@ -14,7 +14,7 @@ from side_by_side import only_torch
 
 import rowwise
 import rowwise.keras
-from killing import in_a_process_killed_at
+from helpers.killing import in_a_process_killed_at
 from rowwise.keras import BackupAndRestore, Embedding, EmbedReduce
 
 ROWS, EPOCHS = 300, 4

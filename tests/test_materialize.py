@@ -1,10 +1,10 @@
-"""`Table.refresh`: some rows brought to now, where they may be written."""
+"""Rows brought up to date in place, and written there."""
 
 import numpy as np
 import pytest
 
 import rowwise
-from rules_under_test import every_rule
+from helpers.rules import every_family
 
 ROWS, DIM = 30, 3
 
@@ -22,8 +22,8 @@ def train(table, steps, seed):
         table.update(ids, rng.standard_normal((4, DIM)), rng.uniform(0.001, 0.1))
 
 
-@every_rule
-def test_rows_are_current_in_memory_and_nothing_else_has_changed(rule):
+@every_family
+def test_rows_are_up_to_date_in_memory_and_nothing_else_has_changed(rule):
     table, twin = lagging(rule), lagging(rule)
     ids = np.array([4, 29, 4, 0])
     memory = table.store.memory().copy()
@@ -38,13 +38,15 @@ def test_rows_are_current_in_memory_and_nothing_else_has_changed(rule):
     np.testing.assert_allclose(table.to_numpy(), twin.to_numpy(), rtol=1e-4, atol=1e-5)
 
 
-@every_rule
-def test_what_is_written_to_a_refreshed_row_is_what_it_goes_on_from(rule):
+@every_family
+def test_training_goes_on_from_what_was_written_to_a_row(rule):
     table, twin = lagging(rule), lagging(rule)
-    table.materialize(np.array([7, 8]))
-    twin.materialize()
+    values = np.full((2, DIM), 0.5, np.float32)
+    table.store.write(values, np.array([7, 8]))
+    whole = twin.to_numpy()
+    whole[[7, 8]] = values
+    twin.store.write(whole)
     for each in (table, twin):
-        each.store.memory()[[7, 8]] = 0.5
         train(each, 40, seed=2)
     np.testing.assert_allclose(table.to_numpy(), twin.to_numpy(), rtol=1e-4, atol=1e-5)
 
