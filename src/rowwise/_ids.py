@@ -12,7 +12,7 @@ _FIRST_SHARED = {2: 2**11, 4: 2**24, 8: 2**53}
 
 
 def as_ids(ids: Any) -> NDArray[np.int64]:
-    """Makes an array of ids, int64 and contiguous, of the given shape.
+    """Make an array of ids, int64 and contiguous, of the given shape.
 
     Args:
         ids: integers of any shape and integer dtype; floats if every one of them is whole.
@@ -81,7 +81,7 @@ def check_range(ids: NDArray[np.int64], rows: int) -> None:
 
 
 def outside(ids: NDArray[np.int64], flat_position: int, rows: int) -> IndexError:
-    """The error for an id that is not one of the table's rows."""
+    """Return the error for an id that is not one of the table's rows."""
     position = tuple(int(i) for i in np.unravel_index(flat_position, ids.shape))
     where = f" at position {position if len(position) != 1 else position[0]}" if position else ""
     return IndexError(

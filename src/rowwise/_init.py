@@ -14,7 +14,7 @@ _ROWS_AT_ONCE = 1 << 16
 
 
 def fill(weights: NDArray[np.float32], init: Init, seed: int | None) -> None:
-    """Fills weights (rows, dim), zeroed before, as `init` says; see `rowwise.Table`.
+    """Fill weights (rows, dim), zeroed before, as `init` says; see `rowwise.Table`.
 
     Raises:
         ValueError: an unknown name, or values of another shape.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 def nearest(
     vectors: NDArray[Any], query: int | NDArray[Any], k: int = 5, without: Any = ()
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The k rows whose direction is nearest to that of a row, itself left out, or of a vector.
+    """Return the k rows whose direction is nearest to that of another row, or of a vector.
 
     Args:
         vectors: (V, D).

@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
-    """Gives a temporary name beside `path`; what was written to it then replaces `path`.
+    """Give a temporary name beside `path`; what was written to it then replaces `path`.
 
     The data is on the disk before the name changes, and the change of name before this returns.
     On any error the temporary file goes and `path` stays as it was.

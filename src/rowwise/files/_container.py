@@ -54,7 +54,7 @@ class Entry:
 def write(
     path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]], about: Mapping[str, str]
 ) -> None:
-    """Writes arrays, and strings about them; the file appears whole or not at all.
+    """Write arrays, and strings about them; the file appears whole or not at all.
 
     Beyond the arrays it needs a few megabytes of memory. Those of the widest numbers come first.
 
@@ -84,7 +84,7 @@ def write(
 def _header(
     arrays: Mapping[str, NDArray[Any]], about: Mapping[str, str], sums: Mapping[str, str]
 ) -> bytes:
-    """The header, of the same length whatever the checksums, with its own checksum in it."""
+    """Return the header, of the same length whatever the checksums, with its own checksum in it."""
     names = {dtype: name for name, dtype in _DTYPES.items()}
     entries: dict[str, Any] = {}
     at = 0
@@ -150,11 +150,11 @@ class Container:
         self._file.close()
 
     def damaged(self, what: str) -> DamagedFileError:
-        """The error that says so of this file."""
+        """Return the error that says so of this file."""
         return DamagedFileError(self.path, what)
 
     def read(self, name: str, into: NDArray[Any] | None = None) -> NDArray[Any]:
-        """An array, in memory of its own or the caller's.
+        """Read an array into memory of its own or the caller's.
 
         Raises:
             DamagedFileError: its checksum differs.
@@ -175,7 +175,7 @@ class Container:
         return array
 
     def map(self, name: str) -> NDArray[Any]:
-        """An array in the file's own pages, read when they are touched; not checked.
+        """Map an array: pages are read when they are touched, and not checked.
 
         Writing to it changes a copy of the page in memory, never the file.
         """

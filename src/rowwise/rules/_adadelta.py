@@ -36,7 +36,7 @@ class Adadelta(Rule):
     name = "adadelta"
 
     def __post_init__(self) -> None:
-        """Checks the bounds."""
+        """Check the bounds."""
         super().__post_init__()
         self._check("rho", 0.0, 1.0)
         self._check("epsilon", 0.0, math.inf, above=True)
@@ -48,10 +48,10 @@ class Adadelta(Rule):
 
     @property
     def slot_names(self) -> tuple[str, ...]:
-        """v and d."""
+        """Slots: v and d."""
         return ("accumulated_grad", "accumulated_delta_var")
 
     @property
     def lagged_update(self) -> LaggedUpdate:
-        """v and d decay by `rho`."""
+        """Decay: v and d decay by `rho`."""
         return LaggedUpdate(slot_decay=(self.rho, self.rho))

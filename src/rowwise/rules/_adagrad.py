@@ -33,7 +33,7 @@ class Adagrad(Rule):
     name = "adagrad"
 
     def __post_init__(self) -> None:
-        """Checks the bounds."""
+        """Check the bounds."""
         super().__post_init__()
         self._check("initial_accumulator_value", 0.0, float("inf"))
         self._check("epsilon", 0.0, float("inf"), above=True)

@@ -70,18 +70,18 @@ class Adam(_TwoMeans):
 
     @property
     def slot_names(self) -> tuple[str, ...]:
-        """m, v, and with amsgrad u."""
+        """Slots: m, v, and with amsgrad u."""
         return ("momentum", "velocity", "velocity_hat")[: 3 if self.amsgrad else 2]
 
     @property
     def lagged_update(self) -> LaggedUpdate:
-        """m and v decay by their betas; w moves along m over the root of v, or of u."""
+        """Decay: m and v decay by their betas; w moves along m over the root of v, or of u."""
         if self.amsgrad:
             return _lagged((self.beta_1, self.beta_2, 1.0), self.beta_1, 1.0)
         return _lagged((self.beta_1, self.beta_2), self.beta_1, math.sqrt(self.beta_2))
 
     def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
-        """alpha_t."""
+        """Return alpha_t."""
         return StepScales(
             learning_rate * math.sqrt(1.0 - self.beta_2**iteration) / (1.0 - self.beta_1**iteration)
         )
@@ -137,7 +137,7 @@ class Nadam(_TwoMeans):
 
     @property
     def slot_names(self) -> tuple[str, ...]:
-        """m and v."""
+        """Slots: m and v."""
         return ("momentum", "velocity")
 
     @property
@@ -197,16 +197,16 @@ class Adamax(_TwoMeans):
 
     @property
     def slot_names(self) -> tuple[str, ...]:
-        """m and u."""
+        """Slots: m and u."""
         return ("momentum", "norm")
 
     @property
     def lagged_update(self) -> LaggedUpdate:
-        """m and u decay by their betas; w moves along m over u."""
+        """Decay: m and u decay by their betas; w moves along m over u."""
         return _lagged((self.beta_1, self.beta_2), self.beta_1, self.beta_2)
 
     def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
-        """lr / (1 - beta_1^t)."""
+        """Return lr / (1 - beta_1^t)."""
         return StepScales(learning_rate / (1.0 - self.beta_1**iteration))
 
 

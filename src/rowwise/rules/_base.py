@@ -97,7 +97,7 @@ class Rule:
         return LaggedUpdate()
 
     def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
-        """The factors of step `iteration` (counted from 1)."""
+        """Return the factors of step `iteration` (counted from 1)."""
         return StepScales()
 
     def step_params(self, learning_rate: float, iteration: int) -> StepParams:
@@ -136,7 +136,7 @@ class Rule:
         return self.horizon <= _LONGEST_WINDOW
 
     def native(self) -> _native.Rule:
-        """The rule as the kernels read it."""
+        """Return the rule as the kernels read it."""
         known = ("momentum", "rho", "beta_1", "beta_2", "epsilon")
         given = {f.name for f in dataclasses.fields(self)}
         return _native.rule(
@@ -153,7 +153,7 @@ class Rule:
         return {}
 
     def clock(self) -> dict[str, Any]:
-        """What the clock of a table with this rule needs to know."""
+        """Return what the clock of a table with this rule needs to know."""
         lagged = dataclasses.asdict(self.lagged_update)
         del lagged["shrink"]
         lagged["endless"] = lagged.pop("unbounded")
@@ -165,7 +165,7 @@ class Rule:
         return self.horizon if self.supports_lazy else 1
 
     def config(self) -> dict[str, object]:
-        """The rule as plain data; `rules.get(config)` makes it again."""
+        """Return the rule as plain data; `rules.get(config)` makes it again."""
         return {"name": self.name, **dataclasses.asdict(self)}
 
     def _check(self, argument: str, low: float, high: float, *, above: bool = False) -> None:
@@ -181,7 +181,7 @@ class Rule:
 
 
 def get(rule: Rule | str | dict[str, object] | None) -> Rule | None:
-    """A rule from its name, its config, or itself.
+    """Return a rule from its name, its config, or itself.
 
     Args:
         rule: a `Rule`; the lower-case name of one ("sgd", "adam"...) for its defaults; what

@@ -43,7 +43,7 @@ class Ftrl(Rule):
     name = "ftrl"
 
     def __post_init__(self) -> None:
-        """Checks the bounds."""
+        """Check the bounds."""
         super().__post_init__()
         self._check("learning_rate_power", -math.inf, math.nextafter(0.0, 1.0), above=True)
         self._check("initial_accumulator_value", 0.0, math.inf)
@@ -63,7 +63,7 @@ class Ftrl(Rule):
 
     @property
     def slot_names(self) -> tuple[str, ...]:
-        """acc and z."""
+        """Slots: acc and z."""
         return ("accumulator", "linear")
 
     @property
@@ -73,7 +73,7 @@ class Ftrl(Rule):
 
     @property
     def lagged_update(self) -> LaggedUpdate:
-        """acc and z stand still."""
+        """Decay: acc and z stay what they are."""
         return LaggedUpdate(slot_decay=(1.0, 1.0))
 
     @property
@@ -92,7 +92,7 @@ class Ftrl(Rule):
         }
 
     def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
-        """lr.
+        """Return lr.
 
         Raises:
             ValueError: lr is 0, by which the formula divides.

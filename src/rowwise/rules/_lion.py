@@ -36,7 +36,7 @@ class Lion(Rule):
     name = "lion"
 
     def __post_init__(self) -> None:
-        """Checks the bounds."""
+        """Check the bounds."""
         super().__post_init__()
         self._check("beta_1", 0.0, math.nextafter(1.0, 2.0), above=True)
         self._check("beta_2", 0.0, 1.0, above=True)
@@ -48,12 +48,12 @@ class Lion(Rule):
 
     @property
     def slot_names(self) -> tuple[str, ...]:
-        """m."""
+        """Slots: m."""
         return ("momentum",)
 
     @property
     def lagged_update(self) -> LaggedUpdate:
-        """m decays by beta_2; w moves by lr at every step."""
+        """Decay: m decays by beta_2; w moves by lr at every step."""
         return LaggedUpdate(slot_decay=(self.beta_2,), ratio=1.0, terms=1, unbounded=True)
 
     @property
@@ -62,5 +62,5 @@ class Lion(Rule):
         return self.beta_1 > 0.5 and self.beta_2 > 0.5
 
     def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
-        """lr."""
+        """Return lr."""
         return StepScales(learning_rate)

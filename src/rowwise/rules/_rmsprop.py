@@ -41,7 +41,7 @@ class RMSprop(Rule):
     name = "rmsprop"
 
     def __post_init__(self) -> None:
-        """Checks the bounds."""
+        """Check the bounds."""
         super().__post_init__()
         self._check("rho", 0.0, 1.0)
         self._check("momentum", 0.0, 1.0)
@@ -65,7 +65,7 @@ class RMSprop(Rule):
 
     @property
     def lagged_update(self) -> LaggedUpdate:
-        """v and a decay by `rho`, b by `momentum`; w moves along b."""
+        """Decay: v and a decay by `rho`, b by `momentum`; w moves along b."""
         return LaggedUpdate(
             slot_decay=(
                 self.rho,
@@ -77,5 +77,5 @@ class RMSprop(Rule):
         )
 
     def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
-        """The learning rate is in b already."""
+        """Return 1: the learning rate is in b already."""
         return StepScales(1.0)

@@ -36,7 +36,7 @@ class SGD(Rule):
     name = "sgd"
 
     def __post_init__(self) -> None:
-        """Checks the bounds."""
+        """Check the bounds."""
         super().__post_init__()
         self._check("momentum", 0.0, 1.0)
 
@@ -54,11 +54,11 @@ class SGD(Rule):
 
     @property
     def lagged_update(self) -> LaggedUpdate:
-        """b decays by `momentum`; w moves along it."""
+        """Decay: b decays by `momentum`; w moves along it."""
         if not self.momentum:
             return LaggedUpdate()
         return LaggedUpdate(slot_decay=(self.momentum,), ratio=self.momentum, terms=1)
 
     def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
-        """The learning rate is in b already; w goes up along it."""
+        """Return -1, or -momentum: the learning rate is in b already, and w goes up along it."""
         return StepScales(-self.momentum if self.nesterov else -1.0)

@@ -50,7 +50,7 @@ class SGD(sgd.SGD):
         return ("momentum_buffer",) if self.momentum else ()
 
     def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
-        """lr along b, and what of the gradient goes into b."""
+        """Return lr along b, and what of the gradient goes into b."""
         return StepScales(
             learning_rate * (self.momentum if self.nesterov else 1.0),
             1.0 if iteration == 1 else 1.0 - self.dampening,
@@ -98,7 +98,7 @@ class RMSprop(rmsprop.RMSprop):
         )
 
     def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
-        """lr along b."""
+        """Return lr along b."""
         return StepScales(learning_rate)
 
 
@@ -132,7 +132,7 @@ class Adagrad(adagrad.Adagrad):
 
     @property
     def slot_names(self) -> tuple[str, ...]:
-        """acc."""
+        """Slots: acc."""
         return ("sum",)
 
 
@@ -154,7 +154,7 @@ class Adadelta(adadelta.Adadelta):
 
     @property
     def slot_names(self) -> tuple[str, ...]:
-        """v and d."""
+        """Slots: v and d."""
         return ("square_avg", "acc_delta")
 
 
@@ -226,13 +226,13 @@ class NAdam(adam.Nadam):
     name = "pytorch.nadam"
 
     def __post_init__(self) -> None:
-        """Checks the bounds."""
+        """Check the bounds."""
         super().__post_init__()
         self._check("momentum_decay", 0.0, math.inf)
 
     @property
     def slot_names(self) -> tuple[str, ...]:
-        """m and v."""
+        """Slots: m and v."""
         return ("exp_avg", "exp_avg_sq")
 
     def momentum_at(self, iteration: Any) -> Any:
@@ -268,10 +268,10 @@ class Adamax(adam.Adamax):
 
     @property
     def slot_names(self) -> tuple[str, ...]:
-        """m and u."""
+        """Slots: m and u."""
         return ("exp_avg", "exp_inf")
 
     @property
     def slot_starts(self) -> tuple[float, ...]:
-        """u is epsilon after the first step, whatever it was."""
+        """Start of u: it is epsilon after the first step, whatever it was."""
         return (0.0, self.epsilon)

@@ -23,7 +23,7 @@ Folder = str | os.PathLike[str]
 
 
 def matrix(rows: int, dim: int, scratch: Folder | None = None) -> NDArray[np.float32]:
-    """A zeroed (rows, dim) float32 array; see `zeros`."""
+    """Return a zeroed (rows, dim) float32 array; see `zeros`."""
     return zeros(rows * dim * 4, scratch).view(np.float32).reshape(rows, dim)
 
 
