@@ -1,12 +1,15 @@
 """The table file: what it keeps, and what it promises. docs/file-format.md says both in words."""
 
+import copy
 import errno
 import itertools
 import json
 import os
 import resource
+import stat
 import subprocess
 import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import rowwise
 from helpers.killing import SAVING, in_a_process_killed_at
 from helpers.rules import every_family
 from rowwise.files import _container as container
+from rowwise.files._atomic import replacing
 from rowwise.files._container import Container, DamagedFileError
 
 ROWS, DIM = 40, 3
@@ -417,3 +421,111 @@ def test_a_file_written_by_version_0_1_0_opens_and_trains_on():
     assert table.vocabulary.encode_batch(["nice to see you"])[0].tolist() == [2, 3, 4, 5]
     table.update([8], np.ones((1, 4)))
     assert table.update_counts[8] == 1
+
+
+# ---------------------------------------------------------------------- manners of a save
+
+
+def test_a_save_removes_what_killed_saves_left_and_nothing_else(path):
+    (path.parent / f".{path.name}.mine").write_text("not ours")
+    for number in range(3):
+        in_a_process_killed_at(number, lambda: small().save(path))
+    assert len(list(path.parent.iterdir())) > 1
+    small().save(path)
+    assert {p.name for p in path.parent.iterdir()} == {path.name, f".{path.name}.mine"}
+
+
+def test_a_save_leaves_another_save_that_is_under_way_alone(path):
+    with replacing(path) as temporary:
+        small().save(path)
+        Path(temporary).write_text("the later one")
+    assert path.read_text() == "the later one"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o444, 0o664])
+def test_a_file_keeps_its_permissions(mode, path):
+    small().save(path)
+    path.chmod(mode)
+    small().save(path)
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_new_file_has_the_permissions_that_the_process_gives(path):
+    plain = path.with_name("plain")
+    plain.touch()
+    small().save(path)
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_link_stays_and_the_file_that_it_names_is_replaced(path):
+    link = path.with_name("link")
+    small(steps=1).save(path)
+    link.symlink_to(path.name)
+    small(steps=2).save(link)
+    assert link.is_symlink()
+    assert rowwise.Table.load(path).steps == 2
+
+
+def test_what_is_no_file_is_refused_before_anything_is_written(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for target, kind in ((tmp_path, "a folder"), (tmp_path / "pipe", "a pipe")):
+        with pytest.raises(OSError, match=kind):
+            small().save(target)
+    with pytest.raises(OSError, match="a device"):
+        small().save("/dev/full")
+    assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_save_beside_an_updating_thread_is_of_one_moment(path):
+    table = rowwise.Table(500, 8, "sgd", init="zeros")
+    ids, done = np.arange(500), threading.Event()
+
+    def train():
+        while not done.is_set():
+            table.update(ids, np.ones((500, 8)))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    try:
+        for _ in range(40):
+            table.save(path)
+            for one in (rowwise.Table.load(path), copy.deepcopy(table)):
+                assert len(set(one.update_counts.tolist()) | {one.steps}) == 1
+                assert (one.to_numpy() == one.to_numpy()[0, 0]).all()
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_child_cannot_train_its_parents_scratch_table(tmp_path):
+    table = rowwise.Table(10, 2, "sgd", init="zeros", scratch=tmp_path)
+    child = os.fork()
+    if child == 0:
+        try:
+            table.update([1], np.ones((1, 2)))
+        except RuntimeError as error:
+            os._exit(7 if "shared with the process" in str(error) else 1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert not table.to_numpy().any()
+
+
+@pytest.mark.parametrize(
+    ("about", "says"),
+    [
+        ({"num_oov_indices": 10**9}, "above"),
+        ({"words": ["a"] * 3}, "occurs twice"),
+    ],
+)
+def test_a_small_file_cannot_ask_for_much(about, says, path):
+    table = small()
+    table.vocabulary = rowwise.Vocabulary(["tea"], oov_token="?")
+    fields = json.loads(table.vocabulary.to_json()) | about
+    words = np.frombuffer(json.dumps(fields).encode(), np.uint8)
+    table.save(path)
+    with container.Container(path) as file:
+        arrays = {name: file.read(name) for name in file.entries} | {"vocabulary": words}
+        told = file.about
+    container.write(path, arrays, {name: told[name] for name in ("format", "table")})
+    with pytest.raises(rowwise.errors.DamagedFileError, match=says):
+        rowwise.Table.load(path)

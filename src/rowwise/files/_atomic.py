@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -14,17 +21,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     """Give a temporary name beside `path`; what was written to it then replaces `path`.
 
     The data is on the disk before the name changes, and the change of name before this returns.
-    On any error the temporary file goes and `path` stays as it was.
+    On any error the temporary file goes and `path` stays as it was. A file that is replaced keeps
+    its permissions; a new one gets those that the process gives its files. A link stays, and the
+    file that it names is replaced. What a killed process left behind goes with the next save.
+
+    Raises:
+        OSError: `path` is a folder, a device or a pipe; there is no room, or no permission.
     """
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
+    target = Path(os.path.realpath(path))
+    mode = _mode(target)
+    _remove_abandoned(target)
+    temporary = target.parent / f"{_prefix(target)}{secrets.token_hex(8)}"
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        yield temporary
+        _lock(handle)
+        yield os.fspath(temporary)
         _flush(temporary)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        if mode is not None:
+            os.chmod(temporary, mode)
         os.replace(temporary, target)
         with suppress(OSError):  # not every file system can flush a folder
             _flush(target.parent)
@@ -32,10 +46,49 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+    finally:
+        os.close(handle)
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name[:200]}.saving-"
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what saves of `target` left whose process was killed: nobody holds their lock."""
+    if fcntl is None:
+        return
+    for path in target.parent.glob(glob.escape(_prefix(target)) + "?" * 16):
+        with suppress(OSError):
+            handle = os.open(path, os.O_WRONLY)
+            try:
+                _lock(handle)
+                os.unlink(path)
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Lock a file for as long as it is open, or raise OSError."""
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _mode(target: Path) -> int | None:
+    """Return the permissions of a file that is there, and refuse what is no file."""
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+        raise OSError(f"{os.fspath(target)!r} is {kind}, not a file that can be replaced")
+    return stat.S_IMODE(mode)
 
 
 def _flush(path: str | os.PathLike[str]) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    # Windows flushes only what is open for writing, and no folder.
+    handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:

@@ -32,6 +32,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
 }
 _PAGE = 4096  # where the arrays begin, so that they can be mapped
+_MOST_AXES = 8
 _LONGEST_HEADER = 100_000_000  # of any safetensors file
 _AT_ONCE = 1 << 22  # bytes
 _NO_SUM = "0" * 8
@@ -217,11 +218,13 @@ class Container:
 
 def _entry(entry: Any, checksum: int, base: int) -> Entry:
     dtype: np.dtype[Any] = _DTYPES[entry["dtype"]]
-    shape = tuple(entry["shape"])
+    shape = tuple(entry["shape"][: _MOST_AXES + 1])
     begin, end = entry["data_offsets"]
     numbers = (*shape, begin, end)
     if not all(type(number) is int and 0 <= number < 2**62 for number in numbers):
         raise ValueError(f"an array's place is given as {str(numbers)[:60]}")
+    if len(shape) > _MOST_AXES:
+        raise ValueError(f"an array has more than {_MOST_AXES} axes")
     if end - begin != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"an array of shape {shape} has {end - begin} bytes")
     return Entry(dtype, shape, base + begin, end - begin, checksum)

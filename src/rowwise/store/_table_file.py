@@ -77,7 +77,7 @@ def load_state(
             raise
         except KeyError as error:
             raise file.damaged(f"it has no {error}") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise file.damaged(str(error)) from error
 
 
@@ -112,7 +112,7 @@ def _read_state(file: Container, mmap: bool, scratch: Folder | None) -> TableSta
         rule=rule,
         learning_rate=about["learning_rate"],
         slots_pristine=bool(about["fresh"]),
-        vocabulary=None if words is None else Vocabulary.from_json(words),
+        vocabulary=None if words is None else Vocabulary.from_json(words, limit=rows),
         scratch=scratch,
     )
 

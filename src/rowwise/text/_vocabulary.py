@@ -337,13 +337,19 @@ class Vocabulary:
         )
 
     @classmethod
-    def from_json(cls, content: bytes) -> Vocabulary:
+    def from_json(cls, content: bytes, limit: int = 1 << 24) -> Vocabulary:
         """Return the vocabulary of a file's content.
+
+        Args:
+            content: what `to_json` returned.
+            limit: entries for unknown words at most: few bytes could ask for any number of them.
 
         Raises:
             ValueError: the content is not a vocabulary's.
         """
         fields = _vocabulary_json.decode(content)
+        if fields["num_oov_indices"] > limit:
+            raise ValueError(f"its 'num_oov_indices' {fields['num_oov_indices']} is above {limit}")
         try:
             return cls(fields.pop("words"), **fields)
         except TypeError as error:
