@@ -23,9 +23,10 @@ import atheris
 with atheris.instrument_imports(include=["rowwise"]):
     import rowwise
     import rowwise.vectors
+    from rowwise.errors import DamagedFileError, VectorsFileError
     from rowwise.files import _container  # noqa: F401
     from rowwise.store import _table_file  # noqa: F401
-    from rowwise.vectors import FORMATS, VectorsFileError, load
+    from rowwise.vectors import FORMATS, load
 
 import contextlib
 
@@ -34,7 +35,7 @@ import numpy as np
 warnings.simplefilter("ignore")  # of words that stand twice
 FOLDER = Path(tempfile.mkdtemp(prefix="rowwise-fuzz-"))
 # What a reader may raise.
-RIGHT = (VectorsFileError, rowwise.errors.DamagedFileError, UnicodeDecodeError, MemoryError)
+RIGHT = (VectorsFileError, DamagedFileError, UnicodeDecodeError, MemoryError)
 
 
 def read_vectors(name: str) -> Callable[[Path], None]:

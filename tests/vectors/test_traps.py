@@ -9,7 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from rowwise.vectors import Vectors, VectorsFileError, load
+from rowwise.errors import VectorsFileError
+from rowwise.vectors import Vectors, load
 
 
 @pytest.fixture

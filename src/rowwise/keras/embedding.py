@@ -20,8 +20,7 @@ from rowwise.keras.scopes import only_shapes_count
 from rowwise.keras.variables import TableVariable
 from rowwise.table import Table
 from rowwise.text._vocabulary import Vocabulary
-from rowwise.vectors import Vectors, rows_for
-from rowwise.vectors.pretrained import Report
+from rowwise.vectors import Coverage, Vectors, rows_for
 
 _STATISTICS = "rows.npz"
 
@@ -76,7 +75,7 @@ class Embedding(keras.layers.Embedding):
     """
 
     built: bool
-    pretrained: Report | None = None
+    pretrained: Coverage | None = None
 
     def __init__(
         self,
@@ -319,10 +318,10 @@ class Embedding(keras.layers.Embedding):
         layer.build()
         layer._embeddings.assign(pretrained.rows)  # not set_weights: not every row is known
         layer.trainable = trainable
-        layer.pretrained = pretrained.report
+        layer.pretrained = pretrained.coverage
         layer._mark_trained(np.flatnonzero(pretrained.found))
         if verbose:
-            print(pretrained.report)
+            print(pretrained.coverage)
         return layer
 
     def set_weights(self, weights: Any) -> None:

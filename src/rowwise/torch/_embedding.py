@@ -13,8 +13,7 @@ from rowwise.text._vocabulary import Vocabulary
 from rowwise.torch._lookup import lookup, with_untrained_filled
 from rowwise.torch._module import OnTable
 from rowwise.torch._weight import Weight
-from rowwise.vectors import Vectors, rows_for
-from rowwise.vectors.pretrained import Report
+from rowwise.vectors import Coverage, Vectors, rows_for
 
 
 class Embedding(OnTable, torch.nn.Embedding):
@@ -59,7 +58,7 @@ class Embedding(OnTable, torch.nn.Embedding):
     """
 
     untrained: Untrained = "as-is"
-    pretrained: Report | None = None
+    pretrained: Coverage | None = None
 
     def __init__(
         self,
@@ -133,11 +132,11 @@ class Embedding(OnTable, torch.nn.Embedding):
             embeddings, freeze, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
         )
         module.untrained = untrained
-        module.pretrained = None if pretrained is None else pretrained.report
+        module.pretrained = None if pretrained is None else pretrained.coverage
         if isinstance(module.weight, Weight):
             module.table.mark_trained(None if pretrained is None else pretrained.found.nonzero()[0])
         if pretrained is not None and verbose:
-            print(pretrained.report)
+            print(pretrained.coverage)
         return module
 
     @torch.compiler.disable

@@ -1,18 +1,10 @@
 """Pretrained vectors: read and written in the formats they come in."""
 
-from rowwise.vectors.errors import VectorsFileError
+from rowwise.vectors._load import load
+from rowwise.vectors._pretrained import Coverage, Pretrained, rows_for
+from rowwise.vectors._save import save
+from rowwise.vectors._subwords import Subwords
+from rowwise.vectors._vectors import Vectors
 from rowwise.vectors.formats import FORMATS
-from rowwise.vectors.load import load
-from rowwise.vectors.pretrained import Pretrained, rows_for
-from rowwise.vectors.subwords import Subwords
-from rowwise.vectors.vectors import Vectors
 
-__all__ = [
-    "FORMATS",
-    "Pretrained",
-    "Subwords",
-    "Vectors",
-    "VectorsFileError",
-    "load",
-    "rows_for",
-]
+__all__ = ["FORMATS", "Coverage", "Pretrained", "Subwords", "Vectors", "load", "rows_for", "save"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rowwise import _native
 from rowwise._checks import positive
 from rowwise.table import Table
-from rowwise.vectors.vectors import Vectors
+from rowwise.vectors import Vectors
 from rowwise.word2vec._corpus import Corpus
 from rowwise.word2vec._sampling import alias_table, keep_thresholds
 

@@ -1,10 +1,10 @@
-"""What a reader is asked for."""
+"""What a caller of `load` asks for."""
 
 from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ _DTYPES = ("float16", "float32", "float64")
 
 @dataclass(frozen=True)
 class Options:
-    """The options of `rowwise.vectors.load`, checked."""
+    """Hold the options of `rowwise.vectors.load`, validated."""
 
     limit: int | None = None
     words: frozenset[str] | None = None
@@ -23,7 +23,7 @@ class Options:
     finite: bool = True
 
     @classmethod
-    def checked(
+    def validated(
         cls,
         limit: int | None,
         words: Iterable[str] | None,
@@ -31,11 +31,11 @@ class Options:
         errors: str,
         finite: bool,
     ) -> Options:
-        """The options, or what is wrong with them.
+        """Return the options of a call of `load`.
 
         Raises:
-            ValueError: a limit below 0, another dtype, no such handler of decoding errors.
-            TypeError: one string instead of words, a word that is no string.
+            ValueError: a limit below 0, another dtype, an unknown handler of decoding errors.
+            TypeError: one string in place of words, a word that is not a string.
         """
         if limit is not None and limit < 0:
             raise ValueError(f"limit={limit} is below 0")
@@ -56,8 +56,12 @@ class Options:
             ) from None
         return cls(limit, wanted, np.dtype(dtype), errors, finite)
 
+    def in_float32(self) -> Options:
+        """Return the same options with dtype float32."""
+        return replace(self, dtype=np.dtype("float32"))
+
     def decode(self, word: bytes | memoryview) -> str:
-        """A word's bytes as text.
+        """Return a word's bytes as text.
 
         Raises:
             UnicodeDecodeError: they are not UTF-8, and `errors` is "strict".

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rowwise._neighbors import nearest
+from rowwise.vectors._gensim import from_gensim, to_gensim
+from rowwise.vectors._save import save
+from rowwise.vectors._subwords import Subwords
+from rowwise.vectors._word_matrix import WordMatrix
 
-if TYPE_CHECKING:
-    from rowwise.vectors.subwords import Subwords
 
-
-class Vectors:
-    """Words, and a matrix with a row for each.
+class Vectors(WordMatrix):
+    """Hold words, and a matrix with a row for each.
 
     Attributes:
         words: V strings, each once.
@@ -42,11 +43,9 @@ class Vectors:
     def __init__(
         self, words: Iterable[str], matrix: Any, *, subwords: Subwords | None = None
     ) -> None:
-        self.words = list(words)
-        self.matrix: NDArray[Any] = np.asarray(matrix)
+        super().__init__(list(words), np.asarray(matrix), subwords)
         if self.matrix.dtype not in (np.float16, np.float32, np.float64):
             self.matrix = self.matrix.astype(np.float32)
-        self.subwords = subwords
         shape = self.matrix.shape
         if len(shape) != 2 or shape[0] != len(self.words) or shape[1] < 1:
             raise ValueError(
@@ -59,13 +58,8 @@ class Vectors:
             if self._index[word] != i:
                 raise ValueError(f"word {word!r} has two rows, {i} and {self._index[word]}")
 
-    @property
-    def dim(self) -> int:
-        """Length D of a vector."""
-        return int(self.matrix.shape[1])
-
     def __getitem__(self, word: str) -> NDArray[Any]:
-        """The vector (D,) of a word, a view of the matrix.
+        """Return the vector (D,) of a word, a view of the matrix.
 
         Raises:
             KeyError: the word has no row.
@@ -76,7 +70,7 @@ class Vectors:
         return self.matrix[self._index[word]]
 
     def vector_of(self, word: str) -> NDArray[Any]:
-        """The vector (D,) of any word: its row, or the mean of its character n-grams.
+        """Return the vector (D,) of any word: its row, or the mean of its character n-grams.
 
         As in fastText, a word without n-grams (too short a one) gets zeros.
 
@@ -88,13 +82,13 @@ class Vectors:
         return self.subwords.vector_of(word).astype(self.matrix.dtype)
 
     def row_of(self, word: str) -> int | None:
-        """The place of a word, None if it has none."""
+        """Return the row of a word, None if it has none."""
         return self._index.get(word)
 
     def nearest(
         self, query: str | NDArray[Any], k: int = 10, without: Iterable[str] = ()
     ) -> list[tuple[str, float]]:
-        """The k words nearest to a word, itself left out, or to a vector (D,), with their cosines.
+        """Return the k words nearest to a word, itself left out, or to a vector (D,), with cosines.
 
         Args:
             query: a word, or a vector.
@@ -117,7 +111,7 @@ class Vectors:
         return [(self.words[i], float(c)) for i, c in zip(ids, cosines, strict=True)]
 
     def analogy(self, a: str, b: str, c: str, k: int = 10) -> list[tuple[str, float]]:
-        """What stands to c as b stands to a: the k words nearest to b - a + c, with cosines.
+        """Return what stands to c as b stands to a: the k words nearest to b - a + c, with cosines.
 
         The three are brought to length 1 first and left out of the answer (3CosAdd: Levy and
         Goldberg, Linguistic Regularities in Sparse and Explicit Word Representations, 2014).
@@ -129,15 +123,7 @@ class Vectors:
         return self.nearest(two - one + three, k, without=[a, b, c])
 
     def save(self, path: str | os.PathLike[str], format: str | None = None) -> None:
-        """Writes a file, or a folder of two, whole or not at all.
-
-        Args:
-            path: `.gz` or `.zip` after a text's or word2vec's ending compresses.
-            format: a name of `rowwise.vectors.FORMATS`; by the ending unless given. `.bin` is
-                fastText's for vectors with `subwords`, word2vec's for others.
-
-        Raises:
-            ValueError: an ending that stands for no format, or words that the format cannot hold.
+        """Write a file, or a folder of several; see `rowwise.vectors.save`.
 
         Example:
             >>> import os, tempfile
@@ -148,21 +134,16 @@ class Vectors:
             tea 1 2.5
             cup 3 4
         """
-        from rowwise.vectors.formats import save
-
         save(self, path, format)
 
     @classmethod
     def from_gensim(cls, keyed_vectors: Any) -> Vectors:
-        """The vectors of a gensim `KeyedVectors` or `FastTextKeyedVectors` that is in memory."""
-        from rowwise.vectors.gensim import from_gensim
-
-        return from_gensim(keyed_vectors)
+        """Return the vectors of a gensim `KeyedVectors` or `FastTextKeyedVectors` in memory."""
+        found = from_gensim(keyed_vectors)
+        return cls(found.words, found.matrix, subwords=found.subwords)
 
     def to_gensim(self) -> Any:
-        """A gensim `KeyedVectors` with these words and vectors; needs gensim."""
-        from rowwise.vectors.gensim import to_gensim
-
+        """Return a gensim `KeyedVectors` with these words and vectors; needs gensim."""
         return to_gensim(self)
 
     def __contains__(self, word: object) -> bool:
@@ -170,9 +151,6 @@ class Vectors:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.words)
-
-    def __len__(self) -> int:
-        return len(self.words)
 
     def __repr__(self) -> str:
         more = ", with subwords" if self.subwords else ""

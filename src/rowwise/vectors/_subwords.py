@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise import _native
-from rowwise.vectors.text import encoded_word, joined
+from rowwise.vectors._packed_strings import encode_word, pack
 
 
 @dataclass(frozen=True)
 class Subwords:
-    """Rows for character n-grams, found by hash.
+    """Hold rows for character n-grams, found by hash.
 
     A word w has the n-grams g of "<w>" with min_length..max_length characters (but not the
     brackets alone), and each the row hash(g) mod B of `buckets`. Then
@@ -40,28 +40,28 @@ class Subwords:
     min_length: int
     max_length: int
 
-    def places_of(self, word: str) -> list[int]:
-        """The rows of a word's n-grams; empty for the end of a sentence "</s>"."""
+    def bucket_ids(self, word: str) -> list[int]:
+        """Return the rows of a word's n-grams; none for the end of a sentence "</s>"."""
         if word == "</s>":
             return []
-        raw = encoded_word(word)
+        raw = encode_word(word)
         return _native.subwords(raw, self.min_length, self.max_length, len(self.buckets))
 
     def vector_of(self, word: str) -> NDArray[np.float32]:
-        """The mean (D,) of a word's n-grams; zeros if it has none."""
-        places = self.places_of(word)
-        if not places:
+        """Return the mean (D,) of a word's n-grams; zeros if it has none."""
+        ids = self.bucket_ids(word)
+        if not ids:
             return np.zeros(self.buckets.shape[1], np.float32)
-        return self.buckets[places].mean(axis=0, dtype=np.float64).astype(np.float32)
+        return self.buckets[ids].mean(axis=0, dtype=np.float64).astype(np.float32)
 
-    def mix_in(self, words: list[str], rows: NDArray[np.float32]) -> None:
-        """Turns words' own rows (V, D) into their vectors, in place."""
+    def add_to(self, words: list[str], rows: NDArray[np.float32]) -> None:
+        """Turn words' own rows (V, D) into their vectors, in place."""
         self._mix(words, rows, undo=False)
 
-    def take_out(self, words: list[str], rows: NDArray[np.float32]) -> None:
-        """Turns words' vectors (V, D) into their own rows, in place."""
+    def remove_from(self, words: list[str], rows: NDArray[np.float32]) -> None:
+        """Turn words' vectors (V, D) into their own rows, in place."""
         self._mix(words, rows, undo=True)
 
     def _mix(self, words: list[str], rows: NDArray[np.float32], undo: bool) -> None:
-        text, ends = joined(words)
+        text, ends = pack(words)
         _native.mix_subwords(text, ends, rows, self.buckets, self.min_length, self.max_length, undo)

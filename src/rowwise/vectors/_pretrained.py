@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rowwise._init import Init, fill
+from rowwise.vectors._vectors import Vectors
 from rowwise.text._vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from rowwise.vectors.vectors import Vectors
 
 _NAMED = 5
 
 
 @dataclass(frozen=True)
-class Report:
-    """How many words of a vocabulary have pretrained vectors.
+class Coverage:
+    """Count the words of a vocabulary that have pretrained vectors.
 
     Attributes:
         words: in the vocabulary, mask and unknown not counted.
@@ -44,11 +42,17 @@ class Report:
 
 
 class Pretrained(NamedTuple):
-    """rows (V, D) float32 of a vocabulary, found (V,) bool: which are pretrained, and a report."""
+    """Hold the rows of a vocabulary, and how many of them are pretrained.
+
+    Attributes:
+        rows: (V, D) float32.
+        found: (V,) bool, which rows are pretrained.
+        coverage: the counts, to print.
+    """
 
     rows: NDArray[np.float32]
     found: NDArray[np.bool_]
-    report: Report
+    coverage: Coverage
 
 
 def rows_for(
@@ -58,7 +62,7 @@ def rows_for(
     *,
     seed: int | None = None,
 ) -> Pretrained:
-    """The rows of a table for a vocabulary: pretrained where there is a vector.
+    """Return the rows of a table for a vocabulary: pretrained where there is a vector.
 
     Args:
         vectors: as `rowwise.vectors.load` gives them; those with `subwords` have a vector for
@@ -69,15 +73,15 @@ def rows_for(
         seed: of the initializer.
 
     Returns:
-        rows (V, D) float32, found (V,) bool, and a report to print.
+        rows (V, D) float32, found (V,) bool, and a `Coverage` to print.
 
     Example:
         >>> from rowwise.vectors import Vectors
         >>> vectors = Vectors(["tea", "cup"], [[1.0, 2.0], [3.0, 4.0]])
-        >>> rows, found, report = rows_for(vectors, ["cup", "pot"], "zeros")
+        >>> rows, found, coverage = rows_for(vectors, ["cup", "pot"], "zeros")
         >>> rows.tolist(), found.tolist()
         ([[3.0, 4.0], [0.0, 0.0]], [True, False])
-        >>> print(report)
+        >>> print(coverage)
         1 of 2 words found (50.0%); missing: 'pot'
     """
     if isinstance(vocabulary, str | bytes):
@@ -88,13 +92,13 @@ def rows_for(
     rows = np.zeros((len(words), vectors.dim), np.float32)
     fill(rows, initializer, seed)
     found = np.zeros(len(words), np.bool_)
-    places = np.fromiter(
-        (-1 if (place := vectors.row_of(word)) is None else place for word in words),
+    source_rows = np.fromiter(
+        (-1 if (row := vectors.row_of(word)) is None else row for word in words),
         np.int64,
         len(words),
     )
-    found[:] = places >= 0
-    rows[found] = vectors.matrix[places[found]]
+    found[:] = source_rows >= 0
+    rows[found] = vectors.matrix[source_rows[found]]
     exact = int(sum(found[i] for i, word in enumerate(words) if word not in special))
     by_subwords = 0
     missing: list[str] = []
@@ -102,7 +106,7 @@ def rows_for(
         word = words[i]
         if word in special:
             continue
-        if vectors.subwords is not None and vectors.subwords.places_of(word):
+        if vectors.subwords is not None and vectors.subwords.bucket_ids(word):
             rows[i] = vectors.vector_of(word)
             found[i] = True
             by_subwords += 1
@@ -111,4 +115,4 @@ def rows_for(
     if mask is not None and words:
         rows[0], found[0] = 0.0, False
     counted = sum(word not in special for word in words)
-    return Pretrained(rows, found, Report(counted, exact, by_subwords, missing))
+    return Pretrained(rows, found, Coverage(counted, exact, by_subwords, missing))

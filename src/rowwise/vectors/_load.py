@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterable
 from typing import Any
 
-from rowwise.vectors.formats import format_of, named
-from rowwise.vectors.options import Options
-from rowwise.vectors.source import split_member
-from rowwise.vectors.text import read_text
-from rowwise.vectors.vectors import Vectors
+from rowwise.vectors._collector import WordList, collect
+from rowwise.vectors._options import Options
+from rowwise.vectors._reader import refuse_tar
+from rowwise.vectors._vectors import Vectors
+from rowwise.vectors.formats import format_named, format_of
+from rowwise.vectors.formats._format import Sample
 
 
 def load(
@@ -23,11 +24,11 @@ def load(
     errors: str = "strict",
     finite: bool = True,
 ) -> Vectors:
-    """Reads pretrained vectors.
+    """Read pretrained vectors.
 
-    Text and word2vec files may be gzip or zip; a file in an archive of several is named as if the
-    archive were a folder, "glove.6B.zip/glove.6B.100d.txt". No pickle is ever opened. Beside the
-    result a few megabytes are needed, however large the file.
+    Files may be compressed by gz, bz2 or xz, or be in a zip archive; one of several in an archive
+    is named as if the archive were a folder, "glove.6B.zip/glove.6B.100d.txt". No pickle is ever
+    opened. Beside the result a few megabytes are needed, however large the file.
 
     Args:
         path: a file or folder; or a gensim `KeyedVectors` that gensim has loaded.
@@ -60,23 +61,17 @@ def load(
         >>> load(path, words=["new york", "pot"]).words
         ['new york']
     """
-    options = Options.checked(limit, words, dtype, errors, finite)
+    options = Options.validated(limit, words, dtype, errors, finite)
     if not isinstance(path, str | os.PathLike):
         return _part_of(Vectors.from_gensim(path), options)
-    name = os.fspath(path)
-    if isinstance(name, bytes):
-        name = os.fsdecode(name)
-    split_member(name)
-    if format is not None:
-        return named(format).read(name, options)
-    found = format_of(name)
-    return read_text(name, options) if found == "text" else named(found).read(name, options)
+    sample = Sample(os.fsdecode(path))
+    refuse_tar(sample.path, sample.head)
+    chosen = format_of(sample) if format is None else format_named(format)
+    found = chosen.read(sample.path, options)
+    return Vectors(found.words, found.matrix, subwords=found.subwords)
 
 
 def _part_of(vectors: Vectors, options: Options) -> Vectors:
-    from rowwise.vectors.blob import chosen
-
     shape = vectors.matrix.shape
-    part = chosen("KeyedVectors", vectors.words, vectors.matrix, shape, options)
-    part.subwords = vectors.subwords
-    return part
+    part = collect("KeyedVectors", WordList(vectors.words), vectors.matrix, shape, options)
+    return Vectors(part.words, part.matrix, subwords=vectors.subwords)
