@@ -14,7 +14,7 @@ from typing import IO, cast
 # The most bytes that one byte of deflate can become: a match of 258 bytes takes two bits.
 MOST_RATIO = 1032
 # Content of this size is read whatever the ratio.
-_ALWAYS_READ = 1 << 26
+_ALWAYS_READ = 1 << 20
 
 # What a damaged stream raises, beside an OSError without a number.
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
