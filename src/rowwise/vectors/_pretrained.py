@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise._init import Init, fill
-from rowwise.vectors._vectors import Vectors
 from rowwise.text._vocabulary import Vocabulary
+from rowwise.vectors._vectors import Vectors
 
 _NAMED = 5
 
