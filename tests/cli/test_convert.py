@@ -6,7 +6,7 @@ import pytest
 import rowwise
 from rowwise.vectors import Vectors, load
 
-app = pytest.importorskip("rowwise.cli.app").app
+app = pytest.importorskip("rowwise.cli._app").app
 CliRunner = pytest.importorskip("typer.testing").CliRunner
 
 SMALL = Vectors(["tea", "new york", "cup"], [[1.0, 2.5], [-3.0, 0.25], [4.0, 5.0]])

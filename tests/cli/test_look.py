@@ -12,7 +12,7 @@ import pytest
 import rowwise
 from rowwise.vectors import Vectors
 
-app = pytest.importorskip("rowwise.cli.app").app
+app = pytest.importorskip("rowwise.cli._app").app
 CliRunner = pytest.importorskip("typer.testing").CliRunner
 
 
@@ -165,13 +165,13 @@ def test_a_table_is_inspected(tmp_path):
     table.save(tmp_path / "t.safetensors")
 
     about = json.loads(run("inspect", tmp_path / "t.safetensors", "--json").output)
-    assert (about["rows"], about["dim"], about["steps"], about["words"]) == (6, 2, 3, 6)
-    assert about["never trained"] == 4
-    assert about["never trained, such as"] == ["a", "d", "e", "f"]
-    assert about["trained most"][:2] == ["b", "c"]
-    assert about["rows that repeat another"] == 0
-    assert about["not finite"] == 0
-    assert about["norms"]["largest"] == pytest.approx(
+    assert (about["rows"], about["dim"], about["steps"], about["vocabulary"]) == (6, 2, 3, 6)
+    assert about["untrained"] == 4
+    assert about["untrained_rows"] == ["a", "d", "e", "f"]
+    assert about["most_updated_rows"][:2] == ["b", "c"]
+    assert about["duplicate_rows"] == 0
+    assert about["nonfinite_rows"] == 0
+    assert about["norms"]["max"] == pytest.approx(
         float(np.linalg.norm(table.to_numpy(), axis=1).max()), rel=1e-6
     )
     shown = run("inspect", tmp_path / "t.safetensors").output
@@ -184,5 +184,5 @@ def test_rows_that_repeat_and_rows_of_zeros_are_counted(tmp_path):
     table = rowwise.Table(3, 2, init=np.array([[1, 2], [1, 2], [0, 0]], np.float32))
     table.save(tmp_path / "t.safetensors")
     about = json.loads(run("inspect", tmp_path / "t.safetensors", "--json").output)
-    assert about["rows that repeat another"] == 1
-    assert about["rows of zeros"] == 1
+    assert about["duplicate_rows"] == 1
+    assert about["zero_rows"] == 1

@@ -13,7 +13,7 @@ import pytest
 import rowwise
 
 keras = pytest.importorskip("keras")
-app = pytest.importorskip("rowwise.cli.app").app
+app = pytest.importorskip("rowwise.cli._app").app
 CliRunner = pytest.importorskip("typer.testing").CliRunner
 
 FRUIT = ["apple", "pear", "plum", "cherry", "melon"]
@@ -55,7 +55,7 @@ def test_a_file_becomes_a_classifier_that_beats_the_majority(tmp_path, ending):
     result = run(write(tmp_path / f"data{ending}"), *columns, "--out", out, "--words", "apple")
     assert result.exit_code == 0, result.output
     assert "Held-out accuracy 1.000; always the most frequent label: 0.500" in result.output
-    assert "0 of 14 rows were never trained" in result.output
+    assert "0 of 14 rows are untrained" in result.output
 
     vocabulary = rowwise.Vocabulary.load(out / "vocabulary.json")
     table = rowwise.Table.load(out / "table.safetensors")
@@ -162,6 +162,12 @@ def test_without_typer_one_line_says_what_to_install():
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr == "rowwise's command line needs typer; pip install 'rowwise[cli]'\n"
+
+
+def test_the_module_runs_as_the_program_does():
+    command = [sys.executable, "-m", "rowwise", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == rowwise.__version__
 
 
 def test_help_shows_an_example_and_version_the_version():

@@ -13,7 +13,7 @@ import pytest
 import rowwise
 from rowwise.vectors import load
 
-app = pytest.importorskip("rowwise.cli.app").app
+app = pytest.importorskip("rowwise.cli._app").app
 CliRunner = pytest.importorskip("typer.testing").CliRunner
 
 FRUIT = ["apple", "pear", "plum", "cherry", "melon", "fig"]

@@ -39,7 +39,7 @@ def page(tmp_path_factory):
         title="Forty <rows>",
         history={"loss": [3.0, 2.0, 1.5], "val_loss": [3.5, 2.5, 2.4], "accuracy": [0.1, 0.5, 0.9]},
         start=np.zeros(table.shape),
-        leaning=["even", "<odd>"] * 20,
+        row_labels=["even", "<odd>"] * 20,
     )
     return path.read_text(encoding="utf-8")
 
@@ -62,7 +62,7 @@ def test_words_are_text_whatever_markup_they_hold(page):
 
 
 def test_rows_never_trained_are_counted_and_named(page):
-    assert "16 rows were never trained" in page
+    assert "16 rows are untrained" in page
     assert ">word20, word21," in page
     assert "(padding)" not in page.partition("Which")[2].partition("</details>")[0]
 
@@ -78,7 +78,7 @@ def test_what_explains_the_variance_is_stated(page):
 def test_a_table_alone_has_a_report_too(tmp_path):
     write_report(tmp_path / "r.html", rowwise.Table(3, 1, seed=0))
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "3 rows were never trained" in text
+    assert "3 rows are untrained" in text
     assert "How far rows moved" not in text
 
 
@@ -86,7 +86,7 @@ def test_a_table_alone_has_a_report_too(tmp_path):
     ("options", "why"),
     [
         ({"start": np.zeros((3, 5))}, r"start has shape \(3, 5\); the table has \(40, 5\)"),
-        ({"leaning": ["a"]}, "leaning has 1 labels for 40 rows"),
+        ({"row_labels": ["a"]}, "row_labels has 1 labels for 40 rows"),
     ],
 )
 def test_what_does_not_fit_the_table_is_an_error_and_writes_nothing(tmp_path, options, why):
@@ -106,7 +106,7 @@ def test_every_row_has_its_bar_in_the_histogram():
     rows = Rows.of(trained(), None, None)
     (bars,) = figures.histogram_of_updates(rows).data
     assert dict(zip(bars.x, bars.y, strict=True)) == {
-        "never": 16, "1": 1, "2-3": 2, "4-7": 4, "8-15": 8, "16-31": 9,
+        "0": 16, "1": 1, "2-3": 2, "4-7": 4, "8-15": 8, "16-31": 9,
     }  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def test_a_picture_shows_each_row_once_for_each_colouring():
         for visible in shown.values():
             traces = [t for t, on in zip(figure.data, visible, strict=True) if on]
             assert sum(len(trace.x) for trace in traces) == 40
-            assert (traces[-1].name, len(traces[-1].x)) == ("never trained", 16)
+            assert (traces[-1].name, len(traces[-1].x)) == ("untrained", 16)
 
 
 def test_a_label_has_one_colour_in_every_picture():

@@ -1,11 +1,11 @@
-"""A server of rows whose words are hostile, and of two moments."""
+"""A server of rows whose words are hostile, and of two snapshots."""
 
 import threading
 
 import numpy as np
 import pytest
 
-from rowwise.inspect.view import Explorer, Moment, Server
+from rowwise.inspect.view import Explorer, Server, Snapshot
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "</script><script>alert(2)</script>", "=1+1", ""]
 COUNT = 60
@@ -17,8 +17,11 @@ def explorer():
     end = start + np.arange(COUNT, dtype=np.float32)[:, None] * [1, -1, 0.5, 0, 0]
     updates = np.arange(COUNT, dtype=np.uint32)
     kinds = {word: ("odd", "even")[i % 2] for i, word in enumerate(words)}
-    moments = [Moment("start", start, words), Moment("end", end.astype(np.float32), words, updates)]
-    return Explorer(moments, {"<b>kind</b>": kinds})
+    snapshots = [
+        Snapshot("start", start, words),
+        Snapshot("end", end.astype(np.float32), words, updates),
+    ]
+    return Explorer(snapshots, {"<b>kind</b>": kinds})
 
 
 @pytest.fixture(scope="module")

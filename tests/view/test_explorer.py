@@ -1,10 +1,10 @@
-"""What the page is told: places, neighbours, words found, moments put beside each other."""
+"""What the page is told: coordinates, neighbours, words found, snapshots put beside each other."""
 
 import numpy as np
 import pytest
 
 from rowwise.inspect import Projection
-from rowwise.inspect.view import Explorer, Moment
+from rowwise.inspect.view import Explorer, Snapshot
 from rowwise.inspect.view._search import Search
 
 WORDS = ["tea", "Teapot", "cup", "steam", "pot", ""]
@@ -49,18 +49,18 @@ def test_words_are_known_by_their_letters_or_else_in_any_case():
 
 def test_rows_lie_along_the_principal_components_of_the_trained_ones():
     vectors, updates = rows(), np.array([1, 2, 0, 3, 1, 0], np.uint32)
-    explorer = Explorer([Moment("now", vectors, WORDS, updates)])
+    explorer = Explorer([Snapshot("now", vectors, WORDS, updates)])
     expected = Projection.of(vectors[updates > 0], 2)(vectors)
-    np.testing.assert_array_equal(explorer.places(0), expected)
+    np.testing.assert_array_equal(explorer.coordinates(0), expected)
     np.testing.assert_array_equal(explorer.untrained, updates == 0)
-    one = Explorer([Moment("now", rows(dim=1), WORDS)])
-    assert one.places(0).shape == (6, 2)
-    assert not one.places(0)[:, 1].any()
+    one = Explorer([Snapshot("now", rows(dim=1), WORDS)])
+    assert one.coordinates(0).shape == (6, 2)
+    assert not one.coordinates(0)[:, 1].any()
 
 
 def test_neighbours_of_an_average_are_those_of_the_whole_space():
     vectors = rows(count=50, dim=8)
-    explorer = Explorer([Moment("now", vectors)])
+    explorer = Explorer([Snapshot("now", vectors)])
     ids, cosines = explorer.near([3, 7], k=5)
     mean = (vectors[3] + vectors[7]) / 2
     expected = vectors @ mean / np.linalg.norm(vectors, axis=1) / np.linalg.norm(mean)
@@ -69,16 +69,16 @@ def test_neighbours_of_an_average_are_those_of_the_whole_space():
     np.testing.assert_allclose(cosines, expected[ids], rtol=1e-5)
 
 
-def test_an_earlier_moment_is_put_beside_the_last_one_word_by_word():
+def test_an_earlier_snapshot_is_put_beside_the_last_one_word_by_word():
     early, late = rows(1, 3), rows(2, 3)
     explorer = Explorer(
-        [Moment("early", early, ["a", "b", "gone"]), Moment("late", late, ["new", "b", "a"])]
+        [Snapshot("early", early, ["a", "b", "gone"]), Snapshot("late", late, ["new", "b", "a"])]
     )
     np.testing.assert_array_equal(explorer.vectors[0][1:], early[[1, 0]])
-    assert np.isnan(explorer.places(0)[0]).all()
-    assert not np.isnan(explorer.places(1)).any()
-    assert explorer.near([0], moment=0)[0].tolist() == []  # it was not there
-    assert explorer.near([1], moment=0)[0].tolist() == [2]
+    assert np.isnan(explorer.coordinates(0)[0]).all()
+    assert not np.isnan(explorer.coordinates(1)).any()
+    assert explorer.near([0], snapshot=0)[0].tolist() == []  # it was not there
+    assert explorer.near([1], snapshot=0)[0].tolist() == [2]
     moved = {column.name: column.values for column in explorer.columns}["moved since early"]
     np.testing.assert_allclose(moved[1], np.linalg.norm(late[1] - early[1]), rtol=1e-6)
 
@@ -86,8 +86,8 @@ def test_an_earlier_moment_is_put_beside_the_last_one_word_by_word():
 def test_another_training_is_turned_upon_this_one():
     vectors = rows(0, 30, 5)
     turn, _ = np.linalg.qr(np.random.default_rng(3).standard_normal((5, 5)))
-    other = Moment("other", (vectors @ turn).astype(np.float32))
-    explorer = Explorer([other, Moment("this", vectors)], align=True)
+    other = Snapshot("other", (vectors @ turn).astype(np.float32))
+    explorer = Explorer([other, Snapshot("this", vectors)], align=True)
     np.testing.assert_allclose(explorer.vectors[0], vectors, atol=1e-5)
 
 
@@ -96,7 +96,7 @@ def test_columns_are_numbers_or_labels():
         "size": {"tea": "2", "cup": "3.5"},
         "kind": {"tea": "drink", "cup": "thing", "pot": "thing"},
     }
-    explorer = Explorer([Moment("now", rows(), WORDS, np.arange(6, dtype=np.uint32))], columns)
+    explorer = Explorer([Snapshot("now", rows(), WORDS, np.arange(6, dtype=np.uint32))], columns)
     size, kind, updates, norm = explorer.columns
     np.testing.assert_array_equal(size.values, [2, np.nan, 3.5, np.nan, np.nan, np.nan])
     assert size.labels is None
@@ -106,16 +106,22 @@ def test_columns_are_numbers_or_labels():
 
 
 @pytest.mark.parametrize(
-    ("moments", "message"),
+    ("snapshots", "message"),
     [
         ([], "no rows to show"),
-        ([Moment("a", rows(count=0))], "no rows to show"),
-        ([Moment("a", rows(), ["tea"])], "'a' has 1 words for 6 rows"),
-        ([Moment("a", rows(dim=3)), Moment("b", rows(dim=4))], "vectors of 3 numbers and 'b' of 4"),
-        ([Moment("a", rows(count=3)), Moment("b", rows())], "3 rows and 'b' 6; without words"),
-        ([Moment("a", rows(), list("uvwxyz")), Moment("b", rows(), WORDS)], "no word in common"),
+        ([Snapshot("a", rows(count=0))], "no rows to show"),
+        ([Snapshot("a", rows(), ["tea"])], "'a' has 1 words for 6 rows"),
+        (
+            [Snapshot("a", rows(dim=3)), Snapshot("b", rows(dim=4))],
+            "vectors of 3 numbers and 'b' of 4",
+        ),
+        ([Snapshot("a", rows(count=3)), Snapshot("b", rows())], "3 rows and 'b' 6; without words"),
+        (
+            [Snapshot("a", rows(), list("uvwxyz")), Snapshot("b", rows(), WORDS)],
+            "no word in common",
+        ),
     ],
 )
-def test_moments_that_do_not_belong_together_are_refused(moments, message):
+def test_snapshots_that_do_not_belong_together_are_refused(snapshots, message):
     with pytest.raises(ValueError, match=message):
-        Explorer(moments)
+        Explorer(snapshots)

@@ -88,8 +88,8 @@ def test_a_typed_word_and_an_average_show_their_neighbours(page, server):
 def test_colours_follow_the_column_and_rows_never_trained_are_grey(page):
     by_kind = pixels(page)
     assert {"0,114,178", "230,159,0"} <= set(by_kind)
-    assert "never trained (1)" in page.inner_text("#legend")
-    assert len(by_kind) == 3  # two kinds and the grey of the row never trained
+    assert "untrained (1)" in page.inner_text("#legend")
+    assert len(by_kind) == 3  # two kinds and the grey of the row untrained
     page.select_option("#colour", label="updates")
     page.wait_for_selector("#ramp")
     settled(page)
@@ -104,17 +104,17 @@ def test_the_slider_moves_the_rows(page):
     last = pixels(page)
     slider = page.locator("#slider")
     slider.fill("0.5")
-    assert page.inner_text("#moment") == "start → end 50%"
+    assert page.inner_text("#snapshot") == "start → end 50%"
     settled(page)
     between = pixels(page)
     slider.fill("0")
-    assert page.inner_text("#moment") == "start"
+    assert page.inner_text("#snapshot") == "start"
     settled(page)
     first = pixels(page)
     # At the start all rows lie on one heap.
     assert sum(first.values()) < sum(between.values()) <= sum(last.values())
     page.click("#play")
-    expect(page.locator("#moment")).to_have_text("end")
+    expect(page.locator("#snapshot")).to_have_text("end")
 
 
 def test_rows_chosen_with_the_mouse_are_exported(page, server, tmp_path):

@@ -55,14 +55,16 @@ def test_nothing_but_its_own_files_may_run(server):
 def test_facts_and_arrays(server):
     about = json.loads(ask(server, "GET", "about")[1])
     assert (about["rows"], about["dim"], about["untrained"]) == (60, 5, 1)
-    assert about["moments"] == ["start", "end"]
+    assert about["snapshots"] == ["start", "end"]
     assert [column["name"] for column in about["columns"]] == [
         "<b>kind</b>", "updates", "norm", "moved since start",
     ]  # fmt: skip
     explorer = server.explorer
-    for moment in (0, 1):
-        places = np.frombuffer(ask(server, "GET", f"places?moment={moment}")[1], np.float32)
-        np.testing.assert_array_equal(places.reshape(-1, 2), explorer.places(moment))
+    for snapshot in (0, 1):
+        coordinates = np.frombuffer(
+            ask(server, "GET", f"coordinates?snapshot={snapshot}")[1], np.float32
+        )
+        np.testing.assert_array_equal(coordinates.reshape(-1, 2), explorer.coordinates(snapshot))
     updates = np.frombuffer(ask(server, "GET", "column?number=1")[1], np.float32)
     np.testing.assert_array_equal(updates, np.arange(60))
     untrained = np.frombuffer(ask(server, "GET", "untrained")[1], np.uint8)
@@ -72,7 +74,7 @@ def test_facts_and_arrays(server):
 def test_words_and_neighbours(server):
     found = json.loads(ask(server, "GET", "search?text=WORD5")[1])
     assert found["words"] == ["word5", *(f"word5{i}" for i in range(6))]
-    question = {"words": ["word1", "absent"], "ids": [7], "moment": 1, "k": 3}
+    question = {"words": ["word1", "absent"], "ids": [7], "snapshot": 1, "k": 3}
     answer = json.loads(ask(server, "POST", "near", question)[1])
     assert (answer["of"], answer["missing"]) == ([7, 5], ["absent"])
     ids, cosines = server.explorer.near([7, 5], 3, 1)
@@ -82,7 +84,7 @@ def test_words_and_neighbours(server):
 
 
 def test_chosen_rows_are_exported_with_columns_and_vectors(server):
-    question = {"ids": [0, 9], "moment": 1, "vectors": True}
+    question = {"ids": [0, 9], "snapshot": 1, "vectors": True}
     text = ask(server, "POST", "export", question)[1].decode()
     first, second = csv.DictReader(io.StringIO(text))
     assert first["word"] == "<img src=x onerror=alert(1)>"
@@ -95,16 +97,16 @@ def test_chosen_rows_are_exported_with_columns_and_vectors(server):
 @pytest.mark.parametrize(
     ("method", "path", "body", "message"),
     [
-        ("GET", "places?moment=2", None, "moment 2 is not among the 2 (0..1)"),
-        ("GET", "places?moment=x", None, "invalid literal"),
-        ("GET", "places", None, "moment"),
+        ("GET", "coordinates?snapshot=2", None, "snapshot 2 is not among the 2 (0..1)"),
+        ("GET", "coordinates?snapshot=x", None, "invalid literal"),
+        ("GET", "coordinates", None, "snapshot"),
         ("GET", "column?number=-1", None, "column -1 is not among the 4"),
         ("POST", "words", {"ids": [60]}, "row 60 is not among the 60 rows (0..59)"),
         ("POST", "words", {"ids": [True]}, "row True"),
         ("POST", "words", {"ids": ["1"]}, "row '1'"),
         ("POST", "words", [1], "not an object"),
-        ("POST", "near", {"words": [1], "moment": 0}, "not all text"),
-        ("POST", "near", {"ids": 5, "moment": 0}, "not iterable"),
+        ("POST", "near", {"words": [1], "snapshot": 0}, "not all text"),
+        ("POST", "near", {"ids": 5, "snapshot": 0}, "not iterable"),
         ("POST", "words", b"{", "Expecting"),
         ("POST", "words", b"[" * 100_000, ""),
         ("POST", "words", b"\xff", "decode"),
@@ -164,7 +166,7 @@ def test_the_command_serves_what_train_saved(tmp_path):
     ],
 )
 def test_bad_input_to_the_command_is_named(tmp_path, monkeypatch, arguments, message):
-    app = pytest.importorskip("rowwise.cli.app").app
+    app = pytest.importorskip("rowwise.cli._app").app
     runner = pytest.importorskip("typer.testing").CliRunner()
     monkeypatch.chdir(tmp_path)
     rowwise.Table(2, 3, seed=0).save("a.safetensors")

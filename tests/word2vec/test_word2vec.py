@@ -117,7 +117,7 @@ def test_one_thread_gives_the_same_bits_and_another_seed_others():
 
 @pytest.mark.parametrize("objective", ["skipgram", "cbow"])
 def test_an_interrupt_loses_nothing(monkeypatch, objective):
-    monkeypatch.setattr("rowwise.word2vec._model._AT_ONCE", 40)
+    monkeypatch.setattr("rowwise.word2vec._model._CHUNK", 40)
     corpus = Corpus.from_texts(sentences(), min_count=1)
     straight = Word2Vec(corpus, objective, dim=8, reproducible=True, epochs=2).train()
     stopped = Word2Vec(corpus, objective, dim=8, reproducible=True, epochs=2)
@@ -130,10 +130,10 @@ def test_an_interrupt_loses_nothing(monkeypatch, objective):
 
     with pytest.raises(KeyboardInterrupt):
         stopped.train(interrupt)
-    assert 0 < stopped.done < 1
+    assert 0 < stopped.fraction_done < 1
     assert stopped.table.steps == sum(calls)
     stopped.train(calls.append)
-    assert stopped.done == 1
+    assert stopped.fraction_done == 1
     assert sum(calls) == 2 * len(corpus.ids)
     np.testing.assert_array_equal(stopped.table.to_numpy(), straight.table.to_numpy())
     np.testing.assert_array_equal(stopped.context.to_numpy(), straight.context.to_numpy())
@@ -149,7 +149,7 @@ texts = [" ".join(map(str, line)) for line in rng.integers(300, size=(20_000, 10
 corpus = Corpus.from_texts(texts, min_count=1)
 straight = Word2Vec(corpus, dim=16, epochs=3, sample=0, reproducible=True).train()
 stopped, times = Word2Vec(corpus, dim=16, epochs=3, sample=0, reproducible=True), 0
-while stopped.done < 1:
+while stopped.fraction_done < 1:
     alarm = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
     try:
         alarm.start()

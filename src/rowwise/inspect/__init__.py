@@ -1,4 +1,4 @@
-"""What a table holds, for people: neighbours, projections, facts, a report, a page."""
+"""Look at a table: neighbours, projections, facts, a report, a page."""
 
 from rowwise._neighbors import nearest
 from rowwise.inspect._projection import Projection

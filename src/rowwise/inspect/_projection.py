@@ -1,4 +1,4 @@
-"""Principal components: the few directions along which rows differ most."""
+"""Principal components of rows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ _AT_ONCE = 1 << 16  # rows
 
 @dataclass(frozen=True)
 class Projection:
-    """From rows of length D to k coordinates."""
+    """A map of rows of length D to k coordinates.
 
-    mean: NDArray[np.float64]  # (D,)
-    axes: NDArray[np.float64]  # (k, D), each of length 1, at right angles
-    variance_explained: NDArray[np.float64]  # (k,) share of the whole variance, 0..1
+    Attributes:
+        mean: (D,) float64.
+        axes: (k, D) float64, each of length 1, at right angles.
+        variance_explained: (k,) float64, each axis's share of the whole variance, 0..1.
+    """
+
+    mean: NDArray[np.float64]
+    axes: NDArray[np.float64]
+    variance_explained: NDArray[np.float64]
 
     @classmethod
     def of(cls, vectors: NDArray[Any], k: int = 2) -> Projection:
-        """The first k principal components of vectors (V, D); fewer where D is below k.
+        """Return the first k principal components of vectors (V, D); fewer where D is below k.
 
         The axes are the eigenvectors of the rows' covariance with the largest eigenvalues, each
         with its largest number positive, so that equal rows give an equal picture (Pearson, On
@@ -51,7 +57,7 @@ class Projection:
         return cls(mean, axes * signs[:, None], np.maximum(shares[largest], 0) / whole)
 
     def __call__(self, vectors: NDArray[Any]) -> NDArray[np.float32]:
-        """Coordinates (n, k) of vectors (n, D)."""
+        """Return the coordinates (n, k) of vectors (n, D)."""
         parts = [(part - self.mean) @ self.axes.T for part in _parts(vectors)]
         empty = np.zeros((0, len(self.axes)))
         return np.concatenate([empty, *parts]).astype(np.float32)

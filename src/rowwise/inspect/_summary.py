@@ -1,4 +1,4 @@
-"""Facts about a table: how much it holds, what was trained, how long its rows are."""
+"""Facts about a table: its size, its training, the norms of its rows."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ _NAMED = 8
 
 
 def summary(table: Table) -> dict[str, Any]:
-    """Rows, rule, steps, updates, rows never trained, norms, duplicates, as JSON can hold them.
+    """Return facts about a table, as JSON can hold them.
+
+    Returns:
+        rows, dim, bytes, rule, slots, steps; vocabulary: its number of words, or None;
+        update_counts: of a row, at least, in the median, at most; untrained: how many rows, and
+        untrained_rows: the first of them; most_updated_rows; norms: quantiles and the largest;
+        zero_rows, duplicate_rows, nonfinite_rows: how many.
 
     Example:
         >>> facts = summary(Table(3, 2, init="zeros"))
-        >>> facts["rows"], facts["never trained"], facts["rows of zeros"]
+        >>> facts["rows"], facts["untrained"], facts["zero_rows"]
         (3, 3, 3)
     """
     updates, untrained = table.update_counts, table.untrained()
@@ -32,38 +38,38 @@ def summary(table: Table) -> dict[str, Any]:
         "rows": table.rows,
         "dim": table.dim,
         "bytes": table.nbytes,
-        "rule": _described(table.rule),
+        "rule": _describe(table.rule),
         "slots": list(table.slot_names),
         "steps": table.steps,
-        "words": None if table.vocabulary is None else len(table.vocabulary),
-        "updates of a row": {
-            "least": int(updates.min()),
+        "vocabulary": None if table.vocabulary is None else len(table.vocabulary),
+        "update_counts": {
+            "min": int(updates.min()),
             "median": float(np.median(updates)),
-            "most": int(updates.max()),
+            "max": int(updates.max()),
         },
-        "never trained": len(untrained),
-        "never trained, such as": names_of(table, untrained[:_NAMED]),
-        "trained most": names_of(table, most[updates[most] > 0]),
-        "norms": {"5%": low, "50%": middle, "95%": high, "largest": float(norms.max())},
-        "rows of zeros": int((norms == 0).sum()),
-        "rows that repeat another": table.rows - distinct,
-        "not finite": int((~np.isfinite(norms)).sum()),
+        "untrained": len(untrained),
+        "untrained_rows": names_of(table, untrained[:_NAMED]),
+        "most_updated_rows": names_of(table, most[updates[most] > 0]),
+        "norms": {"p5": low, "p50": middle, "p95": high, "max": float(norms.max())},
+        "zero_rows": int((norms == 0).sum()),
+        "duplicate_rows": table.rows - distinct,
+        "nonfinite_rows": int((~np.isfinite(norms)).sum()),
     }
 
 
 def names_of(table: Table, rows: NDArray[Any]) -> list[Any]:
-    """The words of rows (n,), or their ids where the table has no words for them."""
+    """Return the words of rows (n,), or their ids where the table has no words for them."""
     words = () if table.vocabulary is None else table.vocabulary.tokens
     return [words[row] if row < len(words) else int(row) for row in rows]
 
 
-def shown(name: str | int) -> str:
-    """A row's name for people: its word, "(padding)" for the empty one, "row 7" for an id."""
+def display_name(name: str | int) -> str:
+    """Return a row's name for people: its word, "(padding)" for "", "row 7" for an id."""
     return f"row {name}" if isinstance(name, int) else name or "(padding)"
 
 
-def _described(rule: Rule | None) -> str | None:
-    """The rule and its hyperparameters that are on; the rate is each step's own."""
+def _describe(rule: Rule | None) -> str | None:
+    """Return a rule's name with its hyperparameters that are on; the rate is each step's own."""
     if rule is None:
         return None
     on = [
@@ -75,7 +81,7 @@ def _described(rule: Rule | None) -> str | None:
 
 
 def _norms_and_distinct(table: Table) -> tuple[NDArray[np.float64], int]:
-    """The norm (rows,) of each row, and how many different rows there are."""
+    """Return the norm (rows,) of each row, and how many different rows there are."""
     norms = []
     seen: set[bytes] = set()
     for start in range(0, table.rows, _AT_ONCE):

@@ -1,4 +1,4 @@
-"""Words and columns: what people have, before it is ids."""
+"""Texts and columns of tokens, and the vocabulary that makes ids of them."""
 
 from rowwise.text._vocabulary import Vocabulary
 

@@ -1,4 +1,4 @@
-"""The cells of a column, whichever library it comes from."""
+"""Cells of columns, whichever library they come from."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def cells(column: Any, name: str) -> Iterable[Any]:
-    """The cells of a list, an iterable, or a column of NumPy, pandas, polars or pyarrow.
+    """Return the cells of a list, an iterable, or a column of NumPy, pandas, polars or pyarrow.
 
     Args:
-        column: one string a cell; that they are is for the caller to check.
+        column: one string a cell; the caller checks that they are strings.
         name: the argument's name, for errors.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Texts to tokens."""
+"""Split texts into tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AT_ONCE = 4096  # texts handed to a tokenizer, which splits them on all cores
 
 
 def words(text: str, *, lowercase: bool = True) -> list[str]:
-    """The words of a text: runs of letters, digits and underscores, apostrophes inside kept.
+    """Return the words of a text: runs of letters, digits and underscores, with apostrophes inside.
 
     Example:
         >>> words("Don't panic, it's 42.")
@@ -26,16 +26,16 @@ def words(text: str, *, lowercase: bool = True) -> list[str]:
 
 
 class Splitter:
-    """Splits texts into tokens.
+    """Split texts into tokens.
 
-    "words" and "whitespace" are Python's own regular expressions and `str.split`, five times as
-    fast as the same through a tokenizer; anything else is the `tokenizers` library's.
+    "words" and "whitespace" use Python's regular expressions and `str.split`, five times as fast as
+    the same through a tokenizer; everything else uses the `tokenizers` library.
 
     Args:
-        split: "words" (runs of letters, digits and underscores, apostrophes inside kept),
+        split: "words" (runs of letters, digits and underscores, with apostrophes inside),
             "whitespace", the path of a `tokenizer.json`, or a `tokenizers.Tokenizer`.
-        lowercase: whether texts are lowercased first; True unless given, but for a tokenizer, which
-            says itself what is to become of capitals.
+        lowercase: whether texts are lowercased first; True unless given. A tokenizer has a
+            normalizer of its own for that.
 
     Raises:
         ImportError: a tokenizer is asked for, and the `tokenizers` library is not installed.
@@ -49,14 +49,14 @@ class Splitter:
             self._tokenizer = _tokenizer(split)
             if lowercase:
                 raise ValueError(
-                    "lowercase=True: a tokenizer says itself what becomes of capitals; leave "
-                    "lowercase out, and give the tokenizer a Lowercase normalizer"
+                    "lowercase=True does not go with a tokenizer; leave it out, and give the "
+                    "tokenizer a Lowercase normalizer"
                 )
         self.split: str = split if self._tokenizer is None else self._tokenizer.to_str()
         self.lowercase = self._tokenizer is None if lowercase is None else lowercase
 
     def __call__(self, texts: Iterable[str]) -> Iterator[list[str]]:
-        """The tokens of each text.
+        """Yield the tokens of each text.
 
         Raises:
             TypeError: a text that is not a string.
@@ -75,12 +75,12 @@ class Splitter:
 
 
 def _tokenizer(split: Any) -> Tokenizer:
-    """A tokenizer that neither pads nor cuts: a copy, or one from a file or from its own JSON."""
+    """Return a tokenizer that neither pads nor cuts: a copy, or from a file or from JSON."""
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
         raise ImportError(
-            f"split={_shown(split)} needs the tokenizers library (pip install tokenizers); "
+            f"split={_abbreviated(split)} needs the tokenizers library (pip install tokenizers); "
             "'words' and 'whitespace' do without"
         ) from error
     if isinstance(split, Tokenizer):
@@ -90,26 +90,26 @@ def _tokenizer(split: Any) -> Tokenizer:
     elif isinstance(split, str | os.PathLike):
         if not os.path.isfile(split):
             raise FileNotFoundError(
-                f"split={_shown(split)} is neither 'words' nor 'whitespace', and there is no such "
-                "tokenizer.json"
+                f"split={_abbreviated(split)} is neither 'words' nor 'whitespace', and there "
+                "is no such tokenizer.json"
             )
         with open(split, encoding="utf-8") as file:
             text = file.read()
     else:
         raise TypeError(
-            f"split={_shown(split)} is not 'words', 'whitespace', the path of a tokenizer.json or "
-            "a tokenizers.Tokenizer"
+            f"split={_abbreviated(split)} is not 'words', 'whitespace', the path of a "
+            "tokenizer.json or a tokenizers.Tokenizer"
         )
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"split={_shown(split)} is not a tokenizer.json: {error}") from error
+        raise ValueError(f"split={_abbreviated(split)} is not a tokenizer.json: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
 
 
-def _shown(split: Any) -> str:
+def _abbreviated(split: Any) -> str:
     return repr(split if len(str(split)) < 100 else str(split)[:100] + "...")
 
 

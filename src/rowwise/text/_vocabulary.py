@@ -1,4 +1,4 @@
-"""Words to ids and back."""
+"""`Vocabulary`: words to ids and back."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Vocabulary:
         oov_token: entry that stands for every word not in the vocabulary; None for no such entry.
         num_oov_indices: number of entries for unknown words; a word's own is chosen by its hash
             (BLAKE2b), the same in every process.
-        lowercase: whether texts are lowercased before they are split; True unless given, but for
-            a tokenizer, which says so itself.
-        split: what makes tokens of a text: "words", "whitespace", the path of a `tokenizer.json`
+        lowercase: whether texts are lowercased before they are split; True unless given. A
+            tokenizer has a normalizer of its own for that.
+        split: how a text becomes tokens: "words", "whitespace", the path of a `tokenizer.json`
             or a `tokenizers.Tokenizer`.
 
     Raises:
@@ -95,7 +95,7 @@ class Vocabulary:
         split: Any = "words",
         **options: Any,
     ) -> Vocabulary:
-        """The vocabulary of some texts.
+        """Return the vocabulary of texts.
 
         Args:
             texts: strings; a list, an iterable or a column.
@@ -107,7 +107,9 @@ class Vocabulary:
         """
         empty = cls([], lowercase=lowercase, split=split, **options)
         found = empty._splitter(cells(texts, "texts"))
-        return empty._and(_most(chain.from_iterable(found), empty, order, min_count, max_size))
+        return empty._with(
+            _new_tokens(chain.from_iterable(found), empty, order, min_count, max_size)
+        )
 
     @classmethod
     def from_tokens(
@@ -119,7 +121,7 @@ class Vocabulary:
         max_size: int | None = None,
         **options: Any,
     ) -> Vocabulary:
-        """The vocabulary of a column with one token a cell, such as users or items.
+        """Return the vocabulary of a column with one token a cell, such as users or items.
 
         Arguments are those of `from_texts`; the cells are not split.
 
@@ -129,12 +131,12 @@ class Vocabulary:
             array([2, 0])
         """
         empty = cls([], **options)
-        return empty._and(_most(cells(tokens, "tokens"), empty, order, min_count, max_size))
+        return empty._with(_new_tokens(cells(tokens, "tokens"), empty, order, min_count, max_size))
 
     # ------------------------------------------------------------------ to ids
 
     def lookup(self, tokens: Any) -> NDArray[np.int64]:
-        """The ids of tokens, which are not split.
+        """Return the ids of tokens, which are not split.
 
         Args:
             tokens: strings: a list, a column, or a NumPy array of any shape (...,).
@@ -152,7 +154,7 @@ class Vocabulary:
         return ids.reshape(shape)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text's words.
+        """Return the ids of a text's words.
 
         Raises:
             KeyError: a word is unknown and there is no `oov_token`.
@@ -161,15 +163,15 @@ class Vocabulary:
         return list(map(self._ids.__getitem__, tokens))
 
     def encode_ragged(self, texts: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The ids of texts of any length, one after the other.
+        """Return the ids of texts of any length, one after the other.
 
         Args:
             texts: n strings.
 
         Returns:
             ids (m,) int64, and offsets (n + 1,) int64: those of text i are
-            ids[offsets[i]:offsets[i + 1]]. So takes them `EmbeddingBag` with
-            `include_last_offset=True`, and so does Arrow's `ListArray.from_arrays`.
+            ids[offsets[i]:offsets[i + 1]]. `EmbeddingBag` takes them with
+            `include_last_offset=True`, and Arrow's `ListArray.from_arrays` does too.
 
         Raises:
             KeyError: see `encode`.
@@ -189,7 +191,7 @@ class Vocabulary:
         padding: End = "post",
         truncating: End = "post",
     ) -> NDArray[np.int64]:
-        """The ids of texts, padded with the mask's id and cut to one length.
+        """Return the ids of texts, padded with the mask's id and cut to one length.
 
         Args:
             texts: n strings.
@@ -221,7 +223,7 @@ class Vocabulary:
             )
         first_read = offsets[:-1] + (counts - kept if truncating == "pre" else 0)
         first_written = length - kept if padding == "pre" else np.zeros_like(kept)
-        # Place j of the ids that are kept, counted within each text.
+        # The position of each kept id within its text.
         within = np.arange(int(kept.sum())) - np.repeat(np.cumsum(kept) - kept, kept)
         batch = np.zeros((len(counts), length), dtype=np.int64)
         rows = np.repeat(np.arange(len(counts)), kept)
@@ -233,7 +235,7 @@ class Vocabulary:
     # ------------------------------------------------------------------ to tokens
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """The tokens of ids.
+        """Return the tokens of ids.
 
         Raises:
             IndexError: an id below 0 or not below the vocabulary's size.
@@ -251,16 +253,16 @@ class Vocabulary:
     # ------------------------------------------------------------------ growth
 
     def with_tokens(self, tokens: Iterable[str]) -> Vocabulary:
-        """This vocabulary with new tokens at its end; those it has already stay where they are.
+        """Return this vocabulary with new tokens at its end; the others keep their ids.
 
-        A layer follows by `layer.grow(len(vocabulary))`.
+        `layer.grow(len(vocabulary))` then gives the new tokens rows.
 
         Example:
             >>> vocabulary = Vocabulary(["tea", "cup"])
             >>> list(vocabulary.with_tokens(["pot", "tea"]))
             ['tea', 'cup', 'pot']
         """
-        return self._and(_most(cells(tokens, "tokens"), self, "appearance", 1, None))
+        return self._with(_new_tokens(cells(tokens, "tokens"), self, "appearance", 1, None))
 
     def with_texts(
         self,
@@ -270,17 +272,17 @@ class Vocabulary:
         min_count: int = 1,
         max_size: int | None = None,
     ) -> Vocabulary:
-        """This vocabulary with the new words of some texts at its end.
+        """Return this vocabulary with the new words of texts at its end.
 
         Arguments are those of `from_texts`; counts are of these texts alone.
         """
         found = self._splitter(cells(texts, "texts"))
-        return self._and(_most(chain.from_iterable(found), self, order, min_count, max_size))
+        return self._with(_new_tokens(chain.from_iterable(found), self, order, min_count, max_size))
 
     def indexer_from(self, other: Vocabulary) -> NDArray[np.int64]:
-        """Where the tokens of this vocabulary stand in another: (len(self),) int64, or -1.
+        """Return the ids (len(self),) int64 that this vocabulary's tokens have in another, or -1.
 
-        With it `Table.reorder` carries rows from the other's order to this one's.
+        `Table.remap` takes them, to bring rows from the other's order into this one's.
 
         Example:
             >>> Vocabulary(["cup", "pot"]).indexer_from(Vocabulary(["tea", "cup"]))
@@ -292,7 +294,7 @@ class Vocabulary:
             source_rows[mine.first_oov + j] = theirs.first_oov + j if j < theirs.oov else -1
         return source_rows
 
-    def _and(self, words: Iterable[str]) -> Vocabulary:
+    def _with(self, words: Iterable[str]) -> Vocabulary:
         return type(self)(
             [*self.words, *words],
             mask_token=self.mask_token,
@@ -369,7 +371,7 @@ class Vocabulary:
 
     @property
     def split(self) -> str:
-        """What makes tokens of a text: "words", "whitespace", or a tokenizer as JSON."""
+        """How a text becomes tokens: "words", "whitespace", or a tokenizer as JSON."""
         return self._splitter.split
 
     def __getitem__(self, token: str) -> int:
@@ -402,7 +404,7 @@ class Vocabulary:
 
 
 class _Ids(dict[str, int]):
-    """Ids of tokens; of an unknown one, an unknown entry's."""
+    """Ids by token; an unknown token has the id of an unknown entry."""
 
     def __init__(self, first_oov: int, oov: int) -> None:
         super().__init__()
@@ -425,10 +427,10 @@ class _Ids(dict[str, int]):
         return _Ids, (self.first_oov, self.oov), None, None, iter(self.items())
 
 
-def _most(
+def _new_tokens(
     found: Iterable[str], known: Vocabulary, order: Order, min_count: int, max_size: int | None
 ) -> list[str]:
-    """The tokens of `found` that are to be added to those known."""
+    """Return the tokens of `found` to add to those known."""
     if order not in ("appearance", "frequency"):
         raise ValueError(f"order={order!r} is not 'appearance' or 'frequency'")
     if max_size is not None and max_size < len(known):

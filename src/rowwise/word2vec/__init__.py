@@ -1,4 +1,4 @@
-"""Vectors of words from text alone: skip-gram and continuous bag of words."""
+"""Train vectors of words on text without labels: skip-gram and continuous bag of words."""
 
 from rowwise.word2vec._corpus import Corpus
 from rowwise.word2vec._model import Word2Vec

@@ -1,4 +1,4 @@
-"""A text as numbers: which word stands where."""
+"""`Corpus`: a text as ids of words."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ from rowwise.text._vocabulary import Vocabulary
 class Corpus:
     """The sentences of a text, as ids of a vocabulary that has frequent words first.
 
+    Attributes:
+        vocabulary: V words.
+        counts: (V,) how often each word occurs.
+        ids: (n,) of the words in the vocabulary, sentence after sentence.
+        ends: (sentences,) the index in ids at which each sentence ends.
+
     Example:
         >>> corpus = Corpus.from_texts(["the tea the cup", "a cup"], min_count=2)
         >>> list(corpus.vocabulary), corpus.ids.tolist(), corpus.ends.tolist()
@@ -30,9 +36,9 @@ class Corpus:
     """
 
     vocabulary: Vocabulary
-    counts: NDArray[np.int64]  # (V,) how often each word stands in the text
-    ids: NDArray[np.int32]  # (n,) the words that have an id, sentence after sentence
-    ends: NDArray[np.int64]  # (sentences,) where each ends in ids
+    counts: NDArray[np.int64]
+    ids: NDArray[np.int32]
+    ends: NDArray[np.int64]
 
     @classmethod
     def from_texts(
@@ -44,11 +50,11 @@ class Corpus:
         split: Any = "words",
         lowercase: bool | None = None,
     ) -> Corpus:
-        """Reads sentences.
+        """Read sentences.
 
         Args:
             texts: strings, a sentence each; a list, an iterable or a column.
-            min_count: rarer words are left out of the sentences, as if they were not there.
+            min_count: rarer words are left out of the sentences.
             max_size: words at most; the most frequent stay.
             split, lowercase: how texts become words, see `rowwise.Vocabulary`.
 
@@ -62,7 +68,7 @@ class Corpus:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Corpus:
-        """Reads a file in UTF-8, a sentence a line, plain or gzip; options as in `from_texts`.
+        """Read a file in UTF-8, a sentence a line, plain or gzip; options as in `from_texts`.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -99,10 +105,10 @@ class Corpus:
                 f"no word occurs {min_count} times: the most frequent of {len(index)} occurs "
                 f"{most} times; give a smaller min_count or more text"
             )
-        places = np.full(len(index), -1, np.int32)
-        places[chosen] = np.arange(len(chosen))
+        new_ids = np.full(len(index), -1, np.int32)
+        new_ids[chosen] = np.arange(len(chosen))
         words = list(index)
-        ids = places[numbers]
+        ids = new_ids[numbers]
         kept_before = np.concatenate([[0], np.cumsum(ids >= 0)])
         return cls(
             vocabulary=empty.with_tokens(words[number] for number in chosen),
@@ -113,7 +119,7 @@ class Corpus:
 
 
 def lines(file: BinaryIO, name: str) -> Iterator[str]:
-    """The lines of an open file in UTF-8, of a gzip file if its name ends so.
+    """Yield the lines of an open file in UTF-8; the file is gzip if its name ends so.
 
     Raises:
         ValueError: a line is no UTF-8; it is named.

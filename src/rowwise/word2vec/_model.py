@@ -1,4 +1,4 @@
-"""`Word2Vec`: a table trained to say which words stand near each other."""
+"""`Word2Vec`: a table trained to predict which words occur near each other."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rowwise.vectors import Vectors
 from rowwise.word2vec._corpus import Corpus
 from rowwise.word2vec._sampling import alias_table, keep_thresholds
 
-_AT_ONCE = 200_000  # words between two looks at the keyboard
+_CHUNK = 200_000  # words between two checks for an interrupt
 
 
 class Word2Vec:
     """Vectors of words from text alone, by skip-gram or CBOW with negative sampling.
 
-    For a word w that stands near a word c, and n words drawn at random, the loss is
+    For a word w near a word c, and n words drawn at random, the loss is
 
         -log sigmoid(v_c . u_w) - sum over the n words r of log sigmoid(-v_c . u_r)
 
     where v are the rows of `table`, the vectors, and u those of `context`. "cbow" has the mean of
     the v of all words near w in place of v_c. The rate falls linearly to `min_learning_rate`, and
-    the reach of each word is drawn from 1 to `window`. Both tables are trained by plain SGD, for
-    which a row that no word touched has nothing to catch up on.
+    the window of each word is drawn from 1 to `window`. Both tables are trained by plain SGD, which
+    does not change rows outside the batch.
 
     Mikolov et al., Efficient Estimation of Word Representations in Vector Space, 2013, and
     Distributed Representations of Words and Phrases and their Compositionality, 2013.
@@ -38,8 +38,8 @@ class Word2Vec:
         corpus: the text.
         objective: "skipgram" or "cbow".
         dim: length of the vectors.
-        window: how far a word may stand and still be near.
-        negative: words drawn at random for each that stands there.
+        window: how far away a word may be and still be near.
+        negative: words drawn at random for each near one.
         sample: frequent words are left out at random above this frequency; 0: none.
         epochs: passes over the text.
         learning_rate: at the start.
@@ -47,7 +47,7 @@ class Word2Vec:
         ns_exponent: noise is drawn in proportion to count ** ns_exponent.
         seed: of start and draws.
         reproducible: one thread, and the same bits each time. Otherwise the threads share the
-            tables without waiting for each other, as in word2vec (Recht et al., Hogwild, 2011),
+            tables without locks, as in word2vec (Recht et al., Hogwild, 2011),
             and the vectors differ a little each time.
 
     Raises:
@@ -109,7 +109,9 @@ class Word2Vec:
         self.table = Table(rows, dim, init=lambda _: start)
         self.table.vocabulary = corpus.vocabulary
         self.context = Table(rows, dim, init="zeros")
-        self._trained = np.zeros(1, np.int64)  # sentences in all passes, counted by the kernel
+        self._sentences_done = np.zeros(
+            1, np.int64
+        )  # sentences in all passes, counted by the kernel
 
     @property
     def vectors(self) -> Vectors:
@@ -117,30 +119,30 @@ class Word2Vec:
         return Vectors(list(self.corpus.vocabulary.tokens), self.table.to_numpy())
 
     @property
-    def done(self) -> float:
-        """Part of the training that is done, 0..1."""
-        return self._words_read() / (self.epochs * len(self.corpus.ids))
+    def fraction_done(self) -> float:
+        """Part of the training that is finished, 0..1."""
+        return self._words_done() / (self.epochs * len(self.corpus.ids))
 
     def train(self, progress: Callable[[int], None] | None = None) -> Self:
-        """Trains to the end.
+        """Train to the end.
 
-        An interrupt leaves whole what was learned, and `train` then goes on where it stopped.
+        After an interrupt the tables are whole, and `train` continues where it stopped.
 
         Args:
-            progress: called with the number of words just read, several times a second.
+            progress: called with the number of words trained since, several times a second.
         """
         try:
-            while self._trained[0] < self.epochs * len(self.corpus.ends):
-                before = self._words_read()
-                self._train_some()
+            while self._sentences_done[0] < self.epochs * len(self.corpus.ends):
+                before = self._words_done()
+                self._train_chunk()
                 if progress is not None:
-                    progress(self._words_read() - before)
+                    progress(self._words_done() - before)
         finally:
-            self.table.store.steps = self._words_read()
+            self.table.store.steps = self._words_done()
         return self
 
-    def _train_some(self) -> None:
-        epoch, sentence = divmod(int(self._trained[0]), len(self.corpus.ends))
+    def _train_chunk(self) -> None:
+        epoch, sentence = divmod(int(self._sentences_done[0]), len(self.corpus.ends))
         with (
             self.table.store.training_in_place() as (vectors, states),
             self.context.store.training_in_place() as (context, _),
@@ -177,16 +179,16 @@ class Word2Vec:
             slope=(self.learning_rate - self.min_learning_rate) / whole,
             least=self.min_learning_rate,
             alone=self.reproducible,
-            done=self._trained,
+            done=self._sentences_done,
         )
 
     def _next_stop(self, sentence: int) -> int:
-        """The sentence at which to look up next."""
-        at = self._words_before(sentence) + _AT_ONCE
+        """Return the sentence at which to check for an interrupt next."""
+        at = self._words_before(sentence) + _CHUNK
         return max(int(np.searchsorted(self.corpus.ends, at, side="right")), sentence + 1)
 
-    def _words_read(self) -> int:
-        epoch, sentence = divmod(int(self._trained[0]), len(self.corpus.ends))
+    def _words_done(self) -> int:
+        epoch, sentence = divmod(int(self._sentences_done[0]), len(self.corpus.ends))
         return epoch * len(self.corpus.ids) + self._words_before(sentence)
 
     def _words_before(self, sentence: int) -> int:

@@ -1,4 +1,4 @@
-"""Which words word2vec leaves out, and which it draws as noise."""
+"""Subsampling of frequent words, and the distribution of noise words."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _ALWAYS = 2**32 - 1
 
 
 def keep_thresholds(counts: NDArray[np.int64], sample: float) -> NDArray[np.uint32]:
-    """(V,): a word stays where it stands if 32 random bits are at most this.
+    """Return thresholds (V,): an occurrence of a word is kept if 32 random bits are at most this.
 
-    A word of frequency f, of all words, stays with probability min(1, sqrt(s/f) + s/f), s the
+    A word of frequency f, of all words, is kept with probability min(1, sqrt(s/f) + s/f), s the
     sample: the formula of word2vec's program, which keeps some more than the paper's sqrt(s/f).
     """
     if sample == 0:
@@ -23,7 +23,7 @@ def keep_thresholds(counts: NDArray[np.int64], sample: float) -> NDArray[np.uint
 def alias_table(
     counts: NDArray[np.int64], exponent: float
 ) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
-    """Draws a word with probability in proportion to count ** exponent, in constant time.
+    """Return a table to draw words from, in proportion to count ** exponent, in constant time.
 
     Walker's alias method (An Efficient Method for Generating Discrete Random Variables with General
     Distributions, 1977): each of V equal slots is shared by the word itself and one other.

@@ -19,7 +19,7 @@ _OTHER = "other labels"
 
 
 def curves(history: Mapping[str, Sequence[float]]) -> dict[str, go.Figure]:
-    """A figure per metric: epochs 1..n against its value in training and held out."""
+    """Return a figure per metric: epochs 1..n against its value in training and held out."""
     figures = {}
     for metric in (name for name in history if not name.startswith("val_")):
         figure = go.Figure()
@@ -37,9 +37,9 @@ def curves(history: Mapping[str, Sequence[float]]) -> dict[str, go.Figure]:
 
 
 def cloud(
-    rows: Rows, places: NDArray[np.float32], drawn: NDArray[np.int64]
+    rows: Rows, coordinates: NDArray[np.float32], drawn: NDArray[np.int64]
 ) -> tuple[go.Figure, dict[str, list[bool]]]:
-    """The drawn rows at places (V, 2) or (V, 3), once for each thing that can colour them.
+    """Draw rows at coordinates (V, 2) or (V, 3), once for each thing that can colour them.
 
     Returns:
         the figure, and for each of those things which traces show it; the first is shown.
@@ -47,10 +47,12 @@ def cloud(
     figure = go.Figure()
     traces: list[str] = []  # what each trace is coloured by
     trained = drawn[rows.trained[drawn]]
-    if rows.leaning is not None:
+    if rows.row_labels is not None:
         groups = _by_label(rows, trained)
         for label, colour, members in groups:
-            _points(figure, rows, places, members, name=escape(label), marker={"color": colour})
+            _points(
+                figure, rows, coordinates, members, name=escape(label), marker={"color": colour}
+            )
         traces += ["label"] * len(groups)
     scales = {"updates": np.log10(1.0 + rows.updates), "norm": rows.norms}
     if rows.moved is not None:
@@ -62,18 +64,18 @@ def cloud(
             "colorscale": "Viridis",
             "colorbar": {"title": {"text": title, "side": "right"}, "thickness": 12},
         }
-        _points(figure, rows, places, trained, name=name, marker=marker, showlegend=False)
+        _points(figure, rows, coordinates, trained, name=name, marker=marker, showlegend=False)
         traces.append(name)
     never = drawn[~rows.trained[drawn]]
     hollow = {"color": "gray", "symbol": "circle-open", "opacity": 0.6}
-    _points(figure, rows, places, never, name="never trained", marker=hollow, showlegend=True)
-    titles = [f"component {place + 1}" for place in range(places.shape[1])]
+    _points(figure, rows, coordinates, never, name="untrained", marker=hollow, showlegend=True)
+    titles = [f"component {place + 1}" for place in range(coordinates.shape[1])]
     if len(titles) == 2:
         figure.update_layout(xaxis_title=titles[0], yaxis_title=titles[1])
     else:
         axes = zip(("xaxis", "yaxis", "zaxis"), titles, strict=True)
         figure.update_layout(scene={axis: {"title": {"text": title}} for axis, title in axes})
-    # The rows never trained are always there.
+    # The untrained rows are always visible.
     shown = {name: [*(trace == name for trace in traces), True] for name in dict.fromkeys(traces)}
     for trace, visible in zip(figure.data, next(iter(shown.values())), strict=True):
         trace.visible = visible
@@ -81,11 +83,11 @@ def cloud(
 
 
 def histogram_of_updates(rows: Rows) -> go.Figure:
-    """How many rows had how many updates: never, 1, 2-3, 4-7, 8-15..."""
+    """Return a histogram of updates per row: 0, 1, 2-3, 4-7, 8-15..."""
     most = int(rows.updates.max())
     edges = [0, *(2**power for power in range(max(most, 1).bit_length() + 1))]
     counts, _ = np.histogram(rows.updates, edges)
-    names = ["never"] + [
+    names = ["0"] + [
         str(low) if low == high - 1 else f"{low:,}-{high - 1:,}"
         for low, high in pairwise(edges[1:])
     ]
@@ -96,12 +98,12 @@ def histogram_of_updates(rows: Rows) -> go.Figure:
 
 
 def movement(rows: Rows, drawn: NDArray[np.int64]) -> go.Figure:
-    """How far each drawn row lies from where it started, against its updates."""
+    """Draw the distance of each drawn row from its start against its updates."""
     assert rows.moved is not None
     figure = go.Figure()
     for name, members in (
         ("trained", drawn[rows.trained[drawn]]),
-        ("never trained", drawn[~rows.trained[drawn]]),
+        ("untrained", drawn[~rows.trained[drawn]]),
     ):
         figure.add_scattergl(
             x=rows.updates[members],
@@ -120,12 +122,12 @@ def movement(rows: Rows, drawn: NDArray[np.int64]) -> go.Figure:
 def _points(
     figure: go.Figure,
     rows: Rows,
-    places: NDArray[np.float32],
+    coordinates: NDArray[np.float32],
     members: NDArray[np.int64],
     marker: dict[str, Any],
     **options: Any,
 ) -> None:
-    x, y, *z = places[members].T
+    x, y, *z = coordinates[members].T
     flat = not z
     (figure.add_scattergl if flat else figure.add_scatter3d)(
         x=x,
@@ -140,25 +142,25 @@ def _points(
 
 
 def _hover(rows: Rows, members: NDArray[np.int64]) -> list[str]:
-    """What a point says; words are text, whatever markup they hold."""
+    """Return the tips of points; words are text, whatever markup they hold."""
     lines = []
     for row in members:
         line = f"<b>{escape(rows.names[row])}</b><br>{rows.updates[row]:,} updates"
         line += f"<br>norm {rows.norms[row]:.3g}"
         if rows.moved is not None:
             line += f"<br>moved {rows.moved[row]:.3g}"
-        if rows.leaning is not None and rows.updates[row]:
-            line += f"<br>label: {escape(rows.leaning[row])}"
+        if rows.row_labels is not None and rows.updates[row]:
+            line += f"<br>label: {escape(rows.row_labels[row])}"
         lines.append(line)
     return lines
 
 
 def _by_label(rows: Rows, members: NDArray[np.int64]) -> list[tuple[str, str, NDArray[np.int64]]]:
-    """Label, colour and members; labels past the palette are one group.
+    """Return label, colour and members; labels past the palette are one group.
 
     The table's frequent labels come first, so that each has one colour in every picture.
     """
-    labels = np.array(rows.leaning, dtype=str)
+    labels = np.array(rows.row_labels, dtype=str)
     names, counts = np.unique(labels[rows.trained], return_counts=True)
     frequent = names[np.argsort(-counts, kind="stable")]
     own = frequent if len(frequent) <= len(_PALETTE) else frequent[: len(_PALETTE) - 1]

@@ -1,4 +1,4 @@
-"""The neighbours that the report can show without the table."""
+"""Neighbours that the report can show without the table."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _AT_ONCE = 256
 
 
 def neighbors(rows: Rows) -> dict[str, Any]:
-    """Of the rows trained most, the nearest trained rows by cosine.
+    """Find the nearest trained rows, by cosine, of the rows with the most updates.
 
     Returns:
-        names of those rows; for each the list of (place in others, cosine); others: names;
-        first: that of those rows whose vector is the longest.
+        names: of those rows; nearest: for each a list of (index in others, cosine); others: names;
+        first: the name of the row, among those, whose vector is the longest.
     """
     trained = np.flatnonzero(rows.trained & (rows.norms > 0))
     order = np.argsort(-rows.updates[trained].astype(np.int64), kind="stable")
@@ -31,15 +31,13 @@ def neighbors(rows: Rows) -> dict[str, Any]:
         cosines = units[some] @ units.T
         cosines[np.arange(len(some)), some] = -np.inf
         best = np.argsort(-cosines, axis=1, kind="stable")[:, : min(_NEIGHBORS, len(trained) - 1)]
-        for line, places in zip(cosines, best, strict=True):
-            near = [
-                (others.setdefault(int(p), len(others)), round(float(line[p]), 4)) for p in places
-            ]
+        for line, ids in zip(cosines, best, strict=True):
+            near = [(others.setdefault(int(p), len(others)), round(float(line[p]), 4)) for p in ids]
             nearest.append(near)
     names = [rows.names[row] for row in trained[asked]]
     return {
         "names": names,
         "first": names[rows.norms[trained[asked]].argmax()] if names else "",
         "nearest": nearest,
-        "others": [rows.names[trained[place]] for place in others],
+        "others": [rows.names[trained[row]] for row in others],
     }

@@ -1,4 +1,4 @@
-"""`write_report`: the page, put together."""
+"""`write_report`: the report's page."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def write_report(
     title: str = "What the rows learned",
     history: Mapping[str, Sequence[float]] | None = None,
     start: NDArray[Any] | None = None,
-    leaning: Sequence[str] | None = None,
+    row_labels: Sequence[str] | None = None,
 ) -> None:
-    """Writes one HTML file: curves, pictures of the rows, neighbours, updates, movement.
+    """Write one HTML file: curves, pictures of the rows, neighbours, updates, movement.
 
     It opens with no network. Rows are named by the table's vocabulary, if it has one.
 
@@ -46,10 +46,10 @@ def write_report(
         history: a list of values per metric, an epoch each: `history` of what Keras's `fit`
             returns. Held-out values have "val_" before the metric's name.
         start: (V, D), the rows before training; shows how far they moved.
-        leaning: the label (V of them) that each row speaks for; colours the picture.
+        row_labels: V labels, of the text that is each row's word alone; colours the picture.
 
     Raises:
-        ValueError: start or leaning does not fit the table.
+        ValueError: start or row_labels does not fit the table.
         OSError: the file cannot be written.
 
     Example:
@@ -61,7 +61,7 @@ def write_report(
         >>> "Four rows" in Path(path).read_text(encoding="utf-8")
         True
     """
-    rows = Rows.of(table, start, leaning)
+    rows = Rows.of(table, start, row_labels)
     sections = [_facts(table)]
     if history:
         sections.append(_section("Training", "", *figures.curves(history).values()))
@@ -80,9 +80,9 @@ def _facts(table: Table) -> str:
         "rows": f"{facts['rows']:,} of {facts['dim']} numbers",
         "rule": facts["rule"] or "none",
         "steps": f"{facts['steps']:,}",
-        "never trained": f"{facts['never trained']:,} rows",
-        "trained most": ", ".join(str(name) or "(padding)" for name in facts["trained most"]),
-        "median norm": f"{facts['norms']['50%']:.3g}",
+        "untrained": f"{facts['untrained']:,} rows",
+        "most updates": ", ".join(str(name) or "(padding)" for name in facts["most_updated_rows"]),
+        "median norm": f"{facts['norms']['p50']:.3g}",
     }
     cells = (f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in lines.items())
     return f"<table>{''.join(cells)}</table>"
@@ -90,7 +90,7 @@ def _facts(table: Table) -> str:
 
 def _picture(rows: Rows) -> str:
     projection, drawn = rows.projection(), rows.drawn()
-    places = projection(rows.vectors)
+    coordinates = projection(rows.vectors)
     shares = [f"{share:.1%}" for share in projection.variance_explained]
     told = f"The rows along their first principal components, which explain {', '.join(shares)} of "
     told += "the variance of the trained rows. What the picture shows near may be far in the other "
@@ -99,10 +99,10 @@ def _picture(rows: Rows) -> str:
         told += (
             f" Drawn are {len(drawn):,} of {len(rows.names):,} rows, in space {DRAWN_IN_SPACE:,}: "
         )
-        told += "those trained most, and an even choice of those never trained."
-    if rows.leaning is not None:
+        told += "those with the most updates, and an even choice of the untrained."
+    if rows.row_labels is not None:
         told += " A row's label is the one that a text of this word alone is given."
-    flat = places if places.shape[1] > 1 else np.pad(places, ((0, 0), (0, 1)))
+    flat = coordinates if coordinates.shape[1] > 1 else np.pad(coordinates, ((0, 0), (0, 1)))
     picture, shown = figures.cloud(rows, flat[:, :2], drawn)
     pictures = [picture]
     if flat.shape[1] > 2:
@@ -127,7 +127,7 @@ def _neighbors(rows: Rows) -> str:
     words = "".join(f'<option value="{escape(name, quote=True)}">' for name in near["names"][:500])
     return (
         f"<h2>Nearest neighbours</h2><p>By cosine, in the whole space, of the "
-        f"{len(near['names']):,} rows trained most.</p>"
+        f"{len(near['names']):,} rows with the most updates.</p>"
         f'<label>Word <input id="word" list="words" value="{first}"></label>'
         f'<datalist id="words">{words}</datalist><table id="answer"></table>'
         f'<script type="application/json" id="near">{data}</script>'
@@ -138,7 +138,7 @@ def _updates(rows: Rows) -> str:
     never = np.flatnonzero(~rows.trained)
     named = ", ".join(escape(rows.names[row]) for row in never[:_NAMED])
     more = f" and {len(never) - _NAMED:,} more" if len(never) > _NAMED else ""
-    told = f"{len(never):,} rows were never trained: they hold what they started with."
+    told = f"{len(never):,} rows are untrained: they hold what they started with."
     section = _section("Updates of a row", told, figures.histogram_of_updates(rows))
     if not len(never):
         return section

@@ -1,4 +1,4 @@
-"""What the report says of each row, in arrays as long as the table."""
+"""Facts of each row, in arrays as long as the table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise.inspect._projection import Projection
-from rowwise.inspect._summary import names_of, shown
+from rowwise.inspect._summary import display_name, names_of
 from rowwise.table import Table
 
 DRAWN = 8_000  # points that a picture still shows apart
@@ -19,48 +19,57 @@ DRAWN_IN_SPACE = 3_000  # points that a browser still turns
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a table, V of them."""
+    """The rows of a table, V of them.
 
-    vectors: NDArray[np.float32]  # (V, D)
+    Attributes:
+        vectors: (V, D).
+        names: V names.
+        updates: (V,).
+        norms: (V,).
+        moved: (V,) distance of each row from its start, if that is known.
+        row_labels: V labels, if there are any.
+    """
+
+    vectors: NDArray[np.float32]
     names: list[str]
-    updates: NDArray[np.uint32]  # (V,)
-    norms: NDArray[np.float32]  # (V,)
-    moved: NDArray[np.float32] | None  # (V,) distance from where they started
-    leaning: list[str] | None  # the label that each row speaks for
+    updates: NDArray[np.uint32]
+    norms: NDArray[np.float32]
+    moved: NDArray[np.float32] | None
+    row_labels: list[str] | None
 
     @classmethod
-    def of(cls, table: Table, start: NDArray[Any] | None, leaning: Sequence[str] | None) -> Rows:
-        """Reads them.
+    def of(cls, table: Table, start: NDArray[Any] | None, row_labels: Sequence[str] | None) -> Rows:
+        """Return the facts of a table's rows.
 
         Raises:
-            ValueError: start or leaning is not as long as the table.
+            ValueError: start or row_labels is not as long as the table.
         """
         if start is not None and np.shape(start) != table.shape:
             raise ValueError(f"start has shape {np.shape(start)}; the table has {table.shape}")
-        if leaning is not None and len(leaning) != table.rows:
-            raise ValueError(f"leaning has {len(leaning)} labels for {table.rows} rows")
+        if row_labels is not None and len(row_labels) != table.rows:
+            raise ValueError(f"row_labels has {len(row_labels)} labels for {table.rows} rows")
         vectors = table.to_numpy()
         return cls(
             vectors=vectors,
-            names=[shown(name) for name in names_of(table, np.arange(table.rows))],
+            names=[display_name(name) for name in names_of(table, np.arange(table.rows))],
             updates=table.update_counts,
             norms=np.linalg.norm(vectors, axis=1),
             moved=None if start is None else np.linalg.norm(vectors - start, axis=1),
-            leaning=None if leaning is None else list(leaning),
+            row_labels=None if row_labels is None else list(row_labels),
         )
 
     @property
     def trained(self) -> NDArray[np.bool_]:
-        """(V,) whether an update touched the row."""
+        """(V,) whether the row is trained."""
         return self.updates > 0
 
     def projection(self) -> Projection:
-        """Of the rows that were trained: the noise that the others started with says nothing."""
+        """Return the projection of the trained rows; the others hold random starts."""
         of = self.vectors[self.trained] if self.trained.sum() > 1 else self.vectors
         return Projection.of(of, 3)
 
     def drawn(self, most: int = DRAWN) -> NDArray[np.int64]:
-        """Rows to draw: all, or those trained most and an even choice of those never trained."""
+        """Return the rows to draw: all, or those with the most updates and some untrained ones."""
         if len(self.names) <= most:
             return np.arange(len(self.names))
         order = np.argsort(-self.updates.astype(np.int64), kind="stable")[: self.trained.sum()]

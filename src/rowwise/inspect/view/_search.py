@@ -1,4 +1,4 @@
-"""Words that hold some letters, found among millions while somebody types."""
+"""Find words by their letters among millions, as fast as somebody types."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _BREAK = "\n"
 
 
 class Search:
-    """Looks words up by their letters; upper and lower case count as equal.
+    """Look words up by their letters; upper and lower case count as equal.
 
-    The words stand in one text, a line each, in which Python's own search is fast.
+    The words stand in one string, a line each, which Python's own search reads fast.
     """
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -24,13 +24,13 @@ class Search:
         self._starts = np.concatenate([[0], np.cumsum(lengths + 1)])[:-1]  # of the breaks
 
     def row_of(self, word: str) -> int | None:
-        """The first row of this very word; else of one that differs in case; None if neither."""
+        """Return the first row of this very word, else of one that differs in case, else None."""
         if word in self._rows:
             return self._rows[word]
         return next(self._found(f"{_BREAK}{_folded(word)}{_BREAK}"), None)
 
     def __call__(self, text: str, k: int) -> NDArray[np.int64]:
-        """At most k rows: those that are the text, begin with it, then hold it elsewhere."""
+        """Return at most k rows: those that are the text, then begin with it, then hold it."""
         wanted = _folded(text)
         rows: dict[int, None] = {}
         if wanted:

@@ -1,4 +1,4 @@
-"""The page's server: on this machine alone, behind an address that nobody can guess."""
+"""The page's server: it listens on this machine alone, at an address nobody can guess."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ _MOST = 1000  # answers to one
 
 
 class Server(ThreadingHTTPServer):
-    """Serves an explorer on 127.0.0.1; `serve_forever` until `shutdown`.
+    """Serve an explorer on 127.0.0.1; `serve_forever` until `shutdown`.
 
     The address holds a random token, without which everything is "not found"; requests under
     another host name than this machine's are refused, as pages of other sites may make them (DNS
     rebinding).
 
     Args:
-        explorer: what is shown.
+        explorer: the rows.
         title: of the page.
         port: 0: any that is free.
 
@@ -66,18 +66,18 @@ class Server(ThreadingHTTPServer):
         self.token = secrets.token_urlsafe(24)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that leaves in the middle of an answer is no error."""
+        """Ignore a browser that leaves in the middle of an answer."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
     @property
     def address(self) -> str:
-        """Where the page is."""
+        """Address of the page."""
         return f"http://127.0.0.1:{self.server_port}/{self.token}/"
 
 
 class _Refused(Exception):
-    """Why a request is not answered."""
+    """The reason why a request is refused."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -88,11 +88,11 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        """Files, facts and arrays."""
+        """Answer with files, facts and arrays."""
         self._answer(
             {
                 "about": self._about,
-                "places": self._places,
+                "coordinates": self._coordinates,
                 "column": self._column,
                 "untrained": self._untrained,
                 "search": self._search,
@@ -100,11 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def do_POST(self) -> None:
-        """Questions about rows."""
+        """Answer questions about rows."""
         self._answer({"words": self._words, "near": self._near, "export": self._export})
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing: the terminal is the user's."""
+        """Log nothing: the terminal is the user's."""
 
     # ------------------------------------------------------------------ of any request
 
@@ -159,11 +159,11 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Refused(f"row {row!r} is not among the {rows} rows (0..{rows - 1})")
         return list(ids)
 
-    def _moment(self, value: Any) -> int:
-        moment, count = int(value), len(self.server.explorer.names)
-        if not 0 <= moment < count:
-            raise _Refused(f"moment {moment} is not among the {count} (0..{count - 1})")
-        return moment
+    def _snapshot(self, value: Any) -> int:
+        snapshot, count = int(value), len(self.server.explorer.names)
+        if not 0 <= snapshot < count:
+            raise _Refused(f"snapshot {snapshot} is not among the {count} (0..{count - 1})")
+        return snapshot
 
     # ------------------------------------------------------------------ the questions
 
@@ -179,14 +179,15 @@ class _Handler(BaseHTTPRequestHandler):
                 "rows": len(explorer.words),
                 "dim": explorer.vectors[-1].shape[1],
                 "untrained": int(explorer.untrained.sum()),
-                "moments": explorer.names,
+                "snapshots": explorer.names,
                 "columns": columns,
-                "variance explained": explorer.projection.variance_explained.tolist(),
+                "variance_explained": explorer.projection.variance_explained.tolist(),
             }
         )
 
-    def _places(self) -> tuple[str, bytes]:
-        return _BYTES, self.server.explorer.places(self._moment(self.asked["moment"])).tobytes()
+    def _coordinates(self) -> tuple[str, bytes]:
+        snapshot = self._snapshot(self.asked["snapshot"])
+        return _BYTES, self.server.explorer.coordinates(snapshot).tobytes()
 
     def _column(self) -> tuple[str, bytes]:
         columns = self.server.explorer.columns
@@ -217,15 +218,15 @@ class _Handler(BaseHTTPRequestHandler):
         answer: dict[str, Any] = {"of": rows, "missing": missing, "ids": [], "words": []}
         if rows:
             k = min(max(int(question.get("k", 20)), 0), _MOST)
-            ids, cosines = explorer.near(rows, k, self._moment(question["moment"]))
+            ids, cosines = explorer.near(rows, k, self._snapshot(question["snapshot"]))
             answer["ids"], answer["cosines"] = ids.tolist(), cosines.tolist()
             answer["words"] = [explorer.words[row] for row in ids]
         return _json(answer)
 
     def _export(self) -> tuple[str, bytes]:
-        """Chosen rows with their columns and vectors, as CSV."""
+        """Answer with chosen rows, their columns and vectors, as CSV."""
         explorer, question = self.server.explorer, self._question()
-        ids, vectors = self._ids(question), explorer.vectors[self._moment(question["moment"])]
+        ids, vectors = self._ids(question), explorer.vectors[self._snapshot(question["snapshot"])]
         columns = explorer.columns
         numbers = range(vectors.shape[1]) if question.get("vectors") else ()
         text = io.StringIO(newline="")

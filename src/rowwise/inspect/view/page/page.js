@@ -64,7 +64,7 @@ function recolour() {
   picture.hollow = ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
   const parts = scale ? rampLegend(scale) : legend.map(({ name, colour }) => patch(name, colour));
   if (about.untrained)
-    parts.push(patch(`never trained (${about.untrained.toLocaleString()})`, css(grey(dark.matches)), true));
+    parts.push(patch(`untrained (${about.untrained.toLocaleString()})`, css(grey(dark.matches)), true));
   element("legend").replaceChildren(...parts);
   redraw();
 }
@@ -108,14 +108,14 @@ function line(id, text, cosine) {
 }
 
 async function ask(question) {
-  const moment = Math.round(picture.at);
-  const answer = await server.near({ ...question, moment });
+  const snapshot = Math.round(picture.at);
+  const answer = await server.near({ ...question, snapshot });
   const names = await server.words(answer.of);
   element("near-title").textContent = names.length ? `Near to ${names.join(" + ")}` : "";
   element("near-title").hidden = !names.length;
   const notes = [];
   if (answer.missing.length) notes.push(`Not among the words: ${answer.missing.join(", ")}.`);
-  if (names.length && !answer.ids.length) notes.push("This moment does not have it.");
+  if (names.length && !answer.ids.length) notes.push("This snapshot does not have it.");
   else if (names.length) notes.push(`By cosine, in all ${about.dim} dimensions.`);
   element("near-note").textContent = notes.join(" ");
   element("near").replaceChildren(
@@ -141,7 +141,7 @@ async function choose(ids) {
 }
 
 async function save() {
-  const question = { ids: chosen, moment: Math.round(picture.at), vectors: element("with-vectors").checked };
+  const question = { ids: chosen, snapshot: Math.round(picture.at), vectors: element("with-vectors").checked };
   const address = URL.createObjectURL(await server.csv(question));
   const link = document.createElement("a");
   link.href = address;
@@ -200,7 +200,7 @@ const hover = latest(
     tip.hidden = !found;
     if (!found) return;
     const [x, y] = picture.where(found.id);
-    tip.textContent = found.text + (picture.untrained[found.id] ? " (never trained)" : "");
+    tip.textContent = found.text + (picture.untrained[found.id] ? " (untrained)" : "");
     tip.style.left = `${Math.min(x + 12, picture.width - 120)}px`;
     tip.style.top = `${Math.max(y - 32, 4)}px`;
   },
@@ -221,19 +221,19 @@ const KEYS = {
   ArrowDown: () => { picture.pan(0, -40); redraw(); },
 };
 
-// ------------------------------------------------------------------ moments
+// ------------------------------------------------------------------ snapshots
 
 function moveTo(at) {
   picture.at = at;
   element("slider").value = at;
-  const early = Math.floor(at), share = at - early, names = about.moments;
-  element("moment").textContent =
+  const early = Math.floor(at), share = at - early, names = about.snapshots;
+  element("snapshot").textContent =
     share ? `${names[early]} → ${names[early + 1]} ${Math.round(100 * share)}%` : names[early];
   redraw();
 }
 
 function play() {
-  const begin = performance.now(), last = about.moments.length - 1;
+  const begin = performance.now(), last = about.snapshots.length - 1;
   const step = (now) => {
     // A frame's time may lie a little before the click that asked for it.
     moveTo(Math.min(last, Math.max(0, (now - begin) / 2000)));
@@ -287,17 +287,17 @@ function listen() {
 async function start() {
   about = await server.about();
   const facts = `${about.rows.toLocaleString()} rows of ${about.dim} numbers, of which ` +
-    `${about.untrained.toLocaleString()} were never trained; the plane shows ` +
-    `${(100 * about["variance explained"].reduce((a, b) => a + b, 0)).toFixed(1)}% of the variance`;
+    `${about.untrained.toLocaleString()} are untrained; the plane shows ` +
+    `${(100 * about.variance_explained.reduce((a, b) => a + b, 0)).toFixed(1)}% of the variance`;
   document.title = element("title").textContent = about.title;
   element("facts").textContent = facts;
   picture.untrained = await server.untrained();
-  picture.moments = await Promise.all(about.moments.map((_, i) => server.places(i)));
+  picture.snapshots = await Promise.all(about.snapshots.map((_, i) => server.coordinates(i)));
   element("colour").append(
     ...about.columns.map(({ name }, i) => new Option(name, i)), new Option("nothing", ""));
-  element("slider").max = about.moments.length - 1;
-  element("time").hidden = about.moments.length < 2;
-  picture.at = about.moments.length - 1;
+  element("slider").max = about.snapshots.length - 1;
+  element("time").hidden = about.snapshots.length < 2;
+  picture.at = about.snapshots.length - 1;
   picture.place();
   picture.colour = new Uint32Array(about.rows);
   picture.resize();

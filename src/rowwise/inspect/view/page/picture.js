@@ -7,8 +7,8 @@ export class Picture {
   constructor(points, labels) {
     this.points = points;
     this.labels = labels;
-    this.moments = []; // Float32Array (2 V) each
-    this.at = 0; // which moment, or between which
+    this.snapshots = []; // Float32Array (2 V) each
+    this.at = 0; // which snapshot, or between which
     this.centre = [0, 0];
     this.zoom = 1; // CSS pixels per unit
     this.marks = []; // {id, colour}
@@ -16,12 +16,12 @@ export class Picture {
     this.dirty = false;
   }
 
-  get rows() { return this.moments[0].length / 2; }
+  get rows() { return this.snapshots[0].length / 2; }
 
-  // Sets `now`, the rows' coordinates at this moment: (2 V), NaN for rows that it does not have.
+  // Sets `now`, the rows' coordinates at this snapshot: (2 V), NaN for rows that it does not have.
   place() {
     const early = Math.floor(this.at), share = this.at - early;
-    const a = this.moments[early], b = this.moments[Math.min(early + 1, this.moments.length - 1)];
+    const a = this.snapshots[early], b = this.snapshots[Math.min(early + 1, this.snapshots.length - 1)];
     if (share === 0) { this.now = a; return; }
     this.between ??= new Float32Array(a.length);
     for (let i = 0; i < a.length; i++) this.between[i] = a[i] + share * (b[i] - a[i]);
@@ -41,15 +41,15 @@ export class Picture {
     this.pixels = new Uint32Array(this.image.data.buffer);
   }
 
-  // All points of all moments, with a margin.
+  // All points of all snapshots, with a margin.
   fit() {
     let [left, right, low, high] = [Infinity, -Infinity, Infinity, -Infinity];
-    for (const places of this.moments)
-      for (let i = 0; i < places.length; i += 2) {
-        if (places[i] < left) left = places[i];
-        if (places[i] > right) right = places[i];
-        if (places[i + 1] < low) low = places[i + 1];
-        if (places[i + 1] > high) high = places[i + 1];
+    for (const coordinates of this.snapshots)
+      for (let i = 0; i < coordinates.length; i += 2) {
+        if (coordinates[i] < left) left = coordinates[i];
+        if (coordinates[i] > right) right = coordinates[i];
+        if (coordinates[i + 1] < low) low = coordinates[i + 1];
+        if (coordinates[i + 1] > high) high = coordinates[i + 1];
       }
     if (!(right >= left)) [left, right, low, high] = [-1, 1, -1, 1];
     this.centre = [(left + right) / 2, (low + high) / 2];

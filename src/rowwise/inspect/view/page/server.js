@@ -9,8 +9,8 @@ async function answer(address, options) {
 const post = (name, question) => answer(name, { method: "POST", body: JSON.stringify(question) });
 
 export const about = async () => (await answer("about")).json();
-export const places = async (moment) =>
-  new Float32Array(await (await answer(`places?moment=${moment}`)).arrayBuffer());
+export const coordinates = async (snapshot) =>
+  new Float32Array(await (await answer(`coordinates?snapshot=${snapshot}`)).arrayBuffer());
 export const column = async (number) =>
   new Float32Array(await (await answer(`column?number=${number}`)).arrayBuffer());
 export const untrained = async () => new Uint8Array(await (await answer("untrained")).arrayBuffer());

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from rowwise.cli.errors import said_plainly
-from rowwise.cli.model_folder import vectors
-from rowwise.cli.read import UnreadableFile, read_columns
+from rowwise.cli._errors import exit_on_error
+from rowwise.cli._model_folder import vectors
+from rowwise.cli._read import UsageError, read_columns
 
 
 def run(
@@ -26,7 +26,7 @@ def run(
     **settings: Any,
 ) -> dict[str, Any]:
     """Reads, trains, prints the outcome, saves; says in short what came of it."""
-    with said_plainly("train"):
+    with exit_on_error("train"):
         texts, labels = read_columns(file, text, label)
         _check(file, texts, labels, label)
         check_optimizer(settings["optimizer"])
@@ -37,9 +37,9 @@ def run(
                 "leave --dim out"
             )
 
-    from rowwise.cli.classifier import Settings, fit
-    from rowwise.cli.model_folder import save
-    from rowwise.cli.outcome import report
+    from rowwise.cli._classifier import Settings, fit
+    from rowwise.cli._model_folder import save
+    from rowwise.cli._summary import report
 
     trained = fit(texts, labels, Settings(dim=dim or 32, **settings), pretrained, console)
     if trained.interrupted:
@@ -51,7 +51,7 @@ def run(
         "accuracy": trained.accuracy(),
         "majority": trained.majority(),
         "rows": len(trained.table),
-        "never trained": len(trained.table.untrained()),
+        "untrained": len(trained.table.untrained()),
         "history": trained.history,
     }
 
@@ -59,12 +59,12 @@ def run(
 def _check(file: Path, texts: list[str], labels: list[str], label: str) -> None:
     classes = set(labels)
     if len(classes) < 2:
-        raise UnreadableFile(
+        raise UsageError(
             f"{str(file)!r}: column {label!r} needs two labels or more, and has "
             f"{', '.join(map(repr, classes)) or 'none'} in {len(texts)} rows"
         )
     if not any(text.strip() for text in texts):
-        raise UnreadableFile(f"{str(file)!r}: every text is empty")
+        raise UsageError(f"{str(file)!r}: every text is empty")
 
 
 def check_optimizer(name: str) -> None:
@@ -75,4 +75,4 @@ def check_optimizer(name: str) -> None:
     try:
         keras.optimizers.get(name)
     except ValueError as error:
-        raise UnreadableFile(f"--optimizer {name!r} is not one of Keras's") from error
+        raise UsageError(f"--optimizer {name!r} is not one of Keras's") from error

@@ -1,4 +1,4 @@
-"""`rowwise neighbors` and `rowwise analogy`: words near a word, or near a sum of words."""
+"""`rowwise neighbors` and `rowwise analogy`: print the words nearest to a vector."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from typing import Annotated
 
 import typer
 
-from rowwise.cli.errors import said_plainly
+from rowwise.cli._errors import exit_on_error
 
 _Vectors = Annotated[
-    Path, typer.Argument(metavar="VECTORS", help="A folder that train made, a table, or vectors.")
+    Path,
+    typer.Argument(
+        metavar="VECTORS", help="Folder that train made, table file, or file of vectors."
+    ),
 ]
-_Count = Annotated[int, typer.Option("--count", "-k", min=1, help="How many to show.")]
-_AsJson = Annotated[bool, typer.Option("--json", help="A JSON object per line.")]
+_Count = Annotated[int, typer.Option("--count", "-k", min=1, help="Number of words to print.")]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 
 
 def neighbors(
     vectors: _Vectors,
-    words: Annotated[list[str], typer.Argument(help="Words; - reads them, one a line.")],
+    words: Annotated[list[str], typer.Argument(help="Words; - reads standard input, one a line.")],
     count: _Count = 10,
     as_json: _AsJson = False,
 ) -> None:
     """Replaced by the help text below."""
-    from rowwise.cli.model_folder import vectors as load
+    from rowwise.cli._model_folder import vectors as load
 
-    with said_plainly("neighbors"):
+    with exit_on_error("neighbors"):
         loaded = load(vectors)
         wanted = sys.stdin.read().split("\n") if words == ["-"] else words
         for word in filter(None, wanted):
@@ -37,16 +40,16 @@ def neighbors(
 
 def analogy(
     vectors: _Vectors,
-    a: Annotated[str, typer.Argument(help="A word.")],
-    b: Annotated[str, typer.Argument(help="What it goes with.")],
-    c: Annotated[str, typer.Argument(help="Another such word.")],
+    a: Annotated[str, typer.Argument(help="First word of the known pair.")],
+    b: Annotated[str, typer.Argument(help="Second word of the known pair.")],
+    c: Annotated[str, typer.Argument(help="First word of the pair to complete.")],
     count: _Count = 10,
     as_json: _AsJson = False,
 ) -> None:
     """Replaced by the help text below."""
-    from rowwise.cli.model_folder import vectors as load
+    from rowwise.cli._model_folder import vectors as load
 
-    with said_plainly("analogy"):
+    with exit_on_error("analogy"):
         loaded = load(vectors)
         _show(f"{a} : {b} = {c} : ?", loaded.analogy(a, b, c, count), as_json)
 
@@ -60,11 +63,11 @@ def _show(question: str, near: list[tuple[str, float]], as_json: bool) -> None:
         typer.echo(f"  {cosine:6.3f}  {word}")
 
 
-neighbors.__doc__ = """Show the words whose vectors are nearest, with their cosines.
+neighbors.__doc__ = """Print the words whose vectors are nearest, with their cosines.
 
 Example: rowwise neighbors demo/model thread socket -k 5
 """
-analogy.__doc__ = """Show what stands to C as B stands to A: the words nearest to B - A + C.
+analogy.__doc__ = """Print the words that are to C as B is to A: those nearest to B - A + C.
 
 Example: rowwise analogy glove.6B.zip/glove.6B.50d.txt man king woman
 """

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from rowwise.cli.errors import said_plainly
-from rowwise.cli.read import UnreadableFile
+from rowwise.cli._errors import exit_on_error
+from rowwise.cli._read import UsageError
 
 _HELP = """Train an embedding: on labelled texts a classifier, on any text word vectors.
 
@@ -110,7 +110,7 @@ def train(
     """Replaced by the help text below."""
     from rich.console import Console
 
-    with said_plainly("train"):
+    with exit_on_error("train"):
         _check_options(context, objective)
         _check_folder(out, force)
         if objective is Objective.supervised and (text is None or label is None):
@@ -122,9 +122,9 @@ def train(
     console = Console(stderr=as_json)
     shown = [word.strip().lower() for word in words.split(",") if word.strip()]
     if objective is Objective.supervised:
-        from rowwise.cli import supervised
+        from rowwise.cli import _supervised
 
-        outcome = supervised.run(
+        outcome = _supervised.run(
             file,
             str(text),
             str(label),
@@ -144,10 +144,10 @@ def train(
             seed=seed,
         )
     else:
-        from rowwise.cli import word_vectors
+        from rowwise.cli import _word_vectors
 
         usual = 0.025 if objective is Objective.skipgram else 0.05  # word2vec's own
-        outcome = word_vectors.run(
+        outcome = _word_vectors.run(
             file,
             text,
             out,
@@ -192,8 +192,8 @@ def _check_options(context: typer.Context, objective: Objective) -> None:
 def _check_folder(out: Path, force: bool) -> None:
     standing = next(path for path in (out, *out.parents) if path.exists())
     if not standing.is_dir():
-        raise UnreadableFile(f"--out {str(out)!r}: {str(standing)!r} is a file; name a folder")
+        raise UsageError(f"--out {str(out)!r}: {str(standing)!r} is a file; name a folder")
     if not os.access(standing, os.W_OK):
-        raise UnreadableFile(f"--out {str(out)!r}: {str(standing)!r} cannot be written to")
+        raise UsageError(f"--out {str(out)!r}: {str(standing)!r} cannot be written to")
     if standing == out and any(out.iterdir()) and not force:
-        raise UnreadableFile(f"--out {str(out)!r} is not empty; --force writes into it")
+        raise UsageError(f"--out {str(out)!r} is not empty; --force writes into it")

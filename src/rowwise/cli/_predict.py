@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rowwise.cli.errors import said_plainly
-from rowwise.cli.model_folder import MODEL, classifier, vocabulary
-from rowwise.cli.read import UnreadableFile, read_columns
+from rowwise.cli._errors import exit_on_error
+from rowwise.cli._model_folder import MODEL, classifier, vocabulary
+from rowwise.cli._read import UsageError, read_columns
 
 
 def predict(
@@ -31,7 +31,7 @@ def predict(
 
     Example: rowwise predict demo/model "a socket that waits for a connection"
     """
-    with said_plainly("predict"):
+    with exit_on_error("predict"):
         wanted = _texts(texts, file, text)
         for line in label(model, wanted, count):
             if as_json:
@@ -44,7 +44,7 @@ def predict(
 
 def _texts(texts: list[str] | None, file: Path | None, column: str) -> list[str]:
     if (file is None) == (not texts):
-        raise UnreadableFile("give texts, or - for standard input, or --file")
+        raise UsageError("give texts, or - for standard input, or --file")
     if file is not None:
         return read_columns(file, column)[0]
     return sys.stdin.read().splitlines() if texts == ["-"] else list(texts or ())
@@ -54,7 +54,7 @@ def label(folder: Path, texts: list[str], count: int) -> list[dict[str, Any]]:
     """Each text with its most likely labels and their probabilities, and its unknown words."""
     about = classifier(folder)
     os.environ.setdefault("KERAS_BACKEND", "torch")
-    from rowwise.cli.classifier import ids_of
+    from rowwise.cli._classifier import ids_of
     from rowwise.keras import load_model
     from rowwise.text._tokenizing import words
 

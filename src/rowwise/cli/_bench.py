@@ -1,4 +1,4 @@
-"""`rowwise bench`: our layer beside Keras's, on this machine."""
+"""`rowwise bench`: measure our layer beside Keras's."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from rowwise.cli.errors import said_plainly
-from rowwise.cli.supervised import check_optimizer
-from rowwise.cli.waiting import waiting
+from rowwise.cli._errors import exit_on_error
+from rowwise.cli._spinner import spinner
+from rowwise.cli._supervised import check_optimizer
 
 
 def bench(
-    rows: Annotated[int, typer.Option(min=1, help="Of the table.")] = 1_000_000,
-    dim: Annotated[int, typer.Option(min=1, help="Length of a row.")] = 64,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples per step.")] = 4096,
-    length: Annotated[int, typer.Option(min=1, help="Ids per example.")] = 16,
-    optimizer: Annotated[str, typer.Option(help="Any of Keras's, by name.")] = "adam",
-    steps: Annotated[int, typer.Option(min=1, help="To measure, of each layer.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of ids and start.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows of the table.")] = 1_000_000,
+    dim: Annotated[int, typer.Option(min=1, help="Numbers per row.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of examples per step.")] = 4096,
+    length: Annotated[int, typer.Option(min=1, help="Number of ids per example.")] = 16,
+    optimizer: Annotated[str, typer.Option(help="Name of a Keras optimizer.")] = "adam",
+    steps: Annotated[int, typer.Option(min=1, help="Number of measured steps per layer.")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for ids and initial weights.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure a training step with our layer and with Keras's, and compare what they learned.
+    """Measure a training step with our layer and with Keras's, and compare the weights.
 
-    The model is Embedding -> mean -> Dense, the ids are uniform, both make the same steps by turns.
+    The model is Embedding -> mean -> Dense. The ids are uniform. Both models make the same steps
+    in turn.
 
     Example: rowwise bench --rows 4000000 --optimizer rmsprop
     """
-    with said_plainly("bench"):
+    with exit_on_error("bench"):
         check_optimizer(optimizer)
         import keras
 
@@ -42,21 +43,23 @@ def bench(
         models = {
             name: _model(keras, layer, rows, dim, optimizer, seed) for name, layer in layers.items()
         }
-        with waiting("training both"):
+        with spinner("training both models"):
             rng = np.random.default_rng(seed)
             times = _measure(models, rng, rows, (batch_size, length), steps)
-            found = [_rows_of(model) for model in models.values()]
-            apart = max(float(np.abs(a - b).max(initial=0)) for a, b in zip(*found, strict=True))
-    typical = {name: statistics.median(seconds) for name, seconds in times.items()}
-    ratio = typical["keras"] / typical["rowwise"]
+            weights = [_weights_of(model) for model in models.values()]
+            difference = max(
+                float(np.abs(a - b).max(initial=0)) for a, b in zip(*weights, strict=True)
+            )
+    medians = {name: statistics.median(seconds) for name, seconds in times.items()}
+    ratio = medians["keras"] / medians["rowwise"]
     if as_json:
-        answer = {"seconds": times, "ratio": ratio, "largest difference": apart}
+        answer = {"seconds": times, "ratio": ratio, "largest_difference": difference}
         typer.echo(json.dumps(answer))
         return
     typer.echo(f"{rows:,} rows of {dim}, {optimizer}, {batch_size * length:,} ids a step:")
-    for name, seconds in typical.items():
+    for name, seconds in medians.items():
         typer.echo(f"  {name:<8} {seconds * 1000:10.2f} ms a step, median of {steps}")
-    typer.echo(f"  rowwise is {ratio:.1f} times as fast; weights differ by {apart:.1e} at most")
+    typer.echo(f"  rowwise is {ratio:.1f} times as fast; weights differ by {difference:.1e}")
 
 
 def _model(
@@ -94,5 +97,5 @@ def _measure(
     return times
 
 
-def _rows_of(model: Any) -> list[np.ndarray]:
+def _weights_of(model: Any) -> list[np.ndarray]:
     return [np.asarray(weight) for weight in model.get_weights()]

@@ -1,4 +1,4 @@
-"""What went wrong, in a line and an exit code."""
+"""End a command with one line and an exit code."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
-from rowwise.cli.read import UnreadableFile
+from rowwise.cli._read import UsageError
 
-# What a file, an argument or the machine can be the cause of; all else is a bug, and shows itself.
-_SAID = (UnreadableFile, ValueError, LookupError, OSError, ImportError, MemoryError)
+# Errors that a file, an argument or the machine can cause. Others are bugs, with a traceback.
+_EXPECTED = (UsageError, ValueError, LookupError, OSError, ImportError, MemoryError)
 
 
 @contextmanager
-def said_plainly(command: str) -> Iterator[None]:
-    """Ends the program with exit code 2 and the error's own message, without a traceback."""
+def exit_on_error(command: str) -> Iterator[None]:
+    """Exit with code 2 and the error's own message, without a traceback."""
     try:
         yield
-    except _SAID as error:
+    except _EXPECTED as error:
         # A KeyError's text is the representation of its message.
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
         Console(stderr=True, soft_wrap=True).print(f"rowwise {command}: {message}", markup=False)

@@ -1,4 +1,4 @@
-"""What `rowwise train` prints at the end: accuracy, neighbours, rows never trained."""
+"""What `rowwise train` prints at the end: accuracy, neighbours, rows untrained."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from rowwise.inspect import nearest
-from rowwise.inspect._summary import shown
+from rowwise.inspect._summary import display_name
 from rowwise.text._vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from rowwise.cli.classifier import Trained
+    from rowwise.cli._classifier import Trained
 
 _WORDS_SHOWN = 8
 _NEIGHBORS_SHOWN = 5
@@ -68,9 +68,9 @@ def _longest(trained: Trained) -> list[int]:
 
 def _untrained(trained: Trained, console: Console) -> None:
     rows = trained.table.untrained()
-    names = [shown(word) for word in trained.vocabulary.decode(rows[:_WORDS_SHOWN])]
+    names = [display_name(word) for word in trained.vocabulary.decode(rows[:_WORDS_SHOWN])]
     named = f": {', '.join(names)}{', ...' if len(rows) > len(names) else ''}" if names else ""
     console.print(
-        f"\n{len(rows)} of {len(trained.table)} rows were never trained{escape(named)}",
+        f"\n{len(rows)} of {len(trained.table)} rows are untrained{escape(named)}",
         soft_wrap=True,
     )

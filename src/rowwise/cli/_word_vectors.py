@@ -13,10 +13,10 @@ import rich.progress
 from numpy.typing import NDArray
 from rich.console import Console
 
-from rowwise.cli.errors import said_plainly
-from rowwise.cli.model_folder import save_rows
-from rowwise.cli.outcome import show_neighbors
-from rowwise.cli.read import read_columns
+from rowwise.cli._errors import exit_on_error
+from rowwise.cli._model_folder import save_rows
+from rowwise.cli._read import read_columns
+from rowwise.cli._summary import show_neighbors
 from rowwise.word2vec import Corpus, Word2Vec
 from rowwise.word2vec._corpus import lines
 
@@ -36,7 +36,7 @@ def run(
     **settings: Any,
 ) -> dict[str, Any]:
     """Reads, trains, prints neighbours, saves; says in short what came of it."""
-    with said_plainly("train"):
+    with exit_on_error("train"):
         corpus = _read(file, text, console, min_count=min_count, max_size=max_size)
         model = Word2Vec(corpus, **settings)
     start = model.table.to_numpy()
@@ -44,10 +44,10 @@ def run(
     show_neighbors(corpus.vocabulary, model.table.to_numpy(), words, _some(model), console)
     save_rows(model.table, corpus.vocabulary, start, out)
     return {
-        "interrupted": model.done < 1,
+        "interrupted": model.fraction_done < 1,
         "words": len(corpus.ids),
         "rows": len(model.table),
-        "never trained": len(model.table.untrained()),
+        "untrained": len(model.table.untrained()),
         "seconds": seconds,
     }
 
@@ -93,13 +93,14 @@ def _train(model: Word2Vec, console: Console) -> float:
         )
         with bar:
             model.train(lambda words: bar.advance(task, words))
-    seconds, read = time.perf_counter() - begin, round(model.done * total)
+    seconds, read = time.perf_counter() - begin, round(model.fraction_done * total)
     console.print(
         f"trained in {seconds:.1f} s, {read / seconds:,.0f} words a second", soft_wrap=True
     )
-    if model.done < 1:
+    if model.fraction_done < 1:
         console.print(
-            f"Interrupted at {model.done:.0%}: what was learned so far is kept", soft_wrap=True
+            f"Interrupted at {model.fraction_done:.0%}: what was learned so far is kept",
+            soft_wrap=True,
         )
     return seconds
 

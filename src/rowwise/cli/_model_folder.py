@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise.cli.read import UnreadableFile
+from rowwise.cli._read import UsageError
 from rowwise.table import Table
 from rowwise.text._vocabulary import Vocabulary
 from rowwise.vectors import Vectors, load
 
 if TYPE_CHECKING:
-    from rowwise.cli.classifier import Trained
+    from rowwise.cli._classifier import Trained
 
 MODEL = "model.keras"
 TABLE = "table.safetensors"  # the trained rows, all that training needs, and the words
@@ -53,37 +53,37 @@ def save_rows(
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainedRows:
     """What there is to see of a trained table; of a bare table's file, the table alone."""
 
     table: Table
     history: dict[str, list[float]] | None = None
     start: NDArray[Any] | None = None
-    leaning: list[str] | None = None
+    row_labels: list[str] | None = None
 
 
-def learned(path: Path) -> Learned:
+def trained_rows(path: Path) -> TrainedRows:
     """Reads a folder that train made, or a table's file."""
     if not path.is_dir():
-        return Learned(Table.load(path))
+        return TrainedRows(Table.load(path))
     table = Table.load(path / TABLE)
     start = np.asarray(load(path / START).matrix)
     if not (path / CLASSIFIER).is_file():  # trained without labels
-        return Learned(table, start=start)
+        return TrainedRows(table, start=start)
     with (path / WORDS).open(newline="", encoding="utf-8") as file:
         labels = [line["label"] for line in csv.DictReader(file)]
-    return Learned(table, classifier(path)["history"], start, labels)
+    return TrainedRows(table, classifier(path)["history"], start, labels)
 
 
 def classifier(folder: Path) -> dict[str, Any]:
     """Labels, length, history.
 
     Raises:
-        UnreadableFile: train did not make this folder.
+        UsageError: train did not make this folder.
     """
     path = folder / CLASSIFIER
     if not path.is_file():
-        raise UnreadableFile(
+        raise UsageError(
             f"{str(folder)!r} has no {CLASSIFIER}; rowwise train makes it of texts with labels"
         )
     return dict(json.loads(path.read_text()))

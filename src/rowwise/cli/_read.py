@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-class UnreadableFile(Exception):
+class UsageError(Exception):
     """Why a file's columns cannot be had; the message names the file and the fix."""
 
 
@@ -21,7 +21,7 @@ def read_columns(path: Path, *names: str) -> list[list[str]]:
         one list of strings per name.
 
     Raises:
-        UnreadableFile: no such file, another ending, broken content, no such column or several.
+        UsageError: no such file, another ending, broken content, no such column or several.
     """
     import pyarrow as pa
 
@@ -29,16 +29,16 @@ def read_columns(path: Path, *names: str) -> list[list[str]]:
     for name in names:
         found = table.column_names.count(name)
         if found > 1:
-            raise UnreadableFile(f"{str(path)!r} has {found} columns {name!r}; rename all but one")
+            raise UsageError(f"{str(path)!r} has {found} columns {name!r}; rename all but one")
         if not found:
-            raise UnreadableFile(
+            raise UsageError(
                 f"{str(path)!r} has no column {name!r}; its columns are "
                 f"{', '.join(map(repr, table.column_names))}"
             )
     try:
         columns = [table[name].cast(pa.string()).to_pylist() for name in names]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise UnreadableFile(f"{str(path)!r}: a column is not text: {error}") from error
+        raise UsageError(f"{str(path)!r}: a column is not text: {error}") from error
     rows = [row for row in zip(*columns, strict=True) if None not in row]
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in names]
 
@@ -50,13 +50,13 @@ def read_names(path: Path) -> list[str]:
 
 def _table(path: Path) -> Any:
     if not path.is_file():
-        raise UnreadableFile(f"there is no file {str(path)!r}")
+        raise UsageError(f"there is no file {str(path)!r}")
     import pyarrow as pa
 
     try:
         return _read(path)
     except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
-        raise UnreadableFile(f"{str(path)!r} cannot be read: {error}") from error
+        raise UsageError(f"{str(path)!r} cannot be read: {error}") from error
 
 
 def _read(path: Path) -> Any:
@@ -81,6 +81,4 @@ def _read(path: Path) -> Any:
             from pyarrow import parquet
 
             return parquet.read_table(path)
-    raise UnreadableFile(
-        f"{str(path)!r}: the ending must be .csv, .tsv, .jsonl, .ndjson or .parquet"
-    )
+    raise UsageError(f"{str(path)!r}: the ending must be .csv, .tsv, .jsonl, .ndjson or .parquet")
