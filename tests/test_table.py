@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import rowwise
+import rowwise.vectors
 from helpers.rules import each, every_family
 
 WEIGHTS = np.arange(10, dtype=np.float32).reshape(5, 2)  # row i is (2i, 2i + 1)
@@ -588,3 +589,45 @@ def test_saving_into_a_folder_that_is_not_there_is_an_error_and_the_table_lives_
     with pytest.raises(FileNotFoundError):
         table.save(path.parent / "nowhere" / "table.safetensors")
     assert_same(contents(table), before)
+
+
+# ---------------------------------------------------------------------- pretrained rows
+
+
+def test_pretrained_rows_count_as_trained_and_others_do_not():
+    vectors = rowwise.vectors.Vectors(["tea", "cup"], [[1.0, 2.0], [3.0, 4.0]])
+    words = rowwise.Vocabulary(["pot", "cup", "tea"])
+    table = rowwise.Table.from_pretrained(vectors, "sgd", vocabulary=words, init="zeros")
+    assert table.to_numpy().tolist() == [[0, 0], [3, 4], [1, 2]]
+    assert table.untrained().tolist() == [0]
+    assert table.vocabulary == words
+    assert rowwise.Table.from_pretrained(vectors).shape == (2, 2)
+
+
+def test_numbers_without_words_are_pretrained_rows():
+    assert rowwise.Table.from_pretrained(np.eye(3)).untrained().size == 0
+    with pytest.raises(TypeError, match="vocabulary= needs words"):
+        rowwise.Table.from_pretrained(np.eye(3), vocabulary=["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        rowwise.Table.from_pretrained(np.ones(3))
+
+
+def test_rows_given_as_an_array_count_as_trained():
+    assert rowwise.Table(3, 2, init=np.ones((3, 2))).is_trained().all()
+    assert not rowwise.Table(3, 2, init=np.ones).is_trained().any()
+
+
+def test_what_is_trained_is_asked_of_rows_that_there_are():
+    table = rowwise.Table(3, 2)
+    for ask in (table.is_trained, table.mark_trained, table.lookup):
+        with pytest.raises(IndexError, match="id -1 at position 0"):
+            ask([-1])
+    assert not table.is_trained().any()
+
+
+def test_numpy_takes_a_table_for_an_array():
+    table = rowwise.Table(5, 2, seed=0)
+    assert np.asarray(table).shape == (5, 2)
+    assert np.asarray(table, dtype=np.float64).dtype == np.float64
+    np.testing.assert_array_equal(table[[3, 1]], table.lookup([3, 1]))
+    np.testing.assert_array_equal(table[1:3], table.lookup([1, 2]))

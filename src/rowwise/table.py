@@ -99,7 +99,8 @@ class Table:
         """Make a table from vectors that were trained elsewhere; their rows count as trained.
 
         Args:
-            embeddings: (V, D) numbers (NumPy, or a tensor on the CPU), or `rowwise.Vectors`.
+            embeddings: (V, D) numbers (NumPy, or a tensor on the CPU), or
+                `rowwise.vectors.Vectors`.
             rule: see `Table`.
             vocabulary: V words in the order of their ids; those of the vectors unless given. Only
                 with `Vectors`.
@@ -114,19 +115,12 @@ class Table:
             >>> Table.from_pretrained(np.eye(3)).is_trained().tolist()
             [True, True, True]
         """
-        matched = None
-        if hasattr(embeddings, "match"):
-            words = embeddings.words if vocabulary is None else vocabulary
-            matched = embeddings.match(words, init, seed=seed)
-            embeddings = matched.rows
-        elif vocabulary is not None:
-            raise TypeError("vocabulary= needs words with their vectors, rowwise.vectors.Vectors")
-        values = np.asarray(embeddings, dtype=np.float32)
-        if values.ndim != 2:
-            raise ValueError(f"embeddings have shape {values.shape}; a table needs (rows, dim)")
-        rows, dim = values.shape
-        table = cls(rows, dim, rule, init=lambda _: values)
-        table.mark_trained(None if matched is None else np.flatnonzero(matched.found))
+        from rowwise.vectors import pretrained_rows
+
+        pretrained = pretrained_rows(embeddings, vocabulary, init, seed=seed)
+        rows, dim = pretrained.rows.shape
+        table = cls(rows, dim, rule, init=lambda _: pretrained.rows)
+        table.mark_trained(np.flatnonzero(pretrained.found))
         if isinstance(vocabulary, Vocabulary):
             table.vocabulary = vocabulary
         return table

@@ -9,5 +9,15 @@ from rowwise.store._host import HostStore
 from rowwise.store._memory import Folder
 from rowwise.store._protocol import RowStore
 from rowwise.store._state import TableState
+from rowwise.store._table_file import open_rows
 
-__all__ = ["BagGradient", "Bags", "Folder", "HostStore", "RowGradient", "RowStore", "TableState"]
+__all__ = [
+    "BagGradient",
+    "Bags",
+    "Folder",
+    "HostStore",
+    "RowGradient",
+    "RowStore",
+    "TableState",
+    "open_rows",
+]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rowwise import rules
 from rowwise.errors import DamagedFileError
 from rowwise.files._container import Container, write
+from rowwise.store._host import HostStore
 from rowwise.store._memory import ROW_STATE, Folder, check_fits, matrix, row_states
 from rowwise.store._state import TableState
 from rowwise.text import Vocabulary
@@ -79,6 +80,19 @@ def load_state(
             raise file.damaged(f"it has no {error}") from error
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise file.damaged(str(error)) from error
+
+
+def open_rows(path: str | os.PathLike[str]) -> tuple[HostStore, Vocabulary | None]:
+    """Open the rows of a table's file, to be read where they lie, and their vocabulary.
+
+    Raises:
+        DamagedFileError, FileNotFoundError: see `Table.load`.
+    """
+
+    def make(state: TableState) -> tuple[HostStore, Vocabulary | None]:
+        return HostStore.from_state(state), state.vocabulary
+
+    return load_state(path, make, mmap=True, scratch=None)
 
 
 def _read_state(file: Container, mmap: bool, scratch: Folder | None) -> TableState:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,18 +47,50 @@ class Pretrained(NamedTuple):
     Attributes:
         rows: (V, D) float32.
         found: (V,) bool, which rows are pretrained.
-        coverage: the counts, to print.
+        coverage: the counts, to print; None where the vectors came without words.
     """
 
     rows: NDArray[np.float32]
     found: NDArray[np.bool_]
-    coverage: Coverage
+    coverage: Coverage | None
+
+
+def pretrained_rows(
+    embeddings: Any,
+    vocabulary: Vocabulary | Iterable[str] | None,
+    init: Init,
+    *,
+    seed: int | None,
+) -> Pretrained:
+    """Return the rows that `from_pretrained` of a table or a layer starts with.
+
+    Args:
+        embeddings: (V, D) numbers (NumPy, or a tensor on the CPU), all of which count as
+            pretrained; or `Vectors`.
+        vocabulary: V words in the order of the rows; those of the vectors if None.
+        init, seed: see `rows_for`.
+
+    Raises:
+        TypeError: a vocabulary without words to look up.
+        ValueError: embeddings that are not (V, D).
+    """
+    if isinstance(embeddings, Vectors):
+        words = embeddings.words if vocabulary is None else vocabulary
+        return rows_for(embeddings, words, init, seed=seed)
+    if vocabulary is not None:
+        raise TypeError("vocabulary= needs words with their vectors, rowwise.vectors.Vectors")
+    if hasattr(embeddings, "detach"):  # a tensor that may need a gradient
+        embeddings = embeddings.detach()
+    values = np.asarray(embeddings, dtype=np.float32)
+    if values.ndim != 2:
+        raise ValueError(f"embeddings have shape {values.shape}; a table needs (rows, dim)")
+    return Pretrained(values, np.ones(len(values), np.bool_), None)
 
 
 def rows_for(
     vectors: Vectors,
     vocabulary: Vocabulary | Iterable[str],
-    initializer: Init = "uniform",
+    init: Init = "uniform",
     *,
     seed: int | None = None,
 ) -> Pretrained:
@@ -68,9 +100,9 @@ def rows_for(
         vectors: as `rowwise.vectors.load` gives them; those with `subwords` have a vector for
             nearly every word.
         vocabulary: V entries in the order of the rows.
-        initializer: what other rows start with, "uniform", "normal", "zeros", values (V, D) or
+        init: what other rows start with, "uniform", "normal", "zeros", values (V, D) or
             what makes them of a shape; see `rowwise.Table`. The mask's row is zeros.
-        seed: of the initializer.
+        seed: of init.
 
     Returns:
         rows (V, D) float32, found (V,) bool, and a `Coverage` to print.
@@ -90,7 +122,7 @@ def rows_for(
     mask = vocabulary.mask_token if isinstance(vocabulary, Vocabulary) else None
     special = {mask, vocabulary.oov_token} if isinstance(vocabulary, Vocabulary) else set()
     rows = np.zeros((len(words), vectors.dim), np.float32)
-    fill(rows, initializer, seed)
+    fill(rows, init, seed)
     found = np.zeros(len(words), np.bool_)
     source_rows = np.fromiter(
         (-1 if (row := vectors.row_of(word)) is None else row for word in words),

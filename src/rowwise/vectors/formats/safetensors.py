@@ -8,7 +8,7 @@ import numpy as np
 
 from rowwise.errors import VectorsFileError
 from rowwise.files._atomic import replacing
-from rowwise.table import Table
+from rowwise.store import open_rows
 from rowwise.vectors._collector import WordList, collect
 from rowwise.vectors._options import Options
 from rowwise.vectors._packed_strings import PackedStrings, pack_any
@@ -50,15 +50,16 @@ def _read(path: str, options: Options) -> WordMatrix:
 
 def _rows_of_table(path: str, options: Options) -> WordMatrix:
     """Return the up-to-date rows of a table's words; of several unknown entries the first."""
-    table = Table.load(path, mmap=True)
-    if table.vocabulary is None:
+    store, vocabulary = open_rows(path)
+    if vocabulary is None:
         raise VectorsFileError(
             path,
             found="a table without a vocabulary",
             fix="give it one before it is saved: table.vocabulary = rowwise.Vocabulary(...)",
         )
-    words = list(dict.fromkeys(table.vocabulary.tokens))
-    rows = table.lookup(table.vocabulary.lookup(words))
+    words = list(dict.fromkeys(vocabulary.tokens))
+    rows = np.empty((len(words), store.shape[1]), np.float32)
+    store.gather(vocabulary.lookup(words), rows)
     return collect(path, WordList(words), rows, rows.shape, options)
 
 
