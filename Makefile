@@ -40,11 +40,11 @@ check-native: build/address,undefined/check build/thread/check
 	build/address,undefined/check
 	build/thread/check
 
-build/%/check: $(SOURCES) tests/native/check.cpp $(VENV)/.installed
+build/%/check: $(SOURCES) $(wildcard tests/native/*) $(VENV)/.installed
 	$(BIN)/cmake -S . -B build/$* -DROWWISE_TOOLS=ON -DROWWISE_SANITIZE=$* -DCMAKE_BUILD_TYPE=Debug
 	$(BIN)/cmake --build build/$* --target check --parallel 2
 
-build/tools/limit: $(SOURCES) benchmarks/limit.cpp $(VENV)/.installed
+build/tools/limit: $(SOURCES) $(wildcard tests/native/*) benchmarks/limit.cpp $(VENV)/.installed
 	$(BIN)/cmake -S . -B build/tools -DROWWISE_TOOLS=ON
 	$(BIN)/cmake --build build/tools --target limit --parallel 2
 

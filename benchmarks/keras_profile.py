@@ -39,7 +39,7 @@ def kind_of(file: str, function: str) -> str:
 
 def tell_apart_native_code() -> None:
     """Gives every native method a Python function around it, which the profiler sees."""
-    rows = rowwise._native.Rows
+    table = rowwise._native.Table
 
     def around(method: Any) -> Any:
         def in_native_code(*args: Any, **options: Any) -> Any:
@@ -47,9 +47,9 @@ def tell_apart_native_code() -> None:
 
         return in_native_code
 
-    for name, method in list(vars(rows).items()):
+    for name, method in list(vars(table).items()):
         if not name.startswith("_") and callable(method):
-            setattr(rows, name, around(method))
+            setattr(table, name, around(method))
 
 
 def main() -> None:

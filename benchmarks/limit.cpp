@@ -20,7 +20,7 @@
 #include "threads.hpp"
 
 using namespace rowwise;
-using Ids = std::vector<int64_t>;
+using IdVector = std::vector<int64_t>;
 
 namespace {
 
@@ -75,7 +75,7 @@ constexpr int64_t kLine = 16;
 
 // Calls work(row of weights, of slot 0, of slot 1, position) for all ids, asking for rows ahead.
 template <bool Write, class Work>
-void each_row(const Arrays& a, const Ids& ids, Work&& work) {
+void each_row(const Arrays& a, const IdVector& ids, Work&& work) {
     const auto n = static_cast<int64_t>(ids.size());
     parallel(n, 512, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
@@ -89,7 +89,7 @@ void each_row(const Arrays& a, const Ids& ids, Work&& work) {
     });
 }
 
-void gather(const Arrays& a, const Ids& ids, float* out) {
+void gather(const Arrays& a, const IdVector& ids, float* out) {
     each_row<false>(a, ids, [&](const float* w, const float* m, const float* v, int64_t i) {
         float* __restrict to = out + i * a.dim;
         for (int64_t d = 0; d < a.dim; ++d) to[d] = w[d] + m[d] + v[d];
@@ -97,7 +97,7 @@ void gather(const Arrays& a, const Ids& ids, float* out) {
 }
 
 // With duplicates, two threads may change a row at once, so that it is done for distinct ids.
-void change(const Arrays& a, const Ids& ids, const float* by) {
+void change(const Arrays& a, const IdVector& ids, const float* by) {
     each_row<true>(a, ids, [&](float* __restrict w, float* __restrict m, float* __restrict v,
                                int64_t i) {
         const float* __restrict g = by + i * a.dim;
@@ -110,9 +110,9 @@ void change(const Arrays& a, const Ids& ids, const float* by) {
 }
 
 // In the order in which they first stand.
-Ids distinct(const Ids& ids, int64_t rows) {
+IdVector distinct(const IdVector& ids, int64_t rows) {
     std::vector<bool> seen(rows);
-    Ids first;
+    IdVector first;
     for (const int64_t id : ids) {
         if (!seen[id]) first.push_back(id);
         seen[id] = true;
@@ -139,30 +139,30 @@ int main(int count, char** arguments) {
     const Options o = read_options(count, arguments);
     set_num_threads(o.threads);
     std::mt19937_64 random(0);
-    testbed::Table table(testbed::adam(), o.rows, o.dim);
+    testbed::OwnTable table(testbed::kind("adam"), o.rows, o.dim);
     const testbed::Zeros memory(o.ids * o.dim * sizeof(float));
     auto* vectors = static_cast<float*>(memory.memory);
+    const std::span<float> batch(vectors, static_cast<std::size_t>(o.ids * o.dim));
     const auto fresh_ids = [&] { return testbed::random_ids(o.ids, o.rows, o.zipf, random); };
 
     if (!o.only.empty()) {
         for (int64_t i = 0; i < o.ids * o.dim; ++i) vectors[i] = 1;
-        const Ids ids = fresh_ids();
-        Plan plan = table.plan(ids);
-        table.update(plan, vectors);
-        table.update(table.plan({}), vectors);  // which every row missed
+        const IdVector ids = fresh_ids();
+        BatchPlan plan = table.plan(ids);
+        table.train(plan, batch);
+        table.train(table.plan({}), {});  // which every row missed
         for (int64_t i = 0; i < o.repeats; ++i) {
-            if (o.only == "lookup") table.lookup(ids, vectors);
+            if (o.only == "lookup") table.gather(ids, batch);
             if (o.only == "plan") plan = table.plan(ids);
-            if (o.only == "update") table.update(plan, vectors);
+            if (o.only == "update") table.train(plan, batch);
         }
-        std::printf("%s %lld\n", kernels().name, static_cast<long long>(plan.distinct()));
+        std::printf("%s %lld\n", kernels().name, static_cast<long long>(plan.plan.distinct()));
         return 0;
     }
 
     for (int64_t i = 0; i < o.ids * o.dim; ++i) vectors[i] = static_cast<float>(i % 7 - 3);
-    for (int64_t i = 0; i < o.steps; ++i) table.update(table.plan(fresh_ids()), vectors);
+    for (int64_t i = 0; i < o.steps; ++i) table.train(table.plan(fresh_ids()), batch);
 
-    const Store& store = table.store();
     const int64_t size = o.rows * o.dim;
     const testbed::Zeros side_by_side(o.together ? 3 * size * sizeof(float) : 1);
     auto* block = static_cast<float*>(side_by_side.memory);
@@ -170,18 +170,18 @@ int main(int count, char** arguments) {
         for (int64_t i = 0; i < 3 * size; ++i) block[i] = 1;
     const Arrays arrays =
         o.together ? Arrays{{block, block + o.dim, block + 2 * o.dim}, 3 * o.dim, o.dim, o.ahead}
-                   : Arrays{{store.weights, store.slots[0], store.slots[1]}, o.dim, o.dim, o.ahead};
+                   : Arrays{{table.weights(), table.slot(0), table.slot(1)}, o.dim, o.dim, o.ahead};
 
     std::vector<double> times[5], lookups, steps;
     for (int64_t i = 0; i < o.repeats; ++i) {
-        const Ids theirs = fresh_ids(), once = distinct(theirs, o.rows), ours = fresh_ids();
-        Plan plan;
+        const IdVector theirs = fresh_ids(), once = distinct(theirs, o.rows), ours = fresh_ids();
+        BatchPlan plan;
         const double t[] = {
             milliseconds([&] { gather(arrays, theirs, vectors); }),
-            milliseconds([&] { table.lookup(ours, vectors); }),
+            milliseconds([&] { table.gather(ours, batch); }),
             milliseconds([&] { change(arrays, once, vectors); }),
             milliseconds([&] { plan = table.plan(ours); }),
-            milliseconds([&] { table.update(plan, vectors); }),
+            milliseconds([&] { table.train(plan, batch); }),
         };
         for (int j = 0; j < 5; ++j) times[j].push_back(t[j]);
         lookups.push_back(t[1] / t[0]);

@@ -1,11 +1,11 @@
-// The clock: what the steps since a row's stamp do to a row that no batch touched.
+// The clock: what the steps since a row's last step do to a row that no batch touched.
 //
 // With a zero gradient a row moves by a sum over the missed steps j = 1..k,
 //
-//     w <- keep * w  -  X * sum_j  a_{s+j} * P(s+j) * ratio^j / (1 + y * x_j),
+//     w <- P(s) * w  -  X * sum_j  a_{s+j} * P(s+j) * ratio^j / (1 + y * x_j),
 //     x_j = growth^j * e_{s+j} / e_{s+1} - 1  >=  0
 //
-// where s is the stamp, a_i the scale of step i, e_i its factor on epsilon (1, or where epsilon
+// where s is the row's last step, a_i the scale of step i, e_i its factor on epsilon (1, or where epsilon
 // comes after the bias correction sqrt(1 - beta_2^i)), P(i) the product of the weight-decay factors
 // of the steps after i, and X and y belong to the row's element (y = 0 for plain momentum; for Adam
 // ratio = beta_1 / sqrt(beta_2), growth = 1 / sqrt(beta_2), y = eps / (sqrt(v) + eps) with
@@ -14,38 +14,56 @@
 //
 //     C_n(s) = sum_j a_{s+j} * P(s+j) * ratio^j * x_j^n,
 //
-// depend on the stamp alone. From s+1 to s every x becomes g x + (g - 1), g = growth * e_{s+2} /
-// e_{s+1} >= 1, so C(s) follows from C(s+1) by sums of positive numbers: all stamps within the
-// window are refreshed once a step without cancellation, and the coefficients of a stamp that
-// leaves the window are kept for good. The remainder of the expansion is at most y^N C_N of the
+// depend on s alone. From s+1 to s every x becomes g x + (g - 1), g = growth * e_{s+2} /
+// e_{s+1} >= 1, so C(s) follows from C(s+1) by sums of positive numbers: all last steps within the
+// window are refreshed once a step without cancellation, and the coefficients of one that leaves
+// the window are kept for good. The remainder of the expansion is at most y^N C_N of the
 // movement's C_0 (alternating, x >= 0): for a y with which that is not below float32 rounding, the
 // terms are replayed one by one.
+//
+// Past the tables made at its start, a clock computes by +, *, / and powers of two alone, so that
+// another processor gives the same bits.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "plain.hpp"
+
 namespace rowwise {
 
-constexpr int kTerms = 8;  // terms of the expansion kept
-constexpr int kSlots = 3;  // slots a rule can have, at most
-constexpr float kAnyY = 2;  // y lies in [0, 1]
-
-// What k missed steps do to a row, for one k.
-struct Skip {
-    float keep = 1;            // factor on the weight
-    float decay[kSlots] = {};  // factor on each slot
-    float move[kTerms] = {};   // C_0, -C_1, C_2, ...: polynomial in y
-    float y_max = kAnyY;       // the expansion holds up to this y; above it, replay the terms
-    float epsilon_factor = 1;  // e_{s+1}
-    float rate = 0;            // scale of the last step
-    uint32_t missed = 0;       // k
+// One step, as the clock remembers it.
+struct StepRecord {
+    double scale = 0;           // a_i
+    double decay_factor = 1;    // of the weights
+    double epsilon_factor = 1;  // e_i
 };
 
-// One step's numbers, as the clock remembers them.
-struct Tick {
-    double scale = 0;           // a_i
-    double keep = 1;            // weight-decay factor
-    double epsilon_factor = 1;  // e_i
+// The steps of a clock, for a file: a clock restored from them goes on to the same bits.
+struct StepHistory {
+    std::vector<StepRecord> steps;
+    std::vector<double> closed;  // kTerms + 1 coefficients per last step that left the window
+};
+
+// How missed steps move the rows of a rule.
+struct LagParams {
+    double ratio = 0, growth = 1;
+    int terms = 0;           // 0 (the weight stands still), 1 (momentum) or kTerms (Adam)
+    bool unbounded = false;  // ratio is 1, no step is ever too long ago; terms is 1
+    uint32_t window = 1;     // after how many missed steps the rest of the sum is below 2^-30 of it
+    std::vector<double> slot_decay;
+};
+
+// A product of many factors, as mantissa * 2^exponent: it neither overflows nor vanishes.
+class RunningProduct {
+  public:
+    RunningProduct times(double factor) const;
+    // This product over an earlier one, which is not 0.
+    double over(const RunningProduct& earlier) const;
+
+  private:
+    double mantissa_ = 1;  // in [1/2, 1), or 1 at the start
+    int64_t exponent_ = 0;
 };
 
 // base^k for 0 <= k < 2^16 from two short tables, exact to float64 rounding.
@@ -60,64 +78,59 @@ class Powers {
 
 class Clock {
   public:
-    // Steps remembered; the table is brought up to date before they run out.
+    // Steps remembered; rows are brought up to date before they run out.
     static constexpr uint32_t kHorizon = (1u << 16) - 1;
 
-    // window: after how many missed steps the rest of the sum is below 2^-30 of it.
-    // terms: 0 (the weight stands still), 1 (momentum) or kTerms (Adam).
-    // endless: ratio is 1, no step is ever too long ago; terms is 1.
-    Clock(double ratio, double growth, int terms, bool endless, uint32_t window,
-          const std::vector<double>& slot_decay);
+    explicit Clock(const LagParams& params);
 
-    void advance(const Tick& tick);  // one step more; its epsilon_factor no smaller than the last
-    void restart();                  // every row is current: forget the past
+    void advance(const StepRecord& step);  // its epsilon_factor no smaller than the last
+    void restart();                        // every row is current: forget the past
 
-    // The past, for a file: a clock restored from it goes on to the same bits. Coefficients are
-    // those of the stamps that left the window, each kTerms + 1 numbers.
-    const std::vector<Tick>& ticks() const { return ticks_; }  // (now + 1,); the first is no step
-    std::vector<double> closed() const;
-    // Throws std::invalid_argument if the numbers are not of such a clock.
-    void restore(const std::vector<Tick>& ticks, const double* closed, std::size_t numbers);
+    StepHistory history() const;
+    // Throws std::invalid_argument if the history is not of such a clock.
+    void restore(const StepHistory& history);
 
     uint32_t now() const { return now_; }
     uint32_t window() const { return window_; }
-    double epsilon_factor() const { return ticks_[now_].epsilon_factor; }  // of the last; 0: none
-    const Skip* recent() const { return recent_.data(); }  // by k = now - stamp, up to window
+    double epsilon_factor() const { return steps_[now_].epsilon_factor; }  // of the last; 0: none
+    const LaggedUpdate* recent() const { return recent_.data(); }  // by missed steps, up to window
 
-    // Any stamp <= now.
-    Skip since(uint32_t stamp) const;
+    // Of a row whose last step is any one up to now.
+    LaggedUpdate since(uint32_t last_step) const;
 
     // A missed step's term: the movement's numerator but for ratio^j, and its epsilon's factor.
     struct Term {
         double scale, epsilon_factor;
     };
-    // The single terms since `stamp`, j = 1.., into `terms`. Returns their number, at most `window`.
-    int64_t replay_terms(uint32_t stamp, Term* terms) const;
+    // Writes the single terms since `last_step`, j = 1.., to `terms`. Returns their number, at most
+    // `window`.
+    int64_t replay_terms(uint32_t last_step, Term* terms) const;
 
   private:
     struct Coefficients {
         double c[kTerms + 1] = {};  // the last bounds the remainder
     };
-    void push(const Tick& tick);
-    Coefficients refresh_recent();  // those of the stamp at the window's far end
-    void extend(Coefficients& c, uint32_t step, double kept) const;  // C(step) -> C(step - 1)
-    void write(Skip& skip, uint32_t k, double keep, double tail, const Coefficients& c) const;
-    double kept_since(uint32_t step) const;  // P(step)
+    void push(const StepRecord& step);
+    Coefficients refresh_recent();  // returns those of the last step at the window's far end
+    void extend(Coefficients& c, uint32_t step, double decay) const;  // C(step) -> C(step - 1)
+    void write(LaggedUpdate& lag, uint32_t k, double decay, double tail,
+               const Coefficients& c) const;
+    double decay_since(uint32_t step) const;  // P(step)
 
     const double ratio_, growth_;
     const int terms_;
-    const bool endless_;
+    const bool unbounded_;
     const uint32_t window_;
     const bool expands_;
     std::vector<Powers> slot_decay_;
 
     uint32_t now_ = 0;
-    bool decays_ = false;               // some step decayed the weights
-    std::vector<Tick> ticks_;           // (now + 1,)
-    std::vector<double> log_keep_;      // (now + 1,) running log-product of the keeps
-    std::vector<double> total_;         // (now + 1,) sum_i a_i P(i) as of each step, if endless
-    std::vector<Coefficients> closed_;  // by stamp, for stamps that left the window
-    std::vector<Skip> recent_;
+    bool decays_ = false;                // some step decayed the weights
+    std::vector<StepRecord> steps_;      // (now + 1,); the first is no step
+    std::vector<RunningProduct> decay_;  // (now + 1,) of the decay factors
+    std::vector<double> total_;          // (now + 1,) sum_i a_i P(i) as of each step, if unbounded
+    std::vector<Coefficients> closed_;   // by last step, for those that left the window
+    std::vector<LaggedUpdate> recent_;
 };
 
 }  // namespace rowwise

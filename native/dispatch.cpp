@@ -5,10 +5,10 @@
 
 namespace rowwise {
 
-namespace portable { extern const Kernels table; }
+namespace portable { extern const Kernels entry_points; }
 #ifdef ROWWISE_X86
-namespace avx2 { extern const Kernels table; }
-namespace avx512 { extern const Kernels table; }
+namespace avx2 { extern const Kernels entry_points; }
+namespace avx512 { extern const Kernels entry_points; }
 #endif
 
 namespace {
@@ -16,18 +16,18 @@ namespace {
 // Best first.
 const Kernels* const kCopies[] = {
 #ifdef ROWWISE_X86
-    &avx512::table,
-    &avx2::table,
+    &avx512::entry_points,
+    &avx2::entry_points,
 #endif
-    &portable::table,
+    &portable::entry_points,
 };
 
 bool runs_here([[maybe_unused]] const Kernels* copy) {
 #ifdef ROWWISE_X86
-    if (copy == &avx512::table)
+    if (copy == &avx512::entry_points)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-    if (copy == &avx2::table)
+    if (copy == &avx2::entry_points)
         return __builtin_cpu_supports("avx2");
 #endif
     return true;
@@ -36,7 +36,7 @@ bool runs_here([[maybe_unused]] const Kernels* copy) {
 const Kernels* best() {
     for (const Kernels* copy : kCopies)
         if (runs_here(copy)) return copy;
-    return &portable::table;
+    return &portable::entry_points;
 }
 
 const Kernels* selected = best();

@@ -1,5 +1,5 @@
-// The kernels: lookup, update, sync. Rows are far apart in memory, so each loop asks for the rows
-// ahead before it works on its own.
+// The kernels of single rows: gather, update, materialize. Rows are far apart in memory, so each
+// loop asks for the rows ahead before it works on its own.
 #include <cstring>
 
 #include "rows.hpp"
@@ -16,8 +16,8 @@ struct Row {
     float* w;
     float* z[R::slots > 0 ? R::slots : 1];
 
-    Row(const Store& store, int64_t id) : w(store.weights + id * store.dim) {
-        for (int i = 0; i < R::slots; ++i) z[i] = store.slots[i] + id * store.dim;
+    Row(const TableView& table, int64_t id) : w(table.weights + id * table.dim) {
+        for (int i = 0; i < R::slots; ++i) z[i] = table.slots[i] + id * table.dim;
     }
 
     // Asks for one line, or for all.
@@ -33,7 +33,7 @@ struct Row {
     }
 
     Slots<R::slots> load(int64_t d) const {
-        Slots<R::slots> s;
+        Slots<R::slots> s{};
         for (int i = 0; i < R::slots; ++i) s.z[i] = z[i][d];
         return s;
     }
@@ -43,37 +43,37 @@ struct Row {
     }
 };
 
-// A row's life lies in its state, the clock and the rule; this answers what it missed.
+// Says what rows missed, from their states and the clock.
 template <class R>
-struct Past {
-    const Store& store;
+struct Lag {
+    const TableView& table;
     const Clock& clock;
-    const Skip* recent;
+    const LaggedUpdate* recent;
     const uint32_t now, window;
 
-    Past(const Store& store, const Clock& clock)
-        : store(store), clock(clock), recent(clock.recent()), now(clock.now()),
+    Lag(const TableView& table, const Clock& clock)
+        : table(table), clock(clock), recent(clock.recent()), now(clock.now()),
           window(clock.window()) {}
 
-    // Slots that cannot matter need not be read: those of a row that no batch touched are zero.
-    bool slots_matter(const RowState& state) const {
-        return R::moves && !(store.fresh && state.updates == 0);
+    // Slots that cannot move the weight need not be read: those of an untouched row are zero.
+    bool reads_slots(const RowState& state) const {
+        return R::moves && !(table.slots_pristine && state.update_count == 0);
     }
 
-    const Skip& missed(const RowState& state, Skip& scratch) const {
-        const uint32_t k = now - state.stamp;
+    const LaggedUpdate& missed(const RowState& state, LaggedUpdate& scratch) const {
+        const uint32_t k = now - state.last_step;
         if (k <= window) return recent[k];
-        return scratch = clock.since(state.stamp);
+        return scratch = clock.since(state.last_step);
     }
 };
 
 // Whether missed steps have to be replayed for some elements of a row.
 template <class R>
-bool replays(const Skip& skip, const Hyper& h, const Row<R>& row, int64_t dim) {
+bool replays(const LaggedUpdate& lagged, const Hyperparameters& h, const Row<R>& row, int64_t dim) {
     bool any = false;
     if constexpr (R::expands) {
-        if (!R::may_fail(skip)) return false;
-        const float limit = R::limit(skip, h);
+        if (!R::may_fail(lagged)) return false;
+        const float limit = R::limit(lagged, h);
         for (int64_t d = 0; d < dim; ++d) any |= R::fails(limit, row.load(d));
     }
     return any;
@@ -81,13 +81,13 @@ bool replays(const Skip& skip, const Hyper& h, const Row<R>& row, int64_t dim) {
 
 // out <- the present values of those elements that the polynomial in y does not serve.
 template <class R>
-void replay_where_it_fails(const Past<R>& past, const Rule& rule, const RowState& state,
-                           const Row<R>& row, const Skip& skip, float* out) {
+void replay_where_it_fails(const Lag<R>& lag, const Rule& rule, const RowState& state,
+                           const Row<R>& row, const LaggedUpdate& lagged, float* out) {
     if constexpr (R::expands) {
-        const Skip k = skip;
-        const Hyper h = rule.hyper;
+        const LaggedUpdate k = lagged;
+        const Hyperparameters h = rule.hyper;
         const float limit = R::limit(k, h);
-        const int64_t dim = past.store.dim;
+        const int64_t dim = lag.table.dim;
         const Scratch<double> root(dim), sum(dim);
         const Scratch<int64_t> which(dim);
         int64_t n = 0;
@@ -98,8 +98,8 @@ void replay_where_it_fails(const Past<R>& past, const Rule& rule, const RowState
             root.data[n] = R::root(slots);
             sum.data[n++] = 0;
         }
-        const Scratch<Clock::Term> terms(past.window);
-        const int64_t count = past.clock.replay_terms(state.stamp, terms.data);
+        const Scratch<Clock::Term> terms(lag.window);
+        const int64_t count = lag.clock.replay_terms(state.last_step, terms.data);
         double power = 1, shrink = 1;
         for (int64_t j = 0; j < count; ++j) {  // all elements at once: a division each is the cost
             power *= h.exact_beta_1;
@@ -112,120 +112,120 @@ void replay_where_it_fails(const Past<R>& past, const Rule& rule, const RowState
         for (int64_t i = 0; i < n; ++i) {
             const int64_t d = which.data[i];
             const double moved = row.load(d).z[0] * sum.data[i];
-            out[d] = static_cast<float>(static_cast<double>(k.keep) * row.w[d] - moved);
+            out[d] = static_cast<float>(static_cast<double>(k.decay_factor) * row.w[d] - moved);
         }
     }
 }
 
 // out <- the row's present value. Calls ask(d) before each line's arithmetic.
 template <class R, class Ask>
-void value_at(const Past<R>& past, const Rule& rule, const RowState& state, const Row<R>& row,
+void value_at(const Lag<R>& lag, const Rule& rule, const RowState& state, const Row<R>& row,
               float* __restrict out, Ask&& ask) {
-    const int64_t dim = past.store.dim;
+    const int64_t dim = lag.table.dim;
     const float* __restrict w = row.w;
-    Skip scratch;
-    const Skip k = past.missed(state, scratch);  // a copy the compiler knows nobody else writes
-    if (!past.slots_matter(state)) {
-        by_lines(dim, ask, [&](int64_t d) { out[d] = R::untouched(k, w[d]); });
+    LaggedUpdate scratch;
+    const LaggedUpdate k = lag.missed(state, scratch);  // a copy the compiler knows nobody else writes
+    if (!lag.reads_slots(state)) {
+        by_lines(dim, ask, [&](int64_t d) { out[d] = R::lag_untrained(k, w[d]); });
         return;
     }
-    const Hyper h = rule.hyper;
+    const Hyperparameters h = rule.hyper;
     by_lines(dim, ask, [&](int64_t d) {
         float value = w[d];
-        R::move(k, h, value, row.load(d));
+        R::lag_weight(k, h, value, row.load(d));
         out[d] = value;
     });
-    if (replays(k, h, row, dim)) replay_where_it_fails(past, rule, state, row, k, out);
+    if (replays(k, h, row, dim)) replay_where_it_fails(lag, rule, state, row, k, out);
 }
 
-// The row itself, weight and slots, brought to now.
+// Brings a row's weights and slots up to date.
 template <class R>
-void catch_up(const Past<R>& past, const Rule& rule, const RowState& state, const Row<R>& row) {
-    if (state.stamp == past.now) return;
-    const int64_t dim = past.store.dim;
-    Skip scratch;
-    const Skip k = past.missed(state, scratch);
-    const Hyper h = rule.hyper;
+void apply_lag(const Lag<R>& lag, const Rule& rule, const RowState& state, const Row<R>& row) {
+    if (state.last_step == lag.now) return;
+    const int64_t dim = lag.table.dim;
+    LaggedUpdate scratch;
+    const LaggedUpdate k = lag.missed(state, scratch);
+    const Hyperparameters h = rule.hyper;
     const bool replayed = replays(k, h, row, dim);
     if (replayed) {
         const Scratch<float> present(dim);
-        value_at(past, rule, state, row, present.data, [](int64_t) {});
+        value_at(lag, rule, state, row, present.data, [](int64_t) {});
         std::memcpy(row.w, present.data, dim * sizeof(float));
     }
     for (int64_t d = 0; d < dim; ++d) {
         auto slots = row.load(d);
         float value = row.w[d];
-        if (!replayed) R::move(k, h, value, slots);
-        R::fade(k, h, slots);
+        if (!replayed) R::lag_weight(k, h, value, slots);
+        R::lag_slots(k, h, slots);
         row.w[d] = value;
         row.store(d, slots);
     }
 }
 
-// What the row missed, then one step with gradient g (dim,), in one pass over the row. Asks for the
-// row `ahead`.
+// Applies what the row missed, then one step with gradient g (dim,), in one pass over the row. Asks
+// for the row `ahead`.
 template <class R>
-void skip_and_step(const Skip& skip, const Rule& rule, const Step& step, const Row<R>& row,
+void lag_and_step(const LaggedUpdate& lagged, const Rule& rule, const Step& step, const Row<R>& row,
                    const float* __restrict g, int64_t dim, const Row<R>& ahead) {
-    const Skip k = skip;
-    const Hyper h = rule.hyper;
+    const LaggedUpdate k = lagged;
+    const Hyperparameters h = rule.hyper;
     const Step s = step;
     float* __restrict w = row.w;
     const auto ask = [&](int64_t d) { ahead.template ask<true>(d, true); };
     by_lines(dim, ask, [&](int64_t d) {
         float value = w[d];
         auto slots = row.load(d);
-        R::move(k, h, value, slots);
-        R::fade(k, h, slots);
+        R::lag_weight(k, h, value, slots);
+        R::lag_slots(k, h, slots);
         R::step(s, h, g[d], value, slots);
         w[d] = value;
         row.store(d, slots);
     });
 }
 
-// The present value (dim,) of row ids[i] of the n: in the table, where the row is current, or else
-// in `out`. Asks for the rows ahead.
+// Returns where the present value (dim,) of row ids[i] of the n is: in the table, where the row is
+// current, or else in `out`. Asks for the rows ahead.
 template <class R>
-const float* present(const Past<R>& past, const Rule& rule, const int64_t* ids, int64_t n,
+const float* present(const Lag<R>& lag, const Rule& rule, const int64_t* ids, int64_t n,
                      int64_t i, float* out) {
-    const Store& store = past.store;
-    const bool lazy = past.now != 0;
-    if (lazy && i + 2 * kAhead < n) __builtin_prefetch(store.states + ids[i + 2 * kAhead]);
+    const TableView& table = lag.table;
+    const bool lazy = lag.now != 0;
+    if (lazy && i + 2 * kAhead < n) __builtin_prefetch(table.states + ids[i + 2 * kAhead]);
     const int64_t next = ids[i + kAhead < n ? i + kAhead : i];
-    const Row<R> row(store, ids[i]), ahead(store, next);
-    const bool slots = lazy && past.slots_matter(store.states[next]);
-    if (!lazy || store.states[ids[i]].stamp == past.now) {
-        ahead.ask_all(store.dim, slots);
+    const Row<R> row(table, ids[i]), ahead(table, next);
+    const bool slots = lazy && lag.reads_slots(table.states[next]);
+    if (!lazy || table.states[ids[i]].last_step == lag.now) {
+        ahead.ask_all(table.dim, slots);
         return row.w;
     }
-    value_at(past, rule, store.states[ids[i]], row, out,
+    value_at(lag, rule, table.states[ids[i]], row, out,
              [&](int64_t d) { ahead.template ask<false>(d, slots); });
     return out;
 }
 
 template <class R>
-void lookup_rows(const Store& store, const Rule& rule, const Clock& clock, const int64_t* ids,
+void gather_rows(const TableView& table, const Rule& rule, const Clock& clock, const int64_t* ids,
                  int64_t n, float* out) {
-    const Past<R> past(store, clock);
+    const Lag<R> lag(table, clock);
     parallel(n, kRowsPerTask, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
-            float* to = out + i * store.dim;
-            const float* value = present(past, rule, ids, n, i, to);
-            if (value != to) std::memcpy(to, value, store.dim * sizeof(float));
+            float* to = out + i * table.dim;
+            const float* value = present(lag, rule, ids, n, i, to);
+            if (value != to) std::memcpy(to, value, table.dim * sizeof(float));
         }
     });
 }
 
 template <class R>
-void update_rows(Store& store, const Rule& rule, const Clock& clock, const Step& step,
+void update_rows(const TableView& table, const Rule& rule, const Clock& clock, const Step& step,
                  const Plan& plan, const float* gradients) {
-    const Past<R> past(store, clock);
-    const int64_t distinct = plan.distinct(), dim = store.dim;
+    const Lag<R> lag(table, clock);
+    const int64_t distinct = plan.distinct(), dim = table.dim;
     const int64_t* ids = plan.ids.data();
     parallel(distinct, kRowsPerTask, [&](int64_t begin, int64_t end) {
         const Scratch<float> sum(dim);
         for (int64_t i = begin; i < end; ++i) {
-            if (i + 2 * kAhead < distinct) __builtin_prefetch(store.states + ids[i + 2 * kAhead], 1);
+            if (i + 2 * kAhead < distinct) __builtin_prefetch(table.states + ids[i + 2 * kAhead], 1);
             if (i + kAhead < distinct) {
                 const uint32_t source = plan.sources[plan.start[i + kAhead]];
                 prefetch_row<false>(gradients + int64_t{source} * dim, dim);
@@ -235,149 +235,140 @@ void update_rows(Store& store, const Rule& rule, const Clock& clock, const Step&
                 sum_of(plan, i, dim, gradients, sum.data);
                 g = sum.data;
             }
-            RowState& state = store.states[ids[i]];
-            const Row<R> row(store, ids[i]);
-            Skip scratch;
-            const Skip* skip = &past.missed(state, scratch);
-            if (past.slots_matter(state) && replays(*skip, rule.hyper, row, dim)) {
-                catch_up(past, rule, state, row);
-                skip = past.recent;  // nothing missed any more
+            RowState& state = table.states[ids[i]];
+            const Row<R> row(table, ids[i]);
+            LaggedUpdate scratch;
+            const LaggedUpdate* lagged = &lag.missed(state, scratch);
+            if (lag.reads_slots(state) && replays(*lagged, rule.hyper, row, dim)) {
+                apply_lag(lag, rule, state, row);
+                lagged = lag.recent;  // nothing missed any more
             }
-            const Row<R> ahead(store, ids[i + kAhead < distinct ? i + kAhead : i]);
-            skip_and_step(*skip, rule, step, row, g, dim, ahead);
-            state.stamp = step.stamp;
-            ++state.updates;
-            state.last_update = step.number;
+            const Row<R> ahead(table, ids[i + kAhead < distinct ? i + kAhead : i]);
+            lag_and_step(*lagged, rule, step, row, g, dim, ahead);
+            state.last_step = step.last_step;
+            state.count_update(step.iteration);
         }
     });
 }
 
-// The row to now, whether a batch ever touched it or not.
+// Brings a row up to date, whether a batch ever touched it or not.
 template <class R>
-void bring_row(const Past<R>& past, const Rule& rule, const RowState& state, const Row<R>& row) {
-    if (R::slots > 0 && past.store.fresh && state.updates == 0) {
-        Skip scratch;
-        const Skip k = past.missed(state, scratch);
-        if (R::untouched(k, 1.0f) != 1.0f)
-            for (int64_t d = 0; d < past.store.dim; ++d) row.w[d] = R::untouched(k, row.w[d]);
+void materialize_row(const Lag<R>& lag, const Rule& rule, const RowState& state, const Row<R>& row) {
+    if (R::slots > 0 && lag.table.slots_pristine && state.update_count == 0) {
+        LaggedUpdate scratch;
+        const LaggedUpdate k = lag.missed(state, scratch);
+        if (R::lag_untrained(k, 1.0f) != 1.0f)
+            for (int64_t d = 0; d < lag.table.dim; ++d) row.w[d] = R::lag_untrained(k, row.w[d]);
     } else {
-        catch_up(past, rule, state, row);
+        apply_lag(lag, rule, state, row);
     }
 }
 
 template <class R>
-void sync_rows(Store& store, const Rule& rule, const Clock& clock) {
-    const Past<R> past(store, clock);
-    parallel(store.rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
+void materialize_all_rows(const TableView& table, const Rule& rule, const Clock& clock) {
+    const Lag<R> lag(table, clock);
+    parallel(table.rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
         for (int64_t id = begin; id < end; ++id) {
-            bring_row(past, rule, store.states[id], Row<R>(store, id));
-            store.states[id].stamp = 0;
+            materialize_row(lag, rule, table.states[id], Row<R>(table, id));
+            table.states[id].last_step = 0;
         }
     });
 }
 
 template <class R>
-void refresh_rows(Store& store, const Rule& rule, const Clock& clock, const Plan& plan) {
-    const Past<R> past(store, clock);
+void materialize_rows(const TableView& table, const Rule& rule, const Clock& clock, const Plan& plan) {
+    const Lag<R> lag(table, clock);
     parallel(plan.distinct(), kRowsPerTask, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
             const int64_t id = plan.ids[i];
-            bring_row(past, rule, store.states[id], Row<R>(store, id));
-            store.states[id].stamp = past.now;
+            materialize_row(lag, rule, table.states[id], Row<R>(table, id));
+            table.states[id].last_step = lag.now;
         }
     });
 }
 
 template <class R>
-void slot_rows(const Store& store, const Rule& rule, const Clock& clock, int slot, float* out) {
-    const Past<R> past(store, clock);
-    const Hyper h = rule.hyper;
-    parallel(store.rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
+void read_slot_rows(const TableView& table, const Rule& rule, const Clock& clock, int slot, float* out) {
+    const Lag<R> lag(table, clock);
+    const Hyperparameters h = rule.hyper;
+    parallel(table.rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
         for (int64_t id = begin; id < end; ++id) {
-            Skip scratch;
-            const Skip k = past.missed(store.states[id], scratch);
-            const Row<R> row(store, id);
-            for (int64_t d = 0; d < store.dim; ++d) {
+            LaggedUpdate scratch;
+            const LaggedUpdate k = lag.missed(table.states[id], scratch);
+            const Row<R> row(table, id);
+            for (int64_t d = 0; d < table.dim; ++d) {
                 auto slots = row.load(d);
-                R::fade(k, h, slots);
-                out[id * store.dim + d] = slots.z[slot];
+                R::lag_slots(k, h, slots);
+                out[id * table.dim + d] = slots.z[slot];
             }
         }
     });
 }
 
-// Calls f with the rule's type.
+// Calls f with the class of the rule.
 template <class F>
 void with_rule(const Rule& rule, F&& f) {
     switch (rule.family) {
-        case Family::sgd: return f(Sgd{});
-        case Family::momentum: return f(Momentum<false>{});
-        case Family::nesterov: return f(Momentum<true>{});
-        case Family::torch_momentum: return f(TorchMomentum<false>{});
-        case Family::torch_nesterov: return f(TorchMomentum<true>{});
-        case Family::rmsprop: return f(Rmsprop<false, false, false>{});
-        case Family::rmsprop_momentum: return f(Rmsprop<true, false, false>{});
-        case Family::rmsprop_centered: return f(Rmsprop<false, true, false>{});
-        case Family::rmsprop_centered_momentum: return f(Rmsprop<true, true, false>{});
-        case Family::torch_rmsprop: return f(Rmsprop<false, false, true>{});
-        case Family::torch_rmsprop_momentum: return f(Rmsprop<true, false, true>{});
-        case Family::torch_rmsprop_centered: return f(Rmsprop<false, true, true>{});
-        case Family::torch_rmsprop_centered_momentum: return f(Rmsprop<true, true, true>{});
-        case Family::adagrad: return f(Adagrad<false>{});
-        case Family::torch_adagrad: return f(Adagrad<true>{});
-        case Family::adadelta: return f(Adadelta{});
-        case Family::adam: return f(Adam<false>{});
-        case Family::adam_amsgrad: return f(Adam<true>{});
-        case Family::nadam: return f(Nadam{});
-        case Family::adamax: return f(Adamax{});
-        case Family::torch_adamax: return f(TorchAdamax{});
-        case Family::lion: return f(Lion{});
-        case Family::ftrl: return f(Ftrl{});
+#define ROWWISE_CASE(name, ...) \
+    case Family::name: return f(__VA_ARGS__{});
+        ROWWISE_FAMILIES(ROWWISE_CASE)
+#undef ROWWISE_CASE
     }
 }
 
-void lookup(const Store& store, const Rule& rule, const Clock& clock, const int64_t* ids,
+void gather(const TableView& table, const Rule& rule, const Clock& clock, const int64_t* ids,
             int64_t n, float* out) {
     with_rule(rule, [&](auto r) {
-        lookup_rows<decltype(r)>(store, rule, clock, ids, n, out);
+        gather_rows<decltype(r)>(table, rule, clock, ids, n, out);
     });
 }
 
-void update(Store& store, const Rule& rule, const Clock& clock, const Step& step,
+void update(const TableView& table, const Rule& rule, const Clock& clock, const Step& step,
             const Plan& plan, const float* gradients) {
     with_rule(rule, [&](auto r) {
-        update_rows<decltype(r)>(store, rule, clock, step, plan, gradients);
+        update_rows<decltype(r)>(table, rule, clock, step, plan, gradients);
     });
 }
 
-void sync(Store& store, const Rule& rule, const Clock& clock) {
-    with_rule(rule, [&](auto r) { sync_rows<decltype(r)>(store, rule, clock); });
+void materialize(const TableView& table, const Rule& rule, const Clock& clock, const Plan& plan) {
+    with_rule(rule, [&](auto r) { materialize_rows<decltype(r)>(table, rule, clock, plan); });
 }
 
-void refresh(Store& store, const Rule& rule, const Clock& clock, const Plan& plan) {
-    with_rule(rule, [&](auto r) { refresh_rows<decltype(r)>(store, rule, clock, plan); });
+void materialize_all(const TableView& table, const Rule& rule, const Clock& clock) {
+    with_rule(rule, [&](auto r) { materialize_all_rows<decltype(r)>(table, rule, clock); });
 }
 
-void slot_values(const Store& store, const Rule& rule, const Clock& clock, int slot, float* out) {
-    with_rule(rule, [&](auto r) { slot_rows<decltype(r)>(store, rule, clock, slot, out); });
+void read_slot(const TableView& table, const Rule& rule, const Clock& clock, int slot,
+               float* out) {
+    with_rule(rule, [&](auto r) { read_slot_rows<decltype(r)>(table, rule, clock, slot, out); });
 }
 
 }  // namespace
 
-void read_rows(const Store& store, const Rule& rule, const Clock& clock, const int64_t* ids,
+void read_rows(const TableView& table, const Rule& rule, const Clock& clock, const int64_t* ids,
                int64_t n, int64_t begin, int64_t end, float* scratch, const float** rows) {
     with_rule(rule, [&](auto r) {
-        const Past<decltype(r)> past(store, clock);
+        const Lag<decltype(r)> lag(table, clock);
         for (int64_t i = begin; i < end; ++i)
-            rows[i - begin] = present(past, rule, ids, n, i, scratch + (i - begin) * store.dim);
+            rows[i - begin] = present(lag, rule, ids, n, i, scratch + (i - begin) * table.dim);
     });
 }
 
 #define ROWWISE_TEXT(name) #name
 #define ROWWISE_NAME(name) ROWWISE_TEXT(name)
-extern const Kernels table;
-const Kernels table = {ROWWISE_NAME(ROWWISE_ISA), lookup, update, sync, refresh, slot_values,
-                       pool, pool_max, pool_dots, sum_gradients, pool_max_gradient, train_pairs};
+extern const Kernels entry_points;
+const Kernels entry_points = {ROWWISE_NAME(ROWWISE_ISA),
+                              gather,
+                              update,
+                              materialize,
+                              materialize_all,
+                              read_slot,
+                              gather_bags,
+                              gather_bags_max,
+                              bag_weight_gradient,
+                              sum_gradients,
+                              gather_bags_max_gradient,
+                              train_pairs};
 
 }  // namespace ROWWISE_ISA
 }  // namespace rowwise

@@ -1,6 +1,10 @@
 // The plan of a batch: its distinct ids, ascending, and where each finds its gradients.
+//
+// A batch's ids and offsets may lie in memory that another thread changes meanwhile. So they are
+// copied first, and what is checked and used is the copy.
 #pragma once
 #include <cstdint>
+#include <span>
 
 #include "memory.hpp"
 
@@ -16,7 +20,7 @@ struct Plan {
     int64_t entries() const { return sources.size; }
 };
 
-// A batch of bags: bag b holds the ids from offsets[b] to offsets[b + 1].
+// A batch of bags as the kernels read it: bag b holds the ids from offsets[b] to offsets[b + 1].
 struct Bags {
     const int64_t* ids;      // (n,)
     const int64_t* offsets;  // (count + 1,) ascending, from 0 to n
@@ -24,12 +28,24 @@ struct Bags {
     int64_t n, count;
 };
 
-// For a gradient per id: sources are positions in the batch. `ids` is (n,), each within 0..rows-1;
-// n and rows are below 2^32.
-Plan make_plan(const int64_t* ids, int64_t n, int64_t rows);
+// A copy of ids, with the position of the first outside 0..rows-1, or -1.
+struct CheckedIds {
+    Buffer<int64_t> ids;
+    int64_t bad = -1;
 
-// For a gradient per bag: sources are bags, of which there are fewer than 2^32.
-Plan make_plan(const Bags& bags, int64_t rows);
+    CheckedIds(std::span<const int64_t> given, int64_t rows);
+};
+
+// A copy of offsets. Throws std::invalid_argument unless they ascend from 0 to n.
+Buffer<int64_t> checked_offsets(std::span<const int64_t> offsets, int64_t n);
+
+// For a gradient per id: sources are positions in the batch. Takes the ids, each within 0..rows-1;
+// their number and rows are below 2^32.
+Plan make_plan(Buffer<int64_t> ids, int64_t rows);
+
+// For a gradient per bag: sources are bags, of which there are fewer than 2^32. Takes the ids of
+// the bags.
+Plan make_plan(Buffer<int64_t> ids, const Bags& bags, int64_t rows);
 
 // (n,) the bag of each position.
 Buffer<uint32_t> bag_of_each(const Bags& bags);

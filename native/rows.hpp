@@ -45,13 +45,14 @@ inline void by_lines(int64_t dim, Ask&& ask, Work&& work) {
 
 // rows (end - begin,) <- where the present values of rows ids[begin..end) of the n are: in the
 // table itself, or in scratch (end - begin, dim), which this thread alone writes.
-void read_rows(const Store&, const Rule&, const Clock&, const int64_t* ids, int64_t n,
+void read_rows(const TableView&, const Rule&, const Clock&, const int64_t* ids, int64_t n,
                int64_t begin, int64_t end, float* scratch, const float** rows);
 
-// sum (dim,) <- the sum of the gradients of the plan's id number i.
-inline void sum_of(const Plan& plan, int64_t i, int64_t dim, const float* gradients,
-                   float* __restrict sum) {
-    const uint32_t first = plan.start[i], last = plan.start[i + 1];
+constexpr int64_t kBlock = 64;  // gradients of one id that are summed before the next such sum
+
+// sum (dim,) <- the sum of entries first..last of the plan, in their order, from the first on.
+inline void sum_block(const Plan& plan, uint32_t first, uint32_t last, int64_t dim,
+                      const float* gradients, float* __restrict sum) {
     for (uint32_t p = first; p < last; ++p) {
         const float* __restrict g = gradients + int64_t{plan.sources[p]} * dim;
         const float weight = plan.weights.size ? plan.weights[p] : 1.0f;
@@ -62,13 +63,43 @@ inline void sum_of(const Plan& plan, int64_t i, int64_t dim, const float* gradie
     }
 }
 
+// sum (dim,) <- the sum over first..last: sums of kBlock entries in order, then these sums in order.
+// So n gradients are rounded 64 + n / 64 times at most, and a GPU can share out the blocks for the
+// same bits. sum_one(begin, end, out) writes the sum of one block to out (dim,).
+template <class SumOne>
+inline void sum_in_blocks(int64_t first, int64_t last, int64_t dim, float* __restrict sum,
+                          SumOne&& sum_one) {
+    sum_one(first, last - first > kBlock ? first + kBlock : last, sum);
+    if (last - first <= kBlock) return;
+    const Scratch<float> block(dim);
+    for (int64_t p = first + kBlock; p < last; p += kBlock) {
+        sum_one(p, p + kBlock < last ? p + kBlock : last, block.data);
+        const float* __restrict add = block.data;
+        for (int64_t d = 0; d < dim; ++d) sum[d] += add[d];
+    }
+}
+
+// The same of more than kBlock gradients, apart: the usual case stays short.
+void sum_many(const Plan& plan, int64_t first, int64_t last, int64_t dim, const float* gradients,
+              float* sum);
+
+// sum (dim,) <- the sum of the gradients of the plan's id number i.
+inline void sum_of(const Plan& plan, int64_t i, int64_t dim, const float* gradients,
+                   float* __restrict sum) {
+    const uint32_t first = plan.start[i], last = plan.start[i + 1];
+    if (last - first <= kBlock)
+        sum_block(plan, first, last, dim, gradients, sum);
+    else
+        sum_many(plan, first, last, dim, gradients, sum);
+}
+
 // The pooled kernels, described in kernels.hpp.
-void pool(const Store&, const Rule&, const Clock&, const Bags&, float* out);
-void pool_max(const Store&, const Rule&, const Clock&, const Bags&, float* out, int64_t* argmax);
-void pool_dots(const Store&, const Rule&, const Clock&, const Bags&, const float* gradients,
+void gather_bags(const TableView&, const Rule&, const Clock&, const Bags&, float* out);
+void gather_bags_max(const TableView&, const Rule&, const Clock&, const Bags&, float* out, int64_t* argmax);
+void bag_weight_gradient(const TableView&, const Rule&, const Clock&, const Bags&, const float* gradients,
                float* out);
 void sum_gradients(const Plan&, int64_t dim, const float* gradients, float* out);
-void pool_max_gradient(const Plan&, const uint32_t* bag_of, int64_t dim, const int64_t* argmax,
+void gather_bags_max_gradient(const Plan&, const uint32_t* bag_of, int64_t dim, const int64_t* argmax,
                        const float* gradients, float* out);
 void train_pairs(const WordPairs&, const Passage&);
 

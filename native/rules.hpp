@@ -1,15 +1,15 @@
-// The rules, element by element: `move` and `fade` for missed steps (what they do to the weight,
-// and to the slots), `step` for one with a gradient. Names and order follow src/rowwise/rules/,
-// where the formulas are.
+// The rules, element by element: `lag_weight` and `lag_slots` for missed steps, `step` for one with a
+// gradient. Names and order follow src/rowwise/rules/, where the formulas are. Compiles for a GPU as
+// well, where division and root must be IEEE's and no multiply-add fused, for the same bits.
 #pragma once
 #include <cmath>
-#include <limits>
 
-#include "clock.hpp"
-#include "kernels.hpp"
+#include "plain.hpp"
 
 namespace rowwise {
 namespace ROWWISE_ISA {  // one copy per instruction set
+
+constexpr float kSmallestNormal = 0x1p-126f, kSmallest = 0x1p-149f;
 
 template <int N>
 struct Slots {
@@ -17,17 +17,19 @@ struct Slots {
 };
 
 // What most rules have in common: a missed step multiplies each slot by a factor, and slots that
-// no gradient has reached yet do not move the weight.
+// no gradient has reached yet do not move the weight, which `lag_untrained` then leaves out.
 template <int N>
 struct Common {
     static constexpr int slots = N;
     static constexpr bool moves = false;    // whether a missed step moves the weight by its slots
     static constexpr bool expands = false;  // whether that takes the expansion in y
 
-    static float untouched(const Skip& k, float w) { return k.keep * w; }
-    static void move(const Skip& k, const Hyper&, float& w, const Slots<N>&) { w *= k.keep; }
-    static void fade(const Skip& k, const Hyper&, Slots<N>& s) {
-        for (int i = 0; i < N; ++i) s.z[i] *= k.decay[i];
+    ROWWISE_HD static float lag_untrained(const LaggedUpdate& k, float w) { return k.decay_factor * w; }
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters&, float& w, const Slots<N>&) {
+        w *= k.decay_factor;
+    }
+    ROWWISE_HD static void lag_slots(const LaggedUpdate& k, const Hyperparameters&, Slots<N>& s) {
+        for (int i = 0; i < N; ++i) s.z[i] *= k.slot_decay[i];
     }
 };
 
@@ -37,37 +39,37 @@ template <class R, int N>
 struct Expanding : Common<N> {
     static constexpr bool moves = true, expands = true;
 
-    static void move(const Skip& k, const Hyper& h, float& w, const Slots<N>& s) {
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters& h, float& w, const Slots<N>& s) {
         const float epsilon = h.epsilon * k.epsilon_factor;
         const float scale = 1.0f / (R::root(s) + epsilon);
         const float y = epsilon * scale;
-        float sum = k.move[kTerms - 1];
-        for (int n = kTerms - 2; n >= 0; --n) sum = sum * y + k.move[n];
-        w = k.keep * w - s.z[0] * scale * sum;
+        float sum = k.coefficients[kTerms - 1];
+        for (int n = kTerms - 2; n >= 0; --n) sum = sum * y + k.coefficients[n];
+        w = k.decay_factor * w - s.z[0] * scale * sum;
     }
 
     // Whether the polynomial might not hold for some element of a row, and whether it does not for
     // one: where y is above its bound, which is where slot N - 1 is below `limit`.
-    static bool may_fail(const Skip& k) { return k.y_max < 1; }
-    static float limit(const Skip& k, const Hyper& h) {
-        if (!(k.y_max > 0)) return std::numeric_limits<float>::infinity();
+    ROWWISE_HD static bool may_fail(const LaggedUpdate& k) { return k.y_max < 1; }
+    ROWWISE_HD static float limit(const LaggedUpdate& k, const Hyperparameters& h) {
+        if (!(k.y_max > 0)) return INFINITY;
         const float root = h.epsilon * k.epsilon_factor * (1 - k.y_max) / k.y_max;
         const float least = R::slot_of(root);
-        return least > std::numeric_limits<float>::min() ? least
-                                                         : std::numeric_limits<float>::min();
+        return least > kSmallestNormal ? least
+                                                         : kSmallestNormal;
     }
-    static bool fails(float limit, const Slots<N>& s) {
+    ROWWISE_HD static bool fails(float limit, const Slots<N>& s) {
         return (s.z[0] != 0) & !(s.z[N - 1] >= limit);
     }
 
     // What a term of the movement is divided by, where it is replayed.
-    static double denominator(double root, double epsilon) { return root + epsilon; }
+    ROWWISE_HD static double denominator(double root, double epsilon) { return root + epsilon; }
 };
 
 // w -= lr g
 struct Sgd : Common<0> {
-    static void step(const Step& s, const Hyper&, float g, float& w, Slots<0>&) {
-        w = s.keep * w - s.lr * g;
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters&, float g, float& w, Slots<0>&) {
+        w = s.decay_factor * w - s.learning_rate * g;
     }
 };
 
@@ -75,23 +77,23 @@ struct Sgd : Common<0> {
 template <bool Nesterov>
 struct Momentum : Common<1> {
     static constexpr bool moves = true;
-    static void move(const Skip& k, const Hyper&, float& w, const Slots<1>& s) {
-        w = k.keep * w - k.move[0] * s.z[0];
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters&, float& w, const Slots<1>& s) {
+        w = k.decay_factor * w - k.coefficients[0] * s.z[0];
     }
-    static void step(const Step& s, const Hyper& h, float g, float& w, Slots<1>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<1>& slot) {
         float& b = slot.z[0];
-        b = h.momentum * b - s.lr * g;
-        w = s.keep * w + (Nesterov ? h.momentum * b - s.lr * g : b);
+        b = h.momentum * b - s.learning_rate * g;
+        w = s.decay_factor * w + (Nesterov ? h.momentum * b - s.learning_rate * g : b);
     }
 };
 
 // b = momentum b + (1 - dampening) g;  w -= lr b,  or with Nesterov w -= lr (g + momentum b)
 template <bool Nesterov>
 struct TorchMomentum : Momentum<Nesterov> {
-    static void step(const Step& s, const Hyper& h, float g, float& w, Slots<1>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<1>& slot) {
         float& b = slot.z[0];
         b = h.momentum * b + s.gradient_scale * g;
-        w = s.keep * w - s.lr * (Nesterov ? g + h.momentum * b : b);
+        w = s.decay_factor * w - s.learning_rate * (Nesterov ? g + h.momentum * b : b);
     }
 };
 
@@ -103,11 +105,11 @@ struct Rmsprop : Common<1 + HasMomentum + Centered> {
     static constexpr int slots = 1 + HasMomentum + Centered;
     static constexpr bool moves = HasMomentum;
     static constexpr int b = 1, a = 1 + HasMomentum;
-    static void move(const Skip& k, const Hyper&, float& w, const Slots<slots>& s) {
-        w *= k.keep;
-        if constexpr (HasMomentum) w -= k.move[0] * s.z[b];
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters&, float& w, const Slots<slots>& s) {
+        w *= k.decay_factor;
+        if constexpr (HasMomentum) w -= k.coefficients[0] * s.z[b];
     }
-    static void step(const Step& s, const Hyper& h, float g, float& w, Slots<slots>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<slots>& slot) {
         float& v = slot.z[0];
         v = h.rho * v + h.one_minus_rho * (g * g);
         float variance = v;
@@ -117,37 +119,37 @@ struct Rmsprop : Common<1 + HasMomentum + Centered> {
             variance = rest > 0 ? rest : 0;  // below zero by rounding alone
         }
         float increment = TorchForm ? g / (std::sqrt(variance) + h.epsilon)
-                                    : s.lr * g / std::sqrt(variance + h.epsilon);
-        w *= s.keep;
+                                    : s.learning_rate * g / std::sqrt(variance + h.epsilon);
+        w *= s.decay_factor;
         if constexpr (HasMomentum) {
             slot.z[b] = h.momentum * slot.z[b] + increment;
             increment = slot.z[b];
         }
-        w -= TorchForm ? s.lr * increment : increment;
+        w -= TorchForm ? s.learning_rate * increment : increment;
     }
 };
 
 // acc += g^2;  w -= lr g / sqrt(acc + epsilon),  in PyTorch's form lr g / (sqrt(acc) + epsilon)
 template <bool TorchForm>
 struct Adagrad : Common<1> {
-    static void fade(const Skip&, const Hyper&, Slots<1>&) {}
-    static void step(const Step& s, const Hyper& h, float g, float& w, Slots<1>& slot) {
+    ROWWISE_HD static void lag_slots(const LaggedUpdate&, const Hyperparameters&, Slots<1>&) {}
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<1>& slot) {
         float& acc = slot.z[0];
         acc += g * g;
-        w = s.keep * w -
-            s.lr * g / (TorchForm ? std::sqrt(acc) + h.epsilon : std::sqrt(acc + h.epsilon));
+        w = s.decay_factor * w -
+            s.learning_rate * g / (TorchForm ? std::sqrt(acc) + h.epsilon : std::sqrt(acc + h.epsilon));
     }
 };
 
 // v = rho v + (1 - rho) g^2;  u = g sqrt(d + epsilon) / sqrt(v + epsilon);
 // d = rho d + (1 - rho) u^2;  w -= lr u
 struct Adadelta : Common<2> {
-    static void step(const Step& s, const Hyper& h, float g, float& w, Slots<2>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<2>& slot) {
         float &v = slot.z[0], &d = slot.z[1];
         v = h.rho * v + h.one_minus_rho * (g * g);
         const float u = std::sqrt(d + h.epsilon) * g / std::sqrt(v + h.epsilon);
         d = h.rho * d + h.one_minus_rho * (u * u);
-        w = s.keep * w - s.lr * u;
+        w = s.decay_factor * w - s.learning_rate * u;
     }
 };
 
@@ -156,86 +158,86 @@ struct Adadelta : Common<2> {
 template <bool Amsgrad>
 struct Adam : Expanding<Adam<Amsgrad>, 2 + Amsgrad> {
     static constexpr int slots = 2 + Amsgrad;
-    static float root(const Slots<slots>& s) { return std::sqrt(s.z[slots - 1]); }
-    static float slot_of(float root) { return root * root; }
-    static void step(const Step& s, const Hyper& h, float g, float& w, Slots<slots>& slot) {
+    ROWWISE_HD static float root(const Slots<slots>& s) { return std::sqrt(s.z[slots - 1]); }
+    ROWWISE_HD static float slot_of(float root) { return root * root; }
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<slots>& slot) {
         float &m = slot.z[0], &v = slot.z[1];
         m = h.beta_1 * m + h.one_minus_beta_1 * g;
         v = h.beta_2 * v + h.one_minus_beta_2 * (g * g);
         if constexpr (Amsgrad) slot.z[2] = slot.z[2] > v ? slot.z[2] : v;
-        w = s.keep * w - s.scale * m / (root(slot) + s.epsilon);
+        w = s.decay_factor * w - s.scale * m / (root(slot) + s.epsilon);
     }
 };
 
 // m, v as Adam;  w -= (alpha m + alpha_g g) / (sqrt(v) + epsilon_t)
 struct Nadam : Adam<false> {
-    static void step(const Step& s, const Hyper& h, float g, float& w, Slots<2>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<2>& slot) {
         float &m = slot.z[0], &v = slot.z[1];
         m = h.beta_1 * m + h.one_minus_beta_1 * g;
         v = h.beta_2 * v + h.one_minus_beta_2 * (g * g);
-        w = s.keep * w - (s.scale * m + s.gradient_scale * g) / (root(slot) + s.epsilon);
+        w = s.decay_factor * w - (s.scale * m + s.gradient_scale * g) / (root(slot) + s.epsilon);
     }
 };
 
 // m = beta_1 m + (1 - beta_1) g;  u = max(beta_2 u, |g|);  w -= alpha m / (u + epsilon)
 struct Adamax : Expanding<Adamax, 2> {
-    static float root(const Slots<2>& s) { return s.z[1]; }
-    static float slot_of(float root) { return root; }
-    static void step(const Step& s, const Hyper& h, float g, float& w, Slots<2>& slot) {
+    ROWWISE_HD static float root(const Slots<2>& s) { return s.z[1]; }
+    ROWWISE_HD static float slot_of(float root) { return root; }
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<2>& slot) {
         float &m = slot.z[0], &u = slot.z[1];
         m = h.beta_1 * m + h.one_minus_beta_1 * g;
         const float size = std::fabs(g), before = h.beta_2 * u;
         u = before > size ? before : size;
-        w = s.keep * w - s.scale * m / (u + h.epsilon);
+        w = s.decay_factor * w - s.scale * m / (u + h.epsilon);
     }
 };
 
 // m as Adamax;  u = max(beta_2 u, |g| + epsilon);  w -= alpha m / u
 struct TorchAdamax : Expanding<TorchAdamax, 2> {
-    static float root(const Slots<2>& s) { return s.z[1]; }
-    static void move(const Skip& k, const Hyper& h, float& w, const Slots<2>& s) {
+    ROWWISE_HD static float root(const Slots<2>& s) { return s.z[1]; }
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters& h, float& w, const Slots<2>& s) {
         const float u = s.z[1] > h.epsilon ? s.z[1] : h.epsilon;  // not 0, whatever was loaded
-        w = k.keep * w - s.z[0] / u * k.move[0];
+        w = k.decay_factor * w - s.z[0] / u * k.coefficients[0];
     }
-    static void fade(const Skip& k, const Hyper& h, Slots<2>& s) {
-        s.z[0] *= k.decay[0];
-        const float u = s.z[1] * k.decay[1];
+    ROWWISE_HD static void lag_slots(const LaggedUpdate& k, const Hyperparameters& h, Slots<2>& s) {
+        s.z[0] *= k.slot_decay[0];
+        const float u = s.z[1] * k.slot_decay[1];
         if (k.missed) s.z[1] = u > h.epsilon ? u : h.epsilon;
     }
     // u stops falling at epsilon: a geometric sum only if that comes after all that matters.
-    static bool may_fail(const Skip& k) { return k.missed != 0; }
-    static float limit(const Skip& k, const Hyper& h) {
-        return h.epsilon / (k.decay[1] > h.window_shrink ? k.decay[1] : h.window_shrink);
+    ROWWISE_HD static bool may_fail(const LaggedUpdate& k) { return k.missed != 0; }
+    ROWWISE_HD static float limit(const LaggedUpdate& k, const Hyperparameters& h) {
+        return h.epsilon / (k.slot_decay[1] > h.window_shrink ? k.slot_decay[1] : h.window_shrink);
     }
-    static double denominator(double root, double epsilon) {
+    ROWWISE_HD static double denominator(double root, double epsilon) {
         return root > epsilon ? root : epsilon;
     }
-    static void step(const Step& s, const Hyper& h, float g, float& w, Slots<2>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<2>& slot) {
         float &m = slot.z[0], &u = slot.z[1];
         m = h.beta_1 * m + h.one_minus_beta_1 * g;
         const float size = std::fabs(g) + h.epsilon, before = h.beta_2 * u;
         u = before > size ? before : size;
-        w = s.keep * w - s.scale * m / u;
+        w = s.decay_factor * w - s.scale * m / u;
     }
 };
 
-inline float sign(float x) { return static_cast<float>((x > 0) - (x < 0)); }
+ROWWISE_HD inline float sign(float x) { return static_cast<float>((x > 0) - (x < 0)); }
 
 // w -= lr sign(beta_1 m + (1 - beta_1) g);  m = beta_2 m + (1 - beta_2) g
 struct Lion : Common<1> {
     static constexpr bool moves = true;
-    static void move(const Skip& k, const Hyper& h, float& w, const Slots<1>& s) {
-        w = k.keep * w - k.move[0] * sign(h.beta_1 * s.z[0]);
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters& h, float& w, const Slots<1>& s) {
+        w = k.decay_factor * w - k.coefficients[0] * sign(h.beta_1 * s.z[0]);
     }
     // However small m gets, it keeps its sign: more than half of the smallest number is rounded to it.
-    static void fade(const Skip& k, const Hyper& h, Slots<1>& s) {
-        const float m = s.z[0] * k.decay[0];
-        const float least = sign(s.z[0]) * std::numeric_limits<float>::denorm_min();
+    ROWWISE_HD static void lag_slots(const LaggedUpdate& k, const Hyperparameters& h, Slots<1>& s) {
+        const float m = s.z[0] * k.slot_decay[0];
+        const float least = sign(s.z[0]) * kSmallest;
         s.z[0] = (m == 0) & (h.beta_2 > 0.5f) ? least : m;
     }
-    static void step(const Step& s, const Hyper& h, float g, float& w, Slots<1>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<1>& slot) {
         float& m = slot.z[0];
-        w = s.keep * w - s.lr * sign(h.beta_1 * m + h.one_minus_beta_1 * g);
+        w = s.decay_factor * w - s.learning_rate * sign(h.beta_1 * m + h.one_minus_beta_1 * g);
         m = h.beta_2 * m + h.one_minus_beta_2 * g;
     }
 };
@@ -244,26 +246,26 @@ struct Lion : Common<1> {
 // w = (clip(z, -l1, l1) - z) / (n^p / lr + 2 l2 + beta / lr),  p = -learning_rate_power
 struct Ftrl : Common<2> {
     static constexpr bool moves = true;
-    static float power(const Hyper& h, float acc) {
+    ROWWISE_HD static float power(const Hyperparameters& h, float acc) {
         return h.power == 0.5f ? std::sqrt(acc) : std::pow(acc, h.power);
     }
-    static float weight(const Hyper& h, float powered, float z, float lr) {
+    ROWWISE_HD static float weight(const Hyperparameters& h, float powered, float z, float lr) {
         const float clipped = z < -h.l1 ? -h.l1 : z > h.l1 ? h.l1 : z;
         return (clipped - z) / (powered / lr + h.two_l2 + h.beta / lr);
     }
     // After any step the weight is what z, acc and that step's learning rate say.
-    static float untouched(const Skip& k, float w) { return k.missed ? 0.0f : w; }
-    static void move(const Skip& k, const Hyper& h, float& w, const Slots<2>& s) {
-        if (k.missed) w = weight(h, power(h, s.z[0]), s.z[1], k.rate);
+    ROWWISE_HD static float lag_untrained(const LaggedUpdate& k, float w) { return k.missed ? 0.0f : w; }
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters& h, float& w, const Slots<2>& s) {
+        if (k.missed) w = weight(h, power(h, s.z[0]), s.z[1], k.last_scale);
     }
-    static void fade(const Skip&, const Hyper&, Slots<2>&) {}
-    static void step(const Step& s, const Hyper& h, float g, float& w, Slots<2>& slot) {
+    ROWWISE_HD static void lag_slots(const LaggedUpdate&, const Hyperparameters&, Slots<2>&) {}
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<2>& slot) {
         float &acc = slot.z[0], &z = slot.z[1];
         const float before = power(h, acc);
         acc += g * g;
         const float after = power(h, acc);
-        z += g - (after - before) / s.lr * (s.keep * w);
-        w = weight(h, after, z, s.lr);
+        z += g - (after - before) / s.learning_rate * (s.decay_factor * w);
+        w = weight(h, after, z, s.learning_rate);
     }
 };
 

@@ -3,29 +3,29 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdlib>
+#include <exception>
 #include <fstream>
 #include <mutex>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <dlfcn.h>
-#include <unistd.h>
+#include <pthread.h>
+#define ROWWISE_POSIX 1
+#endif
+#ifdef __linux__
+#include <sched.h>
 #endif
 
 namespace rowwise {
 
 namespace {
-
-long process() {
-#if defined(__unix__) || defined(__APPLE__)
-    return getpid();
-#else
-    return 0;
-#endif
-}
 
 // One range at a time, shared out by an atomic cursor.
 struct Range {
@@ -33,20 +33,41 @@ struct Range {
     void (*task)(void*, int64_t, int64_t) = nullptr;
     void* context = nullptr;
     std::atomic<int64_t> cursor{0};
+    std::atomic<bool> failed{false};
+    std::exception_ptr error;  // of the first task that failed
 
-    void work() {
-        for (;;) {
+    void work() noexcept {
+        while (!failed.load(std::memory_order_relaxed)) {
             const int64_t begin = cursor.fetch_add(grain, std::memory_order_relaxed);
             if (begin >= count) return;
-            task(context, begin, std::min(begin + grain, count));
+            try {
+                task(context, begin, std::min(begin + grain, count));
+            } catch (...) {
+                if (!failed.exchange(true)) error = std::current_exception();
+            }
         }
+    }
+
+    // Once every thread has left work().
+    void finish() const {
+        if (error) std::rethrow_exception(error);
     }
 };
 
+std::atomic<int> missing{0};       // threads that could not be made
+std::atomic<bool> warned{false};
+
 class Pool {
   public:
-    explicit Pool(int helpers) : process_(process()) {
-        for (int i = 0; i < helpers; ++i) threads_.emplace_back([this] { serve(); });
+    // Makes as many of the helpers as the system grants.
+    explicit Pool(int helpers) {
+        threads_.reserve(static_cast<std::size_t>(helpers));
+        try {
+            while (static_cast<int>(threads_.size()) < helpers)
+                threads_.emplace_back([this] { serve(); });
+        } catch (const std::exception&) {  // std::system_error or std::bad_alloc
+            if (!warned.exchange(true)) missing = helpers - static_cast<int>(threads_.size());
+        }
     }
 
     ~Pool() {
@@ -58,14 +79,11 @@ class Pool {
         for (auto& thread : threads_) thread.join();
     }
 
-    // Threads do not survive a fork; a child must build its own pool and leave this one alone.
-    bool forked() const { return process_ != process(); }
-
     void run(Range& range) {
         {
             std::lock_guard lock(mutex_);
             range_ = &range;
-            busy_ = static_cast<int>(threads_.size());
+            busy_ = threads_.size();
             ++round_;
         }
         wake_.notify_all();
@@ -91,15 +109,28 @@ class Pool {
         }
     }
 
-    const long process_;
     std::vector<std::thread> threads_;
     std::mutex mutex_;
     std::condition_variable wake_, done_;
     Range* range_ = nullptr;
     uint64_t round_ = 0;
-    int busy_ = 0;
+    std::size_t busy_ = 0;
     bool closing_ = false;
 };
+
+std::atomic<int> wanted{0};  // 0: the default
+std::atomic<std::mutex*> owner{new std::mutex};  // held by whoever uses the pool
+Pool* pool = nullptr;  // never destroyed at exit: other threads may still run
+int pool_threads = 0;
+std::atomic<bool> forked{false};
+
+// Threads do not survive a fork: a child builds a pool of its own, and leaves the parent's and its
+// lock, which a thread that is gone may hold, alone.
+void after_fork_in_child() {
+    forked = true;
+    owner = new std::mutex;
+    pool = nullptr;
+}
 
 // How code compiled by GCC starts a team of OpenMP threads. Intel's and LLVM's runtimes have it too.
 using Team = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
@@ -120,11 +151,11 @@ bool child_of_fork() {
 
 // The runtime that the process has loaded for all, as PyTorch's; null without one, or in the child
 // of a fork, where a runtime's threads are gone and it waits for them forever.
+const bool born_by_fork = child_of_fork();
 Team openmp() {
-#if defined(__unix__) || defined(__APPLE__)
-    static const long home = child_of_fork() ? -1 : process();
+#ifdef ROWWISE_POSIX
     static std::atomic<Team> found{nullptr};
-    if (process() != home) return nullptr;
+    if (born_by_fork || forked) return nullptr;
     if (found == nullptr) found = reinterpret_cast<Team>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
     return found;
 #else
@@ -132,20 +163,58 @@ Team openmp() {
 #endif
 }
 
-std::atomic<int> wanted{0};
-std::atomic<std::mutex*> owner{new std::mutex};  // held by whoever uses the pool
-Pool* pool = nullptr;                // never destroyed at exit: other threads may still run
-int pool_threads = 0;
-std::atomic<long> pool_process{0};
+int processors() {
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+    return static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
+// The first of the numbers in OMP_NUM_THREADS, or the processors that the process may run on.
+int default_threads() {
+    if (const char* given = std::getenv("OMP_NUM_THREADS")) {
+        const long threads = std::strtol(given, nullptr, 10);
+        if (threads >= 1 && threads <= 1 << 16) return static_cast<int>(threads);
+    }
+    return processors();
+}
+
+// A runtime that cannot make its threads ends the process, so that it is asked for no more than
+// there are processors, or than the framework asks it for.
+unsigned team_size(int threads) {
+    static const int most = [] {
+        int framework = 1;
+#ifdef ROWWISE_POSIX
+        if (void* symbol = dlsym(RTLD_DEFAULT, "omp_get_max_threads"))
+            framework = reinterpret_cast<int (*)()>(symbol)();
+#endif
+        return std::max(processors(), framework);
+    }();
+    return static_cast<unsigned>(std::min(threads, most));
+}
+
+const bool watches_forks = [] {
+#ifdef ROWWISE_POSIX
+    pthread_atfork(nullptr, nullptr, after_fork_in_child);
+#endif
+    return true;
+}();
 
 }  // namespace
 
-void set_num_threads(int threads) { wanted = std::max(1, threads); }
+void set_num_threads(int threads) {
+    wanted = std::max(1, threads);
+    warned = false;
+}
 
 int num_threads() {
+    static const int by_default = default_threads();
     const int threads = wanted;
-    return threads > 0 ? threads : std::max(1u, std::thread::hardware_concurrency());
+    return threads > 0 ? threads : by_default;
 }
+
+int pop_missing_threads() { return missing == 0 ? 0 : missing.exchange(0); }
 
 void parallel_for(int64_t count, int64_t grain, void (*task)(void*, int64_t, int64_t),
                   void* context) {
@@ -154,10 +223,6 @@ void parallel_for(int64_t count, int64_t grain, void (*task)(void*, int64_t, int
     if (threads == 1 || count <= grain) {
         task(context, 0, count);
         return;
-    }
-    if (pool_process != process()) {  // first use, or a fork: the old mutex may be held by a ghost
-        if (pool_process != 0) owner = new std::mutex;
-        pool_process = process();
     }
     // Two Python threads at once: the second does its work alone rather than wait.
     std::unique_lock lock(*owner.load(), std::try_to_lock);
@@ -171,15 +236,16 @@ void parallel_for(int64_t count, int64_t grain, void (*task)(void*, int64_t, int
     range.task = task;
     range.context = context;
     if (const Team team = openmp()) {
-        team([](void* work) { static_cast<Range*>(work)->work(); }, &range, threads, 0);
-        return;
+        team([](void* work) { static_cast<Range*>(work)->work(); }, &range, team_size(threads), 0);
+    } else {
+        if (pool == nullptr || pool_threads != threads) {
+            delete std::exchange(pool, nullptr);
+            pool = new Pool(threads - 1);
+            pool_threads = threads;
+        }
+        pool->run(range);
     }
-    if (pool == nullptr || pool->forked() || pool_threads != threads) {
-        if (pool != nullptr && !pool->forked()) delete pool;
-        pool = new Pool(threads - 1);
-        pool_threads = threads;
-    }
-    pool->run(range);
+    range.finish();
 }
 
 }  // namespace rowwise

@@ -5,12 +5,18 @@
 
 namespace rowwise {
 
+// How many threads to use: OMP_NUM_THREADS, or as many as the process may have processors, unless
+// set. Where the system grants fewer, those it grants do the work.
 void set_num_threads(int threads);
 int num_threads();
 
+// How many of the threads asked for could not be made; 0 when called again. For one warning.
+int pop_missing_threads();
+
 // Calls task(context, begin, end) until [0, count) is covered in pieces of `grain`, on several
 // threads when there is more than one piece. Which thread takes which piece is left to chance, so
-// a task must give the same bits however the range is cut.
+// a task must give the same bits however the range is cut. An exception of any task ends the work
+// and is thrown here.
 void parallel_for(int64_t count, int64_t grain, void (*task)(void*, int64_t, int64_t),
                   void* context);
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import rowwise
+from helpers.oracle import summed_in_blocks
 from helpers.rules import every_rule
 from rowwise import _native
 from rowwise.store import Bags
@@ -120,6 +121,33 @@ def test_gradients_of_an_id_are_summed_in_batch_order():
     assert (ids.tolist(), sums.tolist()) == ([2], [[0.0]])
     last = np.ascontiguousarray(gradients[[0, 2, 1]])
     assert pool_gradient(table, np.array([2, 2, 2]), offsets, None, last)[1] == 1.0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_many_gradients_of_an_id_are_summed_64_at_a_time(weighted):
+    rng = np.random.default_rng(3)
+    table = rowwise.Table(3, 5, "sgd")
+    ids = rng.integers(0, 3, 1000)
+    offsets = np.concatenate([[0], np.sort(rng.integers(0, 1000, 99)), [1000]])
+    bags = np.repeat(np.arange(100), np.diff(offsets))
+    weights = rng.standard_normal(1000).astype(np.float32) if weighted else None
+    gradients = (rng.standard_normal((100, 5)) * 10.0 ** rng.integers(-4, 4, (100, 1))).astype("f")
+    each = gradients[bags] if weights is None else weights[:, None] * gradients[bags]
+    expected = [summed_in_blocks(each[ids == row]) for row in range(3)]
+    _, sums = pool_gradient(table, ids, offsets, weights, gradients)
+    np.testing.assert_array_equal(sums, expected)
+
+
+def test_many_gradients_of_a_maximum_are_summed_64_at_a_time():
+    rng = np.random.default_rng(4)
+    table = rowwise.Table(3, 5, init="normal", seed=0)
+    ids, offsets = rng.integers(0, 3, 1000), np.arange(0, 1001, 2)
+    gradients = (rng.standard_normal((500, 5)) * 10.0 ** rng.integers(-4, 4, (500, 1))).astype("f")
+    _, argmax = maximum(table, ids, offsets)
+    each = np.where(argmax.repeat(2, axis=0) == np.arange(1000)[:, None], gradients.repeat(2, 0), 0)
+    expected = [summed_in_blocks(each[ids == row].astype("f")) for row in range(3)]
+    _, sums = max_gradient(table, ids, offsets, argmax, gradients)
+    np.testing.assert_array_equal(sums, expected)
 
 
 def test_the_largest_of_a_bag_and_where_it_stands():

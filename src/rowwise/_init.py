@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import operator
+import secrets
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Init = str | NDArray[Any] | Callable[[tuple[int, int]], Any]
+from rowwise import _native
 
-_ROWS_AT_ONCE = 1 << 16
+Init = str | NDArray[Any] | Callable[[tuple[int, int]], Any]
 
 
 def fill(weights: NDArray[np.float32], init: Init, seed: int | None) -> None:
@@ -29,15 +31,17 @@ def fill(weights: NDArray[np.float32], init: Init, seed: int | None) -> None:
 
 
 def _fill_by_name(weights: NDArray[np.float32], name: str, seed: int | None) -> None:
-    rng = np.random.default_rng(seed)
-    for start in range(0, len(weights), _ROWS_AT_ONCE):
-        part = weights[start : start + _ROWS_AT_ONCE]
-        if name == "uniform":
-            rng.random(dtype=np.float32, out=part)
-            part -= np.float32(0.5)
-            part *= np.float32(0.1)
-        elif name == "normal":
-            rng.standard_normal(dtype=np.float32, out=part)
-            part *= np.float32(0.05)
-        elif name != "zeros":
-            raise ValueError(f"init={name!r} is not 'uniform', 'normal' or 'zeros'")
+    if name == "uniform":
+        _native.fill_uniform(weights, _seed(seed), -0.05, 0.05)
+    elif name == "normal":
+        _native.fill_normal(weights, _seed(seed), 0.0, 0.05)
+    elif name != "zeros":
+        raise ValueError(f"init={name!r} is not 'uniform', 'normal' or 'zeros'")
+
+
+def _seed(seed: int | None) -> int:
+    if seed is None:
+        return secrets.randbits(64)
+    if not 0 <= operator.index(seed) < 2**64:
+        raise ValueError(f"seed={seed} is outside 0..2**64 - 1")
+    return operator.index(seed)

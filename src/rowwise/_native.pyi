@@ -7,96 +7,222 @@ import numpy
 from numpy.typing import NDArray
 
 
-def set_leak_warnings(warn: bool) -> None: ...
+def set_leak_warnings(warn: bool) -> None:
+    """Set whether objects that outlive the interpreter are reported."""
+
+def zeros(bytes: int) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,))]:
+    """Return (bytes,) zeros, on huge pages where there are any."""
+
+def empty(rows: int, dim: int) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]:
+    """
+    Return (rows, dim) numbers not yet written, in memory that is used again.
+    """
+
+def first_nonfinite(values: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)]) -> int:
+    """Return the flat position of the first NaN or infinity, or -1."""
+
+def check_offsets(offsets: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], n: int) -> None:
+    """Refuse offsets (bags + 1,) that do not ascend from 0 to n."""
+
+def fill_uniform(weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], seed: int, low: float, high: float, *, first_id: int = 0, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None) -> None:
+    """
+    Fill weights (rows, dim) with uniform numbers in low..high.
+
+    Row i gets the numbers of id first_id + i, or of ids[i] where ids (rows,) are given.
+    They depend on (seed, id, column) alone: neither on the number of rows or threads nor
+    on the processor, to the bit. Philox4x32-10 by counter.
+    """
+
+def fill_normal(weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], seed: int, mean: float, deviation: float, *, first_id: int = 0, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)] | None = None) -> None:
+    """
+    Fill weights (rows, dim) with normal numbers, within 6.3 deviations of the mean.
+
+    As `fill_uniform`. The inverse distribution function is computed by +, -, *, / and the
+    square root alone, so that every processor gives the same bits.
+    """
+
+def set_num_threads(threads: int) -> None:
+    """Set how many threads the kernels use."""
+
+def get_num_threads() -> int:
+    """
+    Return how many threads the kernels use: as set, or OMP_NUM_THREADS, or as many as the
+    process may use processors.
+    """
+
+def kernels() -> str:
+    """Return the name of the copy of the kernels in use."""
+
+def select_kernels(name: str) -> bool:
+    """
+    Choose a copy of the kernels; return False where this processor does not run it.
+    """
 
 class Rule:
-    pass
+    """The arithmetic of a rule, with its hyperparameters."""
 
-def rule(family: str, *, momentum: float = 0.0, rho: float = 0.0, beta_1: float = 0.0, beta_2: float = 0.0, epsilon: float = 0.0, learning_rate_power: float = 0.0, l1: float = 0.0, l2: float = 0.0, beta: float = 0.0, shrink: float = 1.0, window: int = 1) -> Rule: ...
+def rule(family: str, *, momentum: float = 0.0, rho: float = 0.0, beta_1: float = 0.0, beta_2: float = 0.0, epsilon: float = 0.0, learning_rate_power: float = 0.0, l1: float = 0.0, l2: float = 0.0, beta: float = 0.0, shrink: float = 1.0, window: int = 1) -> Rule:
+    """
+    Return the rule of a family.
 
-class BagPlan:
-    pass
+    A missed step multiplies the denominator of a movement by `shrink`; `window` missed steps
+    matter to the movement.
+    """
 
-class Numbers:
-    def __init__(self, number: int, lr: float, keep: float, scale: float, gradient_scale: float, epsilon_factor: float) -> None: ...
+class BatchPlan:
+    """
+    A batch of bags, sorted: its distinct ids and where their gradients lie.
+    """
 
-class Rows:
-    def __init__(self, weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], states: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')]) -> None: ...
+class StepParams:
+    """The numbers of one step."""
 
-    def follow(self, rule: Rule, slots: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]], *, fresh: bool, advances: bool, ratio: float, growth: float, terms: int, endless: bool, window: int, slot_decay: Sequence[float]) -> None: ...
+    def __init__(self, iteration: int, learning_rate: float, decay_factor: float, scale: float, gradient_scale: float, epsilon_factor: float) -> None: ...
 
-    def lookup(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')]) -> int: ...
+class Table:
+    """
+    The rows of a table, their optimizer state and clock, in arrays of the caller's.
 
-    def pool(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)] | None, out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')]) -> int: ...
+    Readers run beside each other, a writer alone. Methods that return an int return -1, or
+    the flat position of an id outside the table; then nothing was read or written.
+    """
 
-    def pool_max(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')], argmax: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu')]) -> int: ...
+    def __init__(self, weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], states: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')]) -> None:
+        """
+        Lay a table over weights (rows, dim) and the bytes of (rows,) row states.
+        """
 
-    def pool_dots(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], gradients: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')]) -> int: ...
+    def set_rule(self, rule: Rule, slots: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]], *, slot_starts: Sequence[float], slots_pristine: bool, advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, window: int, slot_decay: Sequence[float]) -> None:
+        """
+        Update rows by `rule` from now on; every row must be up to date.
 
-    def plan_bags(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)] | None) -> BagPlan: ...
+        slots are (rows, dim) each. slots_pristine: slots of rows without an update hold
+        slot_starts. advances: whether a step changes rows that it does not touch; the rest
+        says how, see native/clock.hpp.
+        """
 
-    def sum_gradients(self, bags: BagPlan, gradients: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)]) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]: ...
+    def gather(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')]) -> int:
+        """Write the present vectors (n, dim) of rows ids (n,) to out."""
 
-    def pool_max_gradient(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], argmax: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], gradients: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)]) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]: ...
+    def gather_bags(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)] | None, out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')]) -> int:
+        """
+        Write each bag's weighted sum (bags, dim) to out; 0 where it is empty.
 
-    def update(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], gradients: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)], numbers: Numbers) -> int: ...
+        Bag b holds ids[offsets[b]:offsets[b + 1]].
+        """
 
-    def update_bags(self, bags: BagPlan, gradients: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)], numbers: Numbers) -> None: ...
+    def gather_bags_max(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')], argmax: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu')]) -> int:
+        """
+        Write the largest of each bag's values (bags, dim) to out, and the first position
+        that has it to argmax; 0 and -1 where the bag is empty.
+        """
 
-    def refresh(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)]) -> int: ...
+    def bag_weight_gradient(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], gradients: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')]) -> int:
+        """
+        Write the gradients (n,) of the bags' weights to out, from gradients (bags, dim).
+        """
 
-    def sync(self) -> None: ...
+    def plan_bags(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)] | None) -> BatchPlan:
+        """Sort a batch of bags for `sum_gradients` or `update_bags`."""
 
-    def slot_values(self, slot: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None: ...
+    def sum_gradients(self, bags: BatchPlan, gradients: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)]) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]:
+        """
+        Return the distinct ids (m,), ascending, and their summed gradients (m, dim), from
+        the gradients (bags, dim) of `gather_bags`.
+        """
 
-    def past(self) -> tuple[Annotated[NDArray[numpy.float64], dict(shape=(None, None))], Annotated[NDArray[numpy.float64], dict(shape=(None,))]]: ...
+    def gather_bags_max_gradient(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], offsets: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], argmax: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], gradients: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)]) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]:
+        """Return what `sum_gradients` does, for `gather_bags_max`."""
 
-    def restore(self, past: tuple[Annotated[NDArray[numpy.float64], dict(shape=(None, None), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu', writable=False)]]) -> None: ...
+    def update(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], gradients: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)], params: StepParams) -> int:
+        """
+        Make one step of the whole table with gradients (n, dim) of rows ids (n,).
+        """
+
+    def update_bags(self, bags: BatchPlan, gradients: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)], params: StepParams) -> None:
+        """Make one step of the whole table with gradients (bags, dim)."""
+
+    def materialize(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)] | None = None) -> int:
+        """Bring rows ids (n,), or all of them, up to date in place."""
+
+    def renew(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], starts: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)]) -> int:
+        """
+        Start rows ids (n,) anew with weights starts (n, dim), fresh slots and no updates.
+        """
+
+    def read_slot(self, slot: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
+        """Write the present values (rows, dim) of a slot to out."""
+
+    def step_history(self) -> tuple[Annotated[NDArray[numpy.float64], dict(shape=(None, None))], Annotated[NDArray[numpy.float64], dict(shape=(None,))]]:
+        """
+        Return the clock's steps (steps, 3): scale, decay factor, epsilon factor; and its
+        closed coefficients (m,).
+        """
+
+    def restore(self, history: tuple[Annotated[NDArray[numpy.float64], dict(shape=(None, None), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu', writable=False)]]) -> None:
+        """Take up what `step_history` gave; the rows' last steps are of it."""
 
     @property
-    def full(self) -> bool: ...
+    def slots_pristine(self) -> bool:
+        """Whether slots of rows without an update hold what they start with."""
 
-    @property
-    def fresh(self) -> bool: ...
-
-    @fresh.setter
-    def fresh(self, arg: bool, /) -> None: ...
+    @slots_pristine.setter
+    def slots_pristine(self, arg: bool, /) -> None: ...
 
 TERMS: int = 8
 
-def zeros(bytes: int) -> Annotated[NDArray[numpy.uint8], dict(shape=(None,))]: ...
-
-def empty(rows: int, dim: int) -> Annotated[NDArray[numpy.float32], dict(shape=(None, None))]: ...
-
-def first_nonfinite(values: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)]) -> int: ...
-
-def check_offsets(offsets: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], n: int) -> None: ...
-
-def set_num_threads(threads: int) -> None: ...
-
-def get_num_threads() -> int: ...
-
-def kernels() -> str: ...
-
-def select_kernels(name: str) -> bool: ...
-
 class Wanted:
+    """Words to keep, as bytes."""
+
     def __init__(self, words: Sequence[bytes]) -> None: ...
 
-def rows_of_text(block: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], size: int, dim: int, separator: str, has_word: bool, last: bool, limit: int, wanted: Wanted | None) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None, None))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))], tuple[int, int, int], tuple[int, int, int, int]]: ...
+def rows_of_text(block: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], size: int, dim: int, separator: str, has_word: bool, last: bool, limit: int, wanted: Wanted | None) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None, None))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))], tuple[int, int, int], tuple[int, int, int, int]]:
+    """
+    Return the rows of text in the first `size` bytes of a block.
 
-def rows_of_text_float64(block: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], size: int, dim: int, separator: str, has_word: bool, last: bool, limit: int, wanted: Wanted | None) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None, None))], Annotated[NDArray[numpy.float64], dict(shape=(None, None))], tuple[int, int, int], tuple[int, int, int, int]]: ...
+    As (spans, numbers, progress, fault): spans (rows, 3) are where a word begins and ends
+    and its line, numbers are (rows, dim), progress is bytes consumed, lines read and lines
+    that were not empty, fault is its kind, line, byte and value; see
+    native/formats/vectors.hpp.
+    """
 
-def rows_of_binary(block: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], size: int, dim: int, limit: int) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None, None))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))], int]: ...
+def rows_of_text_float64(block: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], size: int, dim: int, separator: str, has_word: bool, last: bool, limit: int, wanted: Wanted | None) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None, None))], Annotated[NDArray[numpy.float64], dict(shape=(None, None))], tuple[int, int, int], tuple[int, int, int, int]]:
+    """Return what `rows_of_text` does, with numbers in float64."""
+
+def rows_of_binary(block: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], size: int, dim: int, limit: int) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None, None))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))], int]:
+    """
+    Return the rows of word2vec's binary format in the first `size` bytes of a block: spans
+    (rows, 3), where a word begins and ends and where its row ends; numbers (rows, dim); and
+    the bytes consumed.
+    """
 
 @overload
 def text_of_rows(words: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], ends: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], numbers: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], separator: str, has_word: bool) -> bytes: ...
 
 @overload
-def text_of_rows(words: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], ends: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], numbers: Annotated[NDArray[numpy.float64], dict(shape=(None, None), order='C', device='cpu', writable=False)], separator: str, has_word: bool) -> bytes: ...
+def text_of_rows(words: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], ends: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], numbers: Annotated[NDArray[numpy.float64], dict(shape=(None, None), order='C', device='cpu', writable=False)], separator: str, has_word: bool) -> bytes:
+    """
+    Return rows as text: word, numbers in the fewest digits that read back as the same, line
+    break. Word i is words[ends[i - 1]:ends[i]].
+    """
 
-def subwords(word: bytes, min_length: int, max_length: int, buckets: int) -> list[int]: ...
+def subwords(word: bytes, min_length: int, max_length: int, buckets: int) -> list[int]:
+    """
+    Return which of the buckets hold fastText's character n-grams of a word.
+    """
 
-def mix_subwords(words: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], ends: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], buckets: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], min_length: int, max_length: int, undo: bool) -> None: ...
+def mix_subwords(words: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], ends: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], buckets: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], min_length: int, max_length: int, undo: bool) -> None:
+    """
+    Replace rows (n, dim) by the means of themselves and their n-grams' rows, or with `undo`
+    by what they were before.
+    """
 
-def train_word2vec(*, input: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], output: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], states: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], keep: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], accept: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], alias: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], ends: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], begin: int, end: int, window: int, negative: int, cbow: bool, seed: int, read: int, rate: float, slope: float, least: float, alone: bool, done: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')]) -> None: ...
+def train_word2vec(*, input: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], output: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], states: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], keep: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], accept: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], alias: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], ids: Annotated[NDArray[numpy.int32], dict(shape=(None,), order='C', device='cpu', writable=False)], ends: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], begin: int, end: int, window: int, negative: int, cbow: bool, seed: int, words_done: int, lr: float, lr_slope: float, min_lr: float, single_thread: bool, sentences_done: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')]) -> None:
+    """
+    Train word2vec on sentences begin..end of a text and add their number to
+    sentences_done.
+
+    input and output are (V, dim), states the bytes of (V,) row states; keep, accept and
+    alias (V,) say how words are drawn, see native/word2vec/word2vec.hpp. Sentence s is
+    ids[ends[s - 1]:ends[s]]; words_done counts the words of earlier passes.
+    """

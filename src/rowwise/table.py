@@ -219,8 +219,9 @@ class Table:
     ) -> None:
         """Make one step of the rule over the whole table, at the cost of the batch.
 
-        Gradients of the same id are summed in the order in which they stand. A row that is not
-        in the batch has gradient zero, as in dense training; an empty batch is a step too.
+        Gradients of the same id are summed in the order in which they stand, 64 at a time. A row
+        that is not in the batch has gradient zero, as in dense training; an empty batch is a step
+        too.
 
         Args:
             ids: (...,) integers.

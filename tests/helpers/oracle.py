@@ -11,6 +11,7 @@ step t (1-based), its learning rate lr, the gradient g (V, D), the weights w (V,
 w and the slots are changed in place.
 """
 
+from functools import reduce
 from math import sqrt
 
 import numpy as np
@@ -242,3 +243,10 @@ class Dense:
         gradients = np.asarray(gradients, np.float32).reshape(len(ids), total.shape[1])
         np.add.at(total, ids, gradients.astype(self.dtype))
         return total
+
+
+def summed_in_blocks(gradients):
+    """The float32 sum (D,) of an id's gradients (n, D): 64 at a time in their order, then these
+    sums in theirs."""
+    blocks = [gradients[first : first + 64] for first in range(0, len(gradients), 64)]
+    return reduce(np.add, [reduce(np.add, block) for block in blocks])

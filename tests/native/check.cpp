@@ -1,21 +1,25 @@
-// The native code without Python, for the sanitizers: every rule's kernels on odd shapes, plans,
-// bags, readers beside each other, memory that is used again, word vectors. Says what is wrong and exits with 1.
+// The native code without Python, for the sanitizers: tables of every rule on odd shapes, bags, readers
+// beside a writer, sums and random numbers of stated bits, memory that is used again, word vectors.
+// Says what is wrong and exits with 1.
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <new>
 #include <numeric>
 #include <thread>
 
+#include "random.hpp"
 #include "testbed.hpp"
 #include "threads.hpp"
-#include "word2vec.hpp"
+#include "word2vec/word2vec.hpp"
 
 using namespace rowwise;
 using testbed::Kind;
-using testbed::Table;
-using Ids = std::vector<int64_t>;
-using Floats = std::vector<float>;
+using testbed::OwnTable;
+using IdVector = std::vector<int64_t>;
+using FloatVector = std::vector<float>;
 
 namespace {
 
@@ -25,94 +29,79 @@ void require(bool holds, const char* what, const Kind& kind, int64_t dim) {
     std::exit(1);
 }
 
-bool same_bits(const Floats& a, const Floats& b) {
+bool same_bits(const FloatVector& a, const FloatVector& b) {
     return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-std::vector<Kind> kinds() {
-    using testbed::kBeta1;
-    using testbed::kBeta2;
-    Kind adam = testbed::adam();
-    const auto like_adam = [&](const char* name, Family family, int slots) {
-        Kind kind = adam;
-        kind.name = name;
-        kind.family = family;
-        kind.slots = slots;
-        return kind;
-    };
-    return {
-        {"sgd", Family::sgd, 0},
-        {"momentum", Family::momentum, 1, 1, kBeta1},
-        {"nesterov", Family::nesterov, 1, 1, kBeta1},
-        {"torch momentum", Family::torch_momentum, 1, 1, kBeta1},
-        {"torch nesterov", Family::torch_nesterov, 1, 1, kBeta1},
-        {"rmsprop", Family::rmsprop, 1},
-        {"rmsprop centered", Family::rmsprop_centered, 2},
-        {"rmsprop momentum", Family::rmsprop_momentum, 2, 1, kBeta1},
-        {"rmsprop centered momentum", Family::rmsprop_centered_momentum, 3, 1, kBeta1},
-        {"torch rmsprop", Family::torch_rmsprop, 1},
-        {"torch rmsprop centered momentum", Family::torch_rmsprop_centered_momentum, 3, 1, kBeta1},
-        {"adagrad", Family::adagrad, 1},
-        {"torch adagrad", Family::torch_adagrad, 1},
-        {"adadelta", Family::adadelta, 2},
-        adam,
-        like_adam("amsgrad", Family::adam_amsgrad, 3),
-        like_adam("nadam", Family::nadam, 2),
-        {"adamax", Family::adamax, 2, kTerms, kBeta1 / kBeta2, 1 / kBeta2, kBeta2},
-        {"torch adamax", Family::torch_adamax, 2, kTerms, kBeta1 / kBeta2, 1 / kBeta2, kBeta2},
-        {"lion", Family::lion, 1, 1, 1.0, 1.0, 1.0, true},
-        {"ftrl", Family::ftrl, 2},
-    };
 }
 
 constexpr int64_t kRows = 700;
 
-Ids all_rows() {
-    Ids ids(kRows);
+IdVector all_rows() {
+    IdVector ids(kRows);
     for (int64_t i = 0; i < kRows; ++i) ids[i] = i;
     return ids;
 }
 
-Floats values(const Table& table) {
-    Floats out(kRows * table.store().dim);
-    table.lookup(all_rows(), out.data());
+FloatVector values(const OwnTable& table) {
+    FloatVector out(kRows * table.dim());
+    table.gather(all_rows(), out);
     return out;
 }
 
 // 40 batches of sizes around the kernels' thresholds; `between` is called after each.
-void train(Table& table, const std::function<void(int)>& between) {
+void train(OwnTable& table, const std::function<void(int)>& between) {
     std::mt19937_64 random(1);
     const int64_t sizes[] = {0, 1, 7, 511, 512, 513, 2000};
     for (int step = 0; step < 40; ++step) {
         const int64_t n = sizes[step % 7];
-        // Few rows at times, so that some miss many steps and some are given twice.
-        const Ids ids = testbed::random_ids(n, step % 3 ? kRows - 5 : 20, step % 2, random);
-        Floats gradients(n * table.store().dim);
-        for (auto& g : gradients) g = static_cast<float>(static_cast<int>(random() % 2001) - 1000) * 1e-6f;
-        table.update(table.plan(ids), gradients.data());
+        // Few rows at times, so that some miss many steps and some are given often.
+        const IdVector ids = testbed::random_ids(n, step % 3 ? kRows - 5 : 20, step % 2, random);
+        FloatVector gradients(n * table.dim());
+        for (auto& g : gradients)
+            g = static_cast<float>(static_cast<int>(random() % 2001) - 1000) * 1e-6f;
+        table.update(ids, gradients, table.next_step());
         between(step);
     }
 }
 
 void check_values(const Kind& kind, int64_t dim) {
-    Table table(kind, kRows, dim);
+    OwnTable table(kind, kRows, dim);
     train(table, [&](int step) {
         if (step % 9 != 8) return;
-        const Floats before = values(table);
-        table.sync();
-        require(same_bits(before, values(table)), "a sync changed a value", kind, dim);
+        const FloatVector before = values(table);
+        table.materialize();
+        require(same_bits(before, values(table)), "materialize changed a value", kind, dim);
     });
+    for (const float value : values(table))
+        require(std::isfinite(value), "a value is not finite", kind, dim);
+}
+
+// Row states at an address that 8 does not divide, and rows that are started anew.
+void check_renewed_rows(const Kind& kind, int64_t dim) {
+    OwnTable table(kind, kRows, dim, 4);
+    train(table, [](int) {});
+    const IdVector ids = {3, 650, 3, 0};
+    FloatVector starts(ids.size() * dim);
+    for (std::size_t i = 0; i < starts.size(); ++i) starts[i] = static_cast<float>(i) - 7;
+    require(table.renew(ids, starts) == -1, "an id of the table was refused", kind, dim);
+    require(table.renew(IdVector{kRows}, FloatVector(dim)) == 0, "a bad id was renewed", kind, dim);
+    FloatVector out(starts.size());
+    table.gather(ids, out);
+    std::copy_n(starts.begin() + 2 * dim, dim, starts.begin());  // the later of two stands
+    require(same_bits(out, starts), "a row started anew holds something else", kind, dim);
+    for (const int64_t id : ids)
+        require(table.states()[id].update_count == 0 && table.states()[id].last_update[0] == 0,
+                "a row started anew counts updates", kind, dim);
 }
 
 void check_threads_and_copies(const Kind& kind, int64_t dim) {
     const auto trained = [&](int threads) {
         set_num_threads(threads);
-        Table table(kind, kRows, dim);
+        OwnTable table(kind, kRows, dim);
         train(table, [](int) {});
         return values(table);
     };
     const char* const chosen = kernels().name;
-    const Floats expected = trained(1);
+    const FloatVector expected = trained(1);
     require(same_bits(expected, trained(3)), "three threads gave other bits than one", kind, dim);
     for (const char* copy : {"portable", "avx2", "avx512"})
         if (select_kernels(copy))
@@ -121,17 +110,17 @@ void check_threads_and_copies(const Kind& kind, int64_t dim) {
 }
 
 void check_bags(const Kind& kind, int64_t dim) {
-    Table table(kind, kRows, dim);
+    OwnTable table(kind, kRows, dim);
     train(table, [](int) {});
     std::mt19937_64 random(2);
-    const Ids ids = testbed::random_ids(3000, kRows, false, random);
-    Ids offsets = {0, 0, 1, 5, 1000, 1000, 2999, 3000};
-    Floats weights(ids.size());
+    const IdVector ids = testbed::random_ids(3000, kRows, false, random);
+    const IdVector offsets = {0, 0, 1, 5, 1000, 1000, 2999, 3000};
+    FloatVector weights(ids.size());
     for (auto& w : weights) w = static_cast<float>(random() % 100) * 0.01f;
     const auto count = static_cast<int64_t>(offsets.size()) - 1;
-    Floats pooled(count * dim), vectors(ids.size() * dim), expected(count * dim, 0.0f);
-    table.pool({ids.data(), offsets.data(), weights.data(), 3000, count}, pooled.data());
-    table.lookup(ids, vectors.data());
+    FloatVector pooled(count * dim), vectors(ids.size() * dim), expected(count * dim, 0.0f);
+    table.gather_bags({ids, offsets, weights}, pooled);
+    table.gather(ids, vectors);
     for (int64_t bag = 0; bag < count; ++bag)
         for (int64_t i = offsets[bag]; i < offsets[bag + 1]; ++i)
             for (int64_t d = 0; d < dim; ++d)
@@ -139,37 +128,103 @@ void check_bags(const Kind& kind, int64_t dim) {
     require(same_bits(pooled, expected), "a bag is not the sum of its rows", kind, dim);
 }
 
-// Readers beside each other, while one of them has the pool of threads.
+// Readers beside each other and beside a writer, while one of them has the pool of threads. Weights and
+// gradients are 0, which every rule leaves 0, so that every read must find 0.
 void check_readers(const Kind& kind, int64_t dim) {
     set_num_threads(2);
-    Table table(kind, kRows, dim);
-    train(table, [](int) {});
-    const Floats expected = values(table);
-    Ids ids;
+    OwnTable table(kind, kRows, dim);
+    table.renew(all_rows(), FloatVector(kRows * dim, 0.0f));
+    const IdVector few = {0, 5, 5, 699};
+    const FloatVector zeros(few.size() * dim, 0.0f);
+    IdVector ids;
     for (int repeat = 0; repeat < 5; ++repeat)
         for (int64_t i = 0; i < kRows; ++i) ids.push_back(i);
+    const IdVector offsets = {0, 700, static_cast<int64_t>(ids.size())};
     std::vector<std::thread> readers;
     std::vector<int> wrong(4, 0);
+    std::atomic<int> reading{4};
     for (int reader = 0; reader < 4; ++reader)
         readers.emplace_back([&, reader] {
-            Floats out(ids.size() * dim);
+            FloatVector out(ids.size() * dim, 1.0f), bags(2 * dim, 1.0f);
             for (int round = 0; round < 5; ++round) {
-                table.lookup(ids, out.data());
-                wrong[reader] += std::memcmp(out.data(), expected.data(),
-                                             expected.size() * sizeof(float)) != 0;
+                table.gather(ids, out);
+                table.gather_bags({ids, offsets, {}}, bags);
+                for (const float value : out) wrong[reader] += value != 0;
+                for (const float value : bags) wrong[reader] += value != 0;
                 std::size_t bytes = 100'000;
                 void* memory = borrow(bytes);
                 std::memset(memory, reader, bytes);
                 give_back(memory, bytes);
             }
+            --reading;
         });
+    for (int step = 0; reading > 0 || step < 10; ++step) {
+        table.update(few, zeros, table.next_step());
+        if (step % 4 == 3) table.materialize(few);
+        if (step % 8 == 7) table.materialize();
+    }
     for (auto& reader : readers) reader.join();
     for (const int count : wrong)
-        require(count == 0, "a reader beside others read something else", kind, dim);
+        require(count == 0, "a reader beside a writer read something else", kind, dim);
+}
+
+// The gradients of one id: sums of 64 in the batch's order, then these in order.
+void check_sums(int64_t n, int64_t dim) {
+    const Kind kind = testbed::kind("sgd");
+    const OwnTable table(kind, kRows, dim);
+    std::mt19937_64 random(3);
+    FloatVector gradients(n * dim), expected(dim, 0.0f), block(dim);
+    for (auto& g : gradients) g = static_cast<float>(random() % 100'000) * 0.01f - 500;
+    for (int64_t first = 0; first < n; first += 64) {
+        std::fill(block.begin(), block.end(), 0.0f);
+        for (int64_t i = first; i < std::min(first + 64, n); ++i)
+            for (int64_t d = 0; d < dim; ++d) block[d] += gradients[i * dim + d];
+        for (int64_t d = 0; d < dim; ++d) expected[d] += block[d];
+    }
+    const RowGradients rows = table.sum_gradients(table.plan(IdVector(n, 7)), gradients);
+    require(rows.ids.size == 1 && rows.ids[0] == 7 &&
+                same_bits(expected, FloatVector(rows.sums.begin(), rows.sums.end())),
+            "a sum is not that of its blocks", kind, dim);
+}
+
+// Published answers of Philox4x32-10, and numbers that do not depend on the cut of the rows.
+void check_random_numbers() {
+    const Kind kind{"random numbers", 0, {}, 1};
+    const Random4 zero = philox(0, 0, 0), ones = philox(~0ull, ~0ull, ~0ull);
+    require(zero.word[0] == 0x6627e8d5 && zero.word[1] == 0xe169c58d &&
+                zero.word[2] == 0xbc57ac4c && zero.word[3] == 0x9b00dbd8 &&
+                ones.word[0] == 0x408f276d && ones.word[1] == 0x41c83b0e &&
+                ones.word[2] == 0xa20bc7c6 && ones.word[3] == 0x6d5451fd,
+            "Philox gives other bits than its authors'", kind, 4);
+    constexpr int64_t rows = 100, dim = 7;
+    FloatVector whole(rows * dim), part(10 * dim), of_ids(2 * dim);
+    fill_normal(whole.data(), rows, dim, 0, nullptr, 5, 1, 2);
+    fill_normal(part.data(), 10, dim, 40, nullptr, 5, 1, 2);
+    const IdVector ids = {99, 3};
+    fill_normal(of_ids.data(), 2, dim, 0, ids.data(), 5, 1, 2);
+    require(std::memcmp(part.data(), whole.data() + 40 * dim, part.size() * sizeof(float)) == 0 &&
+                std::memcmp(of_ids.data() + dim, whole.data() + 3 * dim, dim * sizeof(float)) == 0,
+            "a row's numbers depend on others", kind, dim);
+}
+
+void check_errors_of_helpers() {
+    const Kind kind{"helpers", 0, {}, 1};
+    set_num_threads(3);
+    for (int round = 0; round < 20; ++round) {
+        bool caught = false;
+        try {
+            parallel(100, 1, [](int64_t begin, int64_t) {
+                if (begin == 50) throw std::bad_alloc();
+            });
+        } catch (const std::bad_alloc&) {
+            caught = true;
+        }
+        require(caught, "an exception of a helper got lost", kind, 0);
+    }
 }
 
 // Words 0 and 1 stand beside each other, and so do 2 and 3, 4 and 5...
-Floats trained_words(int64_t dim, bool cbow) {
+FloatVector trained_words(int64_t dim, bool cbow) {
     constexpr int64_t words = 16, sentences = 1000, length = 5;
     const std::vector<uint32_t> always(words, UINT32_MAX);
     std::vector<int32_t> alias(words);
@@ -180,23 +235,23 @@ Floats trained_words(int64_t dim, bool cbow) {
         for (int64_t i = 0; i < length; ++i) ids.push_back(static_cast<int32_t>(s % 8 * 2 + i % 2));
         ends.push_back(static_cast<int64_t>(ids.size()));
     }
-    Floats input(words * dim), output(words * dim);
+    FloatVector input(words * dim), output(words * dim);
     for (std::size_t i = 0; i < input.size(); ++i)
         input[i] = 0.01f * static_cast<float>(i * 37 % 19) - 0.09f;
     std::vector<RowState> states(words);
     const WordPairs pairs{input.data(), output.data(), states.data(), words, dim, always.data(),
                           always.data(), alias.data(), 3, 2, cbow, 7};
-    const Passage text{ids.data(), ends.data(), 0, sentences, 0, 0.1, 1e-6, 1e-3, true};
+    const Passage text{ids.data(), ends.data(), sentences, 0, 0.1, 1e-6, 1e-3, true};
     kernels().train_pairs(pairs, text);
     for (const RowState& state : states)
-        if (state.updates == 0) return {};
+        if (state.update_count == 0) return {};
     input.insert(input.end(), output.begin(), output.end());
     return input;
 }
 
 void check_words(int64_t dim, bool cbow) {
-    const Kind kind{cbow ? "cbow" : "skipgram", Family::sgd, 0};
-    const Floats vectors = trained_words(dim, cbow);
+    const Kind kind{cbow ? "cbow" : "skipgram", 0, {}, 1};
+    const FloatVector vectors = trained_words(dim, cbow);
     const auto score = [&](int64_t a, int64_t b) {
         const float* output = vectors.data() + vectors.size() / 2;
         float sum = 0;
@@ -214,11 +269,15 @@ void check_words(int64_t dim, bool cbow) {
 int main() {
     for (const int64_t dim : {3, 16, 50})
         for (const bool cbow : {false, true}) check_words(dim, cbow);
-    for (const Kind& kind : kinds()) {
+    check_random_numbers();
+    check_errors_of_helpers();
+    for (const int64_t n : {1, 64, 65, 128, 1000}) check_sums(n, 19);
+    for (const Kind& kind : testbed::kinds()) {
         for (const int64_t dim : {1, 3, 16, 50, 129}) {
             check_values(kind, dim);
             check_bags(kind, dim);
         }
+        check_renewed_rows(kind, 5);
         check_threads_and_copies(kind, 19);
         check_readers(kind, 33);
     }

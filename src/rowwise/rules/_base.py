@@ -156,8 +156,12 @@ class Rule:
         """Return what the clock of a table with this rule needs to know."""
         lagged = dataclasses.asdict(self.lagged_update)
         del lagged["shrink"]
-        lagged["endless"] = lagged.pop("unbounded")
-        return {**lagged, "window": self._horizon, "advances": not self.is_stationary}
+        return {
+            **lagged,
+            "window": self._horizon,
+            "slot_starts": self.slot_starts,
+            "advances": not self.is_stationary,
+        }
 
     @property
     def _horizon(self) -> int:

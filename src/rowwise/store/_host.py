@@ -105,7 +105,7 @@ class HostStore:
     def _begin(self, weights: Floats, states: NDArray[np.void], scratch: Folder | None) -> None:
         self._weights, self._row_states, self._scratch = weights, states, scratch
         self._slots: list[Floats] = []
-        self._native = _native.Rows(weights, states.view(np.uint8).reshape(-1))
+        self._native = _native.Table(weights, states.view(np.uint8).reshape(-1))
         self._writing = _Writing(self)
         self.rule: Rule | None = None
         self.steps = 0
@@ -132,7 +132,7 @@ class HostStore:
         Raises:
             IndexError: an id outside the table; nothing was written.
         """
-        self._check(ids, self._native.lookup(ids, out))
+        self._check(ids, self._native.gather(ids, out))
 
     def gather_bags(self, bags: Bags, out: Floats) -> None:
         """Read the weighted sum of each bag's rows into out (bags, dim); 0 where it is empty.
@@ -141,11 +141,11 @@ class HostStore:
             IndexError: an id outside the table; nothing was written.
             ValueError: offsets that descend, or do not go from 0 to n; an array of another size.
         """
-        self._check(bags.ids, self._native.pool(bags.ids, bags.offsets, bags.weights, out))
+        self._check(bags.ids, self._native.gather_bags(bags.ids, bags.offsets, bags.weights, out))
 
     def gather_bags_max(self, bags: Bags, out: Floats, argmax: Ids) -> None:
         """Read the largest of each bag's values, and the first position that has it."""
-        self._check(bags.ids, self._native.pool_max(bags.ids, bags.offsets, out, argmax))
+        self._check(bags.ids, self._native.gather_bags_max(bags.ids, bags.offsets, out, argmax))
 
     def read_slot(self, name: str) -> Floats:
         """Return the present values of a slot, (rows, dim), a fresh array.
@@ -154,7 +154,7 @@ class HostStore:
             KeyError: the rule has no such slot.
         """
         values = np.empty(self.shape, dtype=np.float32)
-        self._native.slot_values(self._slot_index(name), values)
+        self._native.read_slot(self._slot_index(name), values)
         return values
 
     # ------------------------------------------------------------------ gradients
@@ -165,16 +165,18 @@ class HostStore:
 
     def bag_max_gradient(self, bags: Bags, argmax: Ids, values: Floats) -> RowGradient:
         """Return the gradient of `gather_bags_max`, by distinct ids."""
-        return RowGradient(*self._native.pool_max_gradient(bags.ids, bags.offsets, argmax, values))
+        return RowGradient(
+            *self._native.gather_bags_max_gradient(bags.ids, bags.offsets, argmax, values)
+        )
 
     def bag_weight_gradient(self, bags: Bags, values: Floats) -> Floats:
         """Return the gradient (n,) of the weights of bags whose gradients are values."""
         out = np.empty(bags.ids.size, dtype=np.float32)
-        self._check(bags.ids, self._native.pool_dots(bags.ids, bags.offsets, values, out))
+        self._check(bags.ids, self._native.bag_weight_gradient(bags.ids, bags.offsets, values, out))
         return out
 
     def coalesce(self, gradient: RowGradient | BagGradient) -> RowGradient:
-        """Return distinct ids, ascending, with the sums of their gradients, in batch order."""
+        """Return distinct ids, ascending, with the sums of their gradients."""
         if isinstance(gradient, RowGradient):
             bags = Bags(gradient.ids, np.arange(gradient.ids.size + 1))
             gradient = self.bag_gradient(bags, gradient.values)
@@ -194,19 +196,16 @@ class HostStore:
             IndexError: an id outside the table; nothing has changed.
         """
         with self._writing:
-            if step.decay_factor <= 0:  # logarithms of the decay would not exist
-                self._native.sync()
             if frozen_row is None:
                 self._apply(gradient, step)
             else:
                 self._apply_around(gradient, step, frozen_row)
             self.steps += 1
-            lasting = self.rule is not None and self.rule.supports_lazy
-            if step.decay_factor <= 0 or not lasting or self._native.full:
-                self._native.sync()
+            if self.rule is None or not self.rule.supports_lazy:
+                self._native.materialize()
 
     def _apply(self, gradient: RowGradient | BagGradient, step: StepParams) -> None:
-        params = _native.Numbers(self.steps + 1, *step)
+        params = _native.StepParams(self.steps + 1, *step)
         if isinstance(gradient, BagGradient):
             self._native.update_bags(gradient.plan, gradient.values, params)
         else:
@@ -222,12 +221,21 @@ class HostStore:
         ids = np.append(moving.ids, row)
         values = np.vstack([moving.values, np.zeros((1, self.shape[1]), np.float32)])
         vector = np.empty((1, self.shape[1]), np.float32)
-        self._native.lookup(np.array([row]), vector)
+        self._native.gather(np.array([row]), vector)
         state = self._row_states[row].copy()
         self._apply(RowGradient(ids, values), step)
         self._weights[row] = vector
         for name in ("update_count", "last_update"):
             self._row_states[name][row] = state[name]
+
+    def renew(self, ids: Ids, starts: Floats) -> None:
+        """Start rows ids (n,) anew with weights starts (n, dim), fresh slots and no updates.
+
+        Raises:
+            IndexError: an id outside the table; nothing has changed.
+        """
+        with self._writing:
+            self._check(ids, self._native.renew(ids, starts))
 
     def materialize(self, ids: Ids | None = None) -> None:
         """Bring rows up to date in place; no value changes beyond rounding.
@@ -236,10 +244,9 @@ class HostStore:
             IndexError: an id outside the table; nothing has changed.
         """
         with self._writing:
-            if ids is None:
-                self._native.sync()
-            else:
-                self._check(ids, self._native.refresh(ids))
+            bad = self._native.materialize(ids)
+            if ids is not None:
+                self._check(ids, bad)
 
     def write(self, values: Any, ids: Ids | None = None) -> None:
         """Set rows to values (n, dim): those of distinct ids (n,), or all."""
@@ -276,10 +283,10 @@ class HostStore:
         with self._writing:
             if not keep_state and self._scratch is None:
                 check_fits(*self.shape, len(names), table=False)
-            self._native.sync()
+            self._native.materialize()
             if not keep_state:
                 self._start_slots(rule)
-            self._bind(rule, slots_pristine=not keep_state or self._native.fresh)
+            self._bind(rule, slots_pristine=not keep_state or self._native.slots_pristine)
 
     def remap(self, source_rows: Ids, init: Init, seed: int | None) -> None:
         """Make row i what row source_rows[i] was, with slots and counts; -1 makes a new row.
@@ -307,11 +314,11 @@ class HostStore:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said when the rule was set
                 new.set_rule(self.rule)
-                self._native.sync()
+                self._native.materialize()
                 for mine, theirs in zip(self._arrays(), new._arrays(), strict=True):
                     theirs[kept] = mine[old]
                 self._weights, self._slots = new._weights, new._slots
-                self._row_states, pristine = new._row_states, self._native.fresh
+                self._row_states, pristine = new._row_states, self._native.slots_pristine
                 self._native = new._native
                 self._bind(self.rule, slots_pristine=pristine)
 
@@ -337,7 +344,7 @@ class HostStore:
     def begin_external_write(self, slot: str | None = None) -> None:
         """Bring all rows up to date, and record that the caller may now write to the memory."""
         with self._writing:
-            self._native.sync()
+            self._native.materialize()
             if slot is not None:
                 self._make_slots_explicit()
 
@@ -354,7 +361,7 @@ class HostStore:
     def training_in_place(self) -> Iterator[tuple[Floats, NDArray[np.uint8]]]:
         """Lend weights and row states (as bytes) to a kernel that trains rows by itself."""
         with self._writing:
-            self._native.sync()
+            self._native.materialize()
             yield self._weights, self._row_states.view(np.uint8)
 
     # ------------------------------------------------------------------ bookkeeping
@@ -420,7 +427,7 @@ class HostStore:
         if update_counts.shape != (rows,) or last_update.shape != (rows,):
             raise ValueError(f"counts of {update_counts.shape} rows for a table of {rows}")
         with self._writing:
-            self._native.sync()
+            self._native.materialize()
             self._make_slots_explicit()  # whether a slot is pristine depends on the counts
             self.steps = int(steps)
             self._row_states["update_count"] = update_counts
@@ -432,10 +439,10 @@ class HostStore:
             weights=self._weights,
             slots=list(self._slots),
             row_states=self._row_states,
-            step_history=self._native.past(),
+            step_history=self._native.step_history(),
             steps=self.steps,
             rule=self.rule,
-            slots_pristine=self._native.fresh,
+            slots_pristine=self._native.slots_pristine,
             scratch=self._scratch,
         )
 
@@ -468,11 +475,13 @@ class HostStore:
             )
         self.rule = rule
         kernel = rule or rules.SGD()
-        self._native.follow(kernel.native(), self._slots, fresh=slots_pristine, **kernel.clock())
+        self._native.set_rule(
+            kernel.native(), self._slots, slots_pristine=slots_pristine, **kernel.clock()
+        )
 
     def _make_slots_explicit(self) -> None:
         """Record that slots were written, so that none may be taken for its starting value."""
-        self._native.fresh = False
+        self._native.slots_pristine = False
 
     def _arrays(self) -> list[NDArray[Any]]:
         return [self._weights, *self._slots, self._row_states]

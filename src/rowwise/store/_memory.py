@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 
-# What the kernels keep per row, in the layout of native/kernels.hpp.
+# What the kernels keep per row, in the layout of native/plain.hpp.
 ROW_STATE = np.dtype(
     [("last_step", np.uint32), ("update_count", np.uint32), ("last_update", np.int64)]
 )

@@ -67,7 +67,7 @@ class RowStore(Protocol):
         """Return the gradient (n,) of the weights of bags whose gradients are values."""
 
     def coalesce(self, gradient: RowGradient | BagGradient) -> RowGradient:
-        """Return distinct ids, ascending, with the sums of their gradients, in batch order."""
+        """Return distinct ids, ascending, with the sums of their gradients."""
 
     # ------------------------------------------------------------------ writing
 
@@ -78,6 +78,9 @@ class RowStore(Protocol):
         frozen_row: int | None = None,
     ) -> None:
         """Make one step of the rule over all rows; a frozen row stays as it is, uncounted."""
+
+    def renew(self, ids: Ids, starts: Floats) -> None:
+        """Start rows ids (n,) anew with weights starts (n, dim), fresh slots and no updates."""
 
     def materialize(self, ids: Ids | None = None) -> None:
         """Bring rows up to date in place: those of ids, or all."""

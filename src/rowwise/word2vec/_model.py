@@ -174,12 +174,12 @@ class Word2Vec:
             negative=self.negative,
             cbow=self.objective == "cbow",
             seed=self.seed,
-            read=epoch * len(text.ids),
-            rate=self.learning_rate,
-            slope=(self.learning_rate - self.min_learning_rate) / whole,
-            least=self.min_learning_rate,
-            alone=self.reproducible,
-            done=self._sentences_done,
+            words_done=epoch * len(text.ids),
+            lr=self.learning_rate,
+            lr_slope=(self.learning_rate - self.min_learning_rate) / whole,
+            min_lr=self.min_learning_rate,
+            single_thread=self.reproducible,
+            sentences_done=self._sentences_done,
         )
 
     def _next_stop(self, sentence: int) -> int:

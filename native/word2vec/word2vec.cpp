@@ -6,7 +6,7 @@
 //     g = (label - sigmoid(h . u)) * rate;   error += g u;   u += g h;   then h += error
 // Several threads write to the same rows without waiting for each other, as in word2vec: what is
 // lost now and then is noise beside that of the random words.
-#include "word2vec.hpp"
+#include "word2vec/word2vec.hpp"
 
 #include <atomic>
 #include <cmath>
@@ -72,6 +72,7 @@ struct Trainer {
             const auto slot = static_cast<int32_t>(((bits >> 32) * pairs.words) >> 32);
             const bool own = static_cast<uint32_t>(bits) < pairs.accept[slot];
             const int32_t word = own ? slot : pairs.alias[slot];
+            if (static_cast<uint32_t>(word) >= static_cast<uint64_t>(pairs.words)) continue;
             if (word != target) job.targets[job.count++] = word;
         }
         for (int i = 0; i < job.count; ++i) prefetch_row<true>(output(job.targets[i]), pairs.dim);
@@ -167,6 +168,17 @@ class Pipeline {
     bool waiting_ = false;
 };
 
+// What RowState::count_update does, beside other threads.
+void count_update(RowState& state, uint64_t iteration) {
+    const std::atomic_ref count(state.update_count);
+    uint32_t before = count.load(std::memory_order_relaxed);
+    while (before != UINT32_MAX &&
+           !count.compare_exchange_weak(before, before + 1, std::memory_order_relaxed)) {}
+    const std::atomic_ref low(state.last_update[0]), high(state.last_update[1]);
+    low.store(static_cast<uint32_t>(iteration), std::memory_order_relaxed);
+    high.store(static_cast<uint32_t>(iteration >> 32), std::memory_order_relaxed);
+}
+
 struct Sentences {
     const WordPairs& pairs;
     const Passage& text;
@@ -184,19 +196,18 @@ struct Sentences {
     int64_t length(int64_t s) const { return text.ends[s] - start(s); }
 
     void train_one(int64_t s, int32_t* kept, Pipeline& pipeline) const {
-        const int64_t place = text.read + start(s);
+        const int64_t place = text.words_done + start(s);
         Random random = random_of(pairs.seed, static_cast<uint64_t>(place));
         int64_t n = 0;
         for (int64_t i = start(s); i < text.ends[s]; ++i)
             if (static_cast<uint32_t>(random.next() >> 32) <= pairs.keep[text.ids[i]])
                 kept[n++] = text.ids[i];
         if (n < 2) return;
-        const double wanted = text.rate - text.slope * static_cast<double>(place);
-        const auto rate = static_cast<float>(larger(text.least, wanted));
+        const double wanted = text.lr - text.lr_slope * static_cast<double>(place);
+        const auto rate = static_cast<float>(larger(text.min_lr, wanted));
         for (int64_t i = 0; i < n; ++i) {
             RowState& state = pairs.states[kept[i]];
-            std::atomic_ref(state.updates).fetch_add(1, std::memory_order_relaxed);
-            std::atomic_ref(state.last_update).store(place + i + 1, std::memory_order_relaxed);
+            count_update(state, static_cast<uint64_t>(place + i + 1));
             const auto reach = static_cast<int64_t>(1 + random.below(pairs.window));
             const int64_t from = larger<int64_t>(0, i - reach);
             const int64_t to = smaller(n, i + reach + 1);
@@ -217,13 +228,11 @@ struct Sentences {
 
 void train_pairs(const WordPairs& pairs, const Passage& text) {
     const Sentences sentences{pairs, text};
-    if (text.alone) return sentences.train(text.begin, text.end);
-    const int64_t count = text.end - text.begin;
-    const int64_t words = text.ends[text.end - 1] - sentences.start(text.begin);
+    const int64_t count = text.sentences;
+    if (text.single_thread) return sentences.train(0, count);
+    const int64_t words = count > 0 ? text.ends[count - 1] : 0;
     const int64_t grain = larger<int64_t>(1, count * kWordsPerTask / larger<int64_t>(1, words));
-    parallel(count, grain, [&](int64_t begin, int64_t end) {
-        sentences.train(text.begin + begin, text.begin + end);
-    });
+    parallel(count, grain, [&](int64_t begin, int64_t end) { sentences.train(begin, end); });
 }
 
 }  // namespace ROWWISE_ISA

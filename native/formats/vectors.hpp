@@ -67,4 +67,9 @@ int64_t read_binary(const char* block, int64_t size, int64_t dim, int64_t limit,
 void add_subwords(std::string_view word, int min_length, int max_length, uint32_t buckets,
                   std::vector<uint32_t>& places);
 
+// Makes rows[i], of rows (count, dim), the mean of itself and its n-grams' rows in grams (buckets,
+// dim), or with `undo` what it was before. Word i is words[ends[i - 1]:ends[i]].
+void mix_subwords(const char* words, const int64_t* ends, float* rows, int64_t count, int64_t dim,
+                  const float* grams, uint32_t buckets, int min_length, int max_length, bool undo);
+
 }  // namespace rowwise

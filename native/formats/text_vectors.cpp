@@ -7,7 +7,7 @@
 #include <mutex>
 
 #include "threads.hpp"
-#include "vectors.hpp"
+#include "formats/vectors.hpp"
 
 namespace rowwise {
 namespace {

@@ -20,14 +20,14 @@ struct WordPairs {
     uint64_t seed;
 };
 
-// Part of a text that is read several times over.
+// Sentences of a text that is read several times over.
 struct Passage {
-    const int32_t* ids;           // of the whole text
-    const int64_t* ends;          // (sentences,): sentence s is ids[ends[s-1]..ends[s])
-    int64_t begin, end;           // sentences to train on
-    int64_t read;                 // words of earlier passes
-    double rate, slope, least;    // the rate of word i is max(least, rate - slope * i)
-    bool alone;                   // one thread, whose result repeats
+    const int32_t* ids;         // (words,), each within 0..V-1
+    const int64_t* ends;        // (sentences,): sentence s is ids[ends[s - 1]..ends[s])
+    int64_t sentences;
+    int64_t words_done;         // words before the passage, those of earlier passes too
+    double lr, lr_slope, min_lr;  // the rate of word i is max(min_lr, lr - lr_slope * i)
+    bool single_thread;         // whose result repeats
 };
 
 }  // namespace rowwise

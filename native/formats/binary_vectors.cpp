@@ -1,7 +1,9 @@
 // word2vec's binary rows, and fastText's character n-grams.
+#include <algorithm>
 #include <cstring>
 
-#include "vectors.hpp"
+#include "formats/vectors.hpp"
+#include "threads.hpp"
 
 namespace rowwise {
 
@@ -54,6 +56,29 @@ void add_subwords(std::string_view word, int min_length, int max_length, uint32_
             if (length >= min_length && !bracket) places.push_back(hash_of(begin, end) % buckets);
         }
     }
+}
+
+void mix_subwords(const char* words, const int64_t* ends, float* rows, int64_t count, int64_t dim,
+                  const float* grams, uint32_t buckets, int min_length, int max_length, bool undo) {
+    parallel(count, 256, [&](int64_t begin, int64_t stop) {
+        std::vector<uint32_t> places;
+        std::vector<double> sum(static_cast<std::size_t>(dim));
+        for (int64_t i = begin; i < stop; ++i) {
+            const int64_t start = i == 0 ? 0 : ends[i - 1];
+            const std::string_view word(words + start, static_cast<std::size_t>(ends[i] - start));
+            if (word == "</s>") continue;  // fastText's end of a sentence has no n-grams
+            places.clear();
+            add_subwords(word, min_length, max_length, buckets, places);
+            std::fill(sum.begin(), sum.end(), 0.0);
+            for (const uint32_t place : places)
+                for (int64_t j = 0; j < dim; ++j) sum[j] += grams[int64_t{place} * dim + j];
+            const auto parts = static_cast<double>(places.size() + 1);
+            float* row = rows + i * dim;
+            for (int64_t j = 0; j < dim; ++j)
+                row[j] = static_cast<float>(undo ? row[j] * parts - sum[j]
+                                                 : (row[j] + sum[j]) / parts);
+        }
+    });
 }
 
 }  // namespace rowwise

@@ -1,0 +1,273 @@
+// The bindings of tables.
+#include "table.hpp"
+
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <utility>
+
+#include "arrays.hpp"
+
+namespace rowwise {
+namespace {
+
+using GivenIds = Array<const int64_t>;
+using Gradients = Array<const float>;
+using Weights = std::optional<Gradients>;
+using Sums = std::pair<NewVector<int64_t>, NewMatrix<float>>;
+using History = std::pair<NewMatrix<double>, NewVector<double>>;
+using GivenHistory = std::pair<Matrix<const double>, Vector<const double>>;
+
+BagBatch bags_of(const GivenIds& ids, const GivenIds& offsets, const Weights& weights = {}) {
+    BagBatch bags{span_of(ids), span_of(offsets), {}};
+    if (weights) bags.weights = span_of(*weights);
+    return bags;
+}
+
+Sums sums_of(RowGradients rows, int64_t dim) {
+    const int64_t distinct = rows.ids.size;
+    return {array_of(std::move(rows.ids), distinct), array_of(std::move(rows.sums), distinct, dim)};
+}
+
+// A table with the arrays that it lies in.
+class ArrayTable {
+  public:
+    ArrayTable(Matrix<float> weights, Vector<uint8_t> states)
+        : weights_(std::move(weights)), states_(checked(std::move(states), weights_.shape(0))),
+          table_(weights_.data(), reinterpret_cast<RowState*>(states_.data()),
+                 static_cast<int64_t>(weights_.shape(0)), static_cast<int64_t>(weights_.shape(1))) {}
+
+    void set_rule(const Rule& rule, std::vector<Matrix<float>> slots,
+                  std::vector<float> slot_starts, bool slots_pristine, bool advances, double ratio,
+                  double growth, int terms, bool unbounded, uint32_t window,
+                  std::vector<double> slot_decay) {
+        std::vector<float*> data;
+        for (const Matrix<float>& slot : slots) {
+            if (slot.shape(0) != weights_.shape(0) || slot.shape(1) != weights_.shape(1))
+                throw std::invalid_argument("a slot must have the table's shape");
+            data.push_back(slot.data());
+        }
+        const LagParams lag{ratio, growth, terms, unbounded, window, std::move(slot_decay)};
+        {
+            const WithoutGil unlocked;
+            table_.set_rule({rule, lag, std::move(slot_starts), advances}, data, slots_pristine);
+        }
+        slots_ = std::move(slots);  // nobody reads the old ones any more
+    }
+
+    int64_t gather(const GivenIds& ids, const Array<float>& out) const {
+        const WithoutGil unlocked;
+        return table_.gather(span_of(ids), span_of(out));
+    }
+
+    int64_t gather_bags(const GivenIds& ids, const GivenIds& offsets, const Weights& weights,
+                        const Array<float>& out) const {
+        const WithoutGil unlocked;
+        return table_.gather_bags(bags_of(ids, offsets, weights), span_of(out));
+    }
+
+    int64_t gather_bags_max(const GivenIds& ids, const GivenIds& offsets, const Array<float>& out,
+                            const Array<int64_t>& argmax) const {
+        const WithoutGil unlocked;
+        return table_.gather_bags_max(bags_of(ids, offsets), span_of(out), span_of(argmax));
+    }
+
+    int64_t bag_weight_gradient(const GivenIds& ids, const GivenIds& offsets,
+                                const Gradients& gradients, const Array<float>& out) const {
+        const WithoutGil unlocked;
+        return table_.bag_weight_gradient(bags_of(ids, offsets), span_of(gradients),
+                                          span_of(out));
+    }
+
+    BatchPlan plan_bags(const GivenIds& ids, const GivenIds& offsets,
+                        const Weights& weights) const {
+        const WithoutGil unlocked;
+        return table_.plan_bags(bags_of(ids, offsets, weights));
+    }
+
+    Sums sum_gradients(const BatchPlan& bags, const Gradients& gradients) const {
+        RowGradients rows;
+        {
+            const WithoutGil unlocked;
+            rows = table_.sum_gradients(bags, span_of(gradients));
+        }
+        return sums_of(std::move(rows), table_.dim());
+    }
+
+    Sums gather_bags_max_gradient(const GivenIds& ids, const GivenIds& offsets,
+                                  const GivenIds& argmax, const Gradients& gradients) const {
+        RowGradients rows;
+        {
+            const WithoutGil unlocked;
+            rows = table_.gather_bags_max_gradient(bags_of(ids, offsets), span_of(argmax),
+                                                   span_of(gradients));
+        }
+        return sums_of(std::move(rows), table_.dim());
+    }
+
+    int64_t update(const GivenIds& ids, const Gradients& gradients, const StepParams& params) {
+        const WithoutGil unlocked;
+        return table_.update(span_of(ids), span_of(gradients), params);
+    }
+
+    void update_bags(const BatchPlan& bags, const Gradients& gradients, const StepParams& params) {
+        const WithoutGil unlocked;
+        table_.update(bags, span_of(gradients), params);
+    }
+
+    int64_t materialize(const std::optional<GivenIds>& ids) {
+        const WithoutGil unlocked;
+        if (ids) return table_.materialize(span_of(*ids));
+        table_.materialize();
+        return -1;
+    }
+
+    int64_t renew(const GivenIds& ids, const Gradients& starts) {
+        const WithoutGil unlocked;
+        return table_.renew(span_of(ids), span_of(starts));
+    }
+
+    void read_slot(std::size_t slot, const Matrix<float>& out) const {
+        const WithoutGil unlocked;
+        table_.read_slot(slot, span_of(out));
+    }
+
+    History step_history() const {
+        StepHistory history;
+        {
+            const WithoutGil unlocked;
+            history = table_.history();
+        }
+        auto steps = new_array<double>(history.steps.size(), std::size_t{3});
+        double* out = steps.data();
+        for (const StepRecord& step : history.steps)
+            for (const double number : {step.scale, step.decay_factor, step.epsilon_factor})
+                *out++ = number;
+        auto closed = new_array<double>(history.closed.size());
+        std::copy(history.closed.begin(), history.closed.end(), closed.data());
+        return {std::move(steps), std::move(closed)};
+    }
+
+    void restore(const GivenHistory& given) {
+        const auto& [steps, closed] = given;
+        if (steps.shape(1) != 3) throw std::invalid_argument("a step of the clock is 3 numbers");
+        StepHistory history;
+        for (std::size_t i = 0; i < steps.shape(0); ++i) {
+            const double* row = steps.data() + 3 * i;
+            history.steps.push_back({row[0], row[1], row[2]});
+        }
+        history.closed.assign(closed.data(), closed.data() + closed.size());
+        const WithoutGil unlocked;
+        table_.restore(history);
+    }
+
+    bool slots_pristine() const {
+        const WithoutGil unlocked;
+        return table_.slots_pristine();
+    }
+    void set_slots_pristine(bool pristine) {
+        const WithoutGil unlocked;
+        table_.set_slots_pristine(pristine);
+    }
+
+  private:
+    static Vector<uint8_t> checked(Vector<uint8_t> states, std::size_t rows) {
+        if (states.size() != rows * sizeof(RowState))
+            throw std::invalid_argument("states must hold one row state per row");
+        return states;
+    }
+
+    Matrix<float> weights_;
+    Vector<uint8_t> states_;
+    std::vector<Matrix<float>> slots_;
+    Table table_;
+};
+
+}  // namespace
+
+void bind_table(nb::module_& m) {
+    using namespace nb::literals;
+
+    nb::class_<Rule>(m, "Rule", "The arithmetic of a rule, with its hyperparameters.");
+    m.def(
+        "rule",
+        [](const std::string& family, double momentum, double rho, double beta_1, double beta_2,
+           double epsilon, double learning_rate_power, double l1, double l2, double beta,
+           double shrink, uint32_t window) {
+            return make_rule(family, {momentum, rho, beta_1, beta_2, epsilon, learning_rate_power,
+                                      l1, l2, beta, shrink, window});
+        },
+        "family"_a, nb::kw_only(), "momentum"_a = 0.0, "rho"_a = 0.0, "beta_1"_a = 0.0,
+        "beta_2"_a = 0.0, "epsilon"_a = 0.0, "learning_rate_power"_a = 0.0, "l1"_a = 0.0,
+        "l2"_a = 0.0, "beta"_a = 0.0, "shrink"_a = 1.0, "window"_a = 1,
+        "Return the rule of a family.\n\n"
+        "A missed step multiplies the denominator of a movement by `shrink`; `window` missed steps\n"
+        "matter to the movement.");
+
+    nb::class_<BatchPlan>(m, "BatchPlan",
+                          "A batch of bags, sorted: its distinct ids and where their gradients lie.");
+    nb::class_<StepParams>(m, "StepParams", "The numbers of one step.")
+        .def(nb::init<int64_t, double, double, double, double, double>(), "iteration"_a,
+             "learning_rate"_a, "decay_factor"_a, "scale"_a, "gradient_scale"_a,
+             "epsilon_factor"_a);
+
+    nb::class_<ArrayTable>(
+        m, "Table",
+        "The rows of a table, their optimizer state and clock, in arrays of the caller's.\n\n"
+        "Readers run beside each other, a writer alone. Methods that return an int return -1, or\n"
+        "the flat position of an id outside the table; then nothing was read or written.")
+        .def(nb::init<Matrix<float>, Vector<uint8_t>>(), "weights"_a, "states"_a,
+             "Lay a table over weights (rows, dim) and the bytes of (rows,) row states.")
+        .def("set_rule", &ArrayTable::set_rule, "rule"_a, "slots"_a, nb::kw_only(),
+             "slot_starts"_a, "slots_pristine"_a, "advances"_a, "ratio"_a, "growth"_a, "terms"_a,
+             "unbounded"_a, "window"_a, "slot_decay"_a,
+             "Update rows by `rule` from now on; every row must be up to date.\n\n"
+             "slots are (rows, dim) each. slots_pristine: slots of rows without an update hold\n"
+             "slot_starts. advances: whether a step changes rows that it does not touch; the rest\n"
+             "says how, see native/clock.hpp.")
+        .def("gather", &ArrayTable::gather, "ids"_a, "out"_a,
+             "Write the present vectors (n, dim) of rows ids (n,) to out.")
+        .def("gather_bags", &ArrayTable::gather_bags, "ids"_a, "offsets"_a, "weights"_a.none(),
+             "out"_a,
+             "Write each bag's weighted sum (bags, dim) to out; 0 where it is empty.\n\n"
+             "Bag b holds ids[offsets[b]:offsets[b + 1]].")
+        .def("gather_bags_max", &ArrayTable::gather_bags_max, "ids"_a, "offsets"_a, "out"_a,
+             "argmax"_a,
+             "Write the largest of each bag's values (bags, dim) to out, and the first position\n"
+             "that has it to argmax; 0 and -1 where the bag is empty.")
+        .def("bag_weight_gradient", &ArrayTable::bag_weight_gradient, "ids"_a, "offsets"_a,
+             "gradients"_a, "out"_a,
+             "Write the gradients (n,) of the bags' weights to out, from gradients (bags, dim).")
+        .def("plan_bags", &ArrayTable::plan_bags, "ids"_a, "offsets"_a, "weights"_a.none(),
+             "Sort a batch of bags for `sum_gradients` or `update_bags`.")
+        .def("sum_gradients", &ArrayTable::sum_gradients, "bags"_a, "gradients"_a,
+             "Return the distinct ids (m,), ascending, and their summed gradients (m, dim), from\n"
+             "the gradients (bags, dim) of `gather_bags`.")
+        .def("gather_bags_max_gradient", &ArrayTable::gather_bags_max_gradient, "ids"_a,
+             "offsets"_a, "argmax"_a, "gradients"_a,
+             "Return what `sum_gradients` does, for `gather_bags_max`.")
+        .def("update", &ArrayTable::update, "ids"_a, "gradients"_a, "params"_a,
+             "Make one step of the whole table with gradients (n, dim) of rows ids (n,).")
+        .def("update_bags", &ArrayTable::update_bags, "bags"_a, "gradients"_a, "params"_a,
+             "Make one step of the whole table with gradients (bags, dim).")
+        .def("materialize", &ArrayTable::materialize, "ids"_a = nb::none(),
+             "Bring rows ids (n,), or all of them, up to date in place.")
+        .def("renew", &ArrayTable::renew, "ids"_a, "starts"_a,
+             "Start rows ids (n,) anew with weights starts (n, dim), fresh slots and no updates.")
+        .def("read_slot", &ArrayTable::read_slot, "slot"_a, "out"_a,
+             "Write the present values (rows, dim) of a slot to out.")
+        .def("step_history", &ArrayTable::step_history,
+             "Return the clock's steps (steps, 3): scale, decay factor, epsilon factor; and its\n"
+             "closed coefficients (m,).")
+        .def("restore", &ArrayTable::restore, "history"_a,
+             "Take up what `step_history` gave; the rows' last steps are of it.")
+        .def_prop_rw("slots_pristine", &ArrayTable::slots_pristine,
+                     &ArrayTable::set_slots_pristine,
+                     "Whether slots of rows without an update hold what they start with.");
+    m.attr("TERMS") = kTerms;
+}
+
+}  // namespace rowwise

@@ -1,0 +1,300 @@
+#include "table.hpp"
+
+#include <algorithm>
+#include <functional>
+#include <mutex>
+#include <shared_mutex>
+#include <stdexcept>
+#include <utility>
+
+namespace rowwise {
+
+namespace {
+
+void check_size(std::size_t size, int64_t expected, const char* message) {
+    if (static_cast<int64_t>(size) != expected) throw std::invalid_argument(message);
+}
+
+void check_count(std::size_t count) {
+    if (count >= std::size_t{1} << 32)
+        throw std::invalid_argument("a batch has at most 2**32 - 1 ids and bags");
+}
+
+// A batch of bags, copied and checked but for the ids, of which `bad` is outside.
+struct CheckedBags {
+    CheckedIds ids;
+    Buffer<int64_t> offsets;
+    Floats weights;
+
+    CheckedBags(const BagBatch& given, int64_t rows)
+        : ids(given.ids, rows),
+          offsets(checked_offsets(given.offsets, static_cast<int64_t>(given.ids.size()))) {
+        if (!given.weights) return;
+        weights = *given.weights;
+        if (weights.size() != given.ids.size())
+            throw std::invalid_argument("weights must hold one number per id");
+    }
+
+    Bags bags() const {
+        return {ids.ids.data(), offsets.data(), weights.data(), ids.ids.size, offsets.size - 1};
+    }
+};
+
+void require_inside(const CheckedIds& ids) {
+    if (ids.bad >= 0) throw std::out_of_range("an id is outside the table");
+}
+
+int64_t count_of(const BagBatch& bags) {
+    return bags.offsets.empty() ? 0 : static_cast<int64_t>(bags.offsets.size()) - 1;
+}
+
+}  // namespace
+
+Table::Table(float* weights, RowState* states, int64_t rows, int64_t dim)
+    : clock_(std::make_unique<Clock>(LagParams{})) {
+    if (reinterpret_cast<std::uintptr_t>(weights) % alignof(float) != 0 ||
+        reinterpret_cast<std::uintptr_t>(states) % alignof(RowState) != 0)
+        throw std::invalid_argument("weights and states must be aligned to 4 bytes");
+    if (rows < 1 || dim < 1 || rows >= int64_t{1} << 32)
+        throw std::invalid_argument("a table has 1 to 2**32 - 1 rows of 1 number or more");
+    view_.weights = weights;
+    view_.states = states;
+    view_.rows = rows;
+    view_.dim = dim;
+}
+
+void Table::set_rule(const TrainingRule& rule, const std::vector<float*>& slots,
+                     bool slots_pristine) {
+    if (slots.size() > kSlots || rule.slot_starts.size() != slots.size())
+        throw std::invalid_argument("a rule has at most 3 slots, each with a start");
+    for (const float* slot : slots)
+        if (reinterpret_cast<std::uintptr_t>(slot) % alignof(float) != 0)
+            throw std::invalid_argument("slots must be aligned to 4 bytes");
+    auto clock = std::make_unique<Clock>(rule.lag);
+    const std::unique_lock hold(lock_);
+    rule_ = rule.rule;
+    clock_ = std::move(clock);
+    advances_ = rule.advances;
+    slot_starts_ = rule.slot_starts;
+    slots_ = slots.size();
+    std::copy(slots.begin(), slots.end(), view_.slots);
+    view_.slots_pristine = slots_pristine;
+}
+
+int64_t Table::gather(Ids ids, std::span<float> out) const {
+    check_size(out.size(), static_cast<int64_t>(ids.size()) * dim(),
+               "out must hold one vector per id");
+    const CheckedIds checked(ids, rows());
+    if (checked.bad >= 0) return checked.bad;
+    const std::shared_lock hold(lock_);
+    kernels().gather(view_, rule_, *clock_, checked.ids.data(), checked.ids.size, out.data());
+    return -1;
+}
+
+// Calls read(bags) beside other readers, unless an id is outside.
+template <class Read>
+int64_t Table::read(const BagBatch& bags, Read&& read) const {
+    const CheckedBags checked(bags, rows());
+    if (checked.ids.bad >= 0) return checked.ids.bad;
+    const std::shared_lock hold(lock_);
+    read(checked.bags());
+    return -1;
+}
+
+int64_t Table::gather_bags(const BagBatch& bags, std::span<float> out) const {
+    check_size(out.size(), count_of(bags) * dim(), "out must hold one vector per bag");
+    return read(bags, [&](const Bags& checked) {
+        kernels().gather_bags(view_, rule_, *clock_, checked, out.data());
+    });
+}
+
+int64_t Table::gather_bags_max(const BagBatch& bags, std::span<float> out,
+                               std::span<int64_t> argmax) const {
+    check_size(out.size(), count_of(bags) * dim(), "out must hold one vector per bag");
+    check_size(argmax.size(), count_of(bags) * dim(), "argmax must have the shape of out");
+    return read(bags, [&](const Bags& checked) {
+        kernels().gather_bags_max(view_, rule_, *clock_, checked, out.data(), argmax.data());
+    });
+}
+
+int64_t Table::bag_weight_gradient(const BagBatch& bags, Floats gradients,
+                                   std::span<float> out) const {
+    check_size(gradients.size(), count_of(bags) * dim(),
+               "gradients must hold one vector per bag");
+    check_size(out.size(), static_cast<int64_t>(bags.ids.size()),
+               "out must hold one number per id");
+    return read(bags, [&](const Bags& checked) {
+        kernels().bag_weight_gradient(view_, rule_, *clock_, checked, gradients.data(),
+                                      out.data());
+    });
+}
+
+void Table::read_slot(std::size_t slot, std::span<float> out) const {
+    check_size(out.size(), rows() * dim(), "out must have the table's shape");
+    const std::shared_lock hold(lock_);
+    if (slot >= slots_) throw std::invalid_argument("no such slot");
+    kernels().read_slot(view_, rule_, *clock_, static_cast<int>(slot), out.data());
+}
+
+BatchPlan Table::plan(Ids ids) const {
+    check_count(ids.size());
+    CheckedIds checked(ids, rows());
+    require_inside(checked);
+    const int64_t n = checked.ids.size;
+    return {make_plan(std::move(checked.ids), rows()), n, rows()};
+}
+
+BatchPlan Table::plan_bags(const BagBatch& bags) const {
+    check_count(bags.ids.size());
+    check_count(bags.offsets.size());
+    CheckedBags checked(bags, rows());
+    require_inside(checked.ids);
+    const Bags view = checked.bags();
+    return {make_plan(std::move(checked.ids.ids), view, rows()), view.count, rows()};
+}
+
+RowGradients Table::sum_gradients(const BatchPlan& batch, Floats gradients) const {
+    check_size(gradients.size(), batch.gradients * dim(),
+               "gradients must hold one vector per bag");
+    const Plan& plan = batch.plan;
+    RowGradients rows{Buffer<int64_t>(plan.distinct()), Buffer<float>(plan.distinct() * dim())};
+    std::copy(plan.ids.begin(), plan.ids.end(), rows.ids.begin());
+    kernels().sum_gradients(plan, dim(), gradients.data(), rows.sums.data());
+    return rows;
+}
+
+RowGradients Table::gather_bags_max_gradient(const BagBatch& bags,
+                                             std::span<const int64_t> argmax,
+                                             Floats gradients) const {
+    check_size(gradients.size(), count_of(bags) * dim(),
+               "gradients must hold one vector per bag");
+    check_size(argmax.size(), count_of(bags) * dim(), "argmax must have the shape of gradients");
+    check_count(bags.ids.size());
+    check_count(bags.offsets.size());
+    CheckedBags checked(bags, this->rows());
+    require_inside(checked.ids);
+    const Buffer<uint32_t> bag_of = bag_of_each(checked.bags());
+    const Plan plan = make_plan(std::move(checked.ids.ids), this->rows());
+    RowGradients rows{Buffer<int64_t>(plan.distinct()), Buffer<float>(plan.distinct() * dim())};
+    std::copy(plan.ids.begin(), plan.ids.end(), rows.ids.begin());
+    kernels().gather_bags_max_gradient(plan, bag_of.data(), dim(), argmax.data(),
+                                       gradients.data(), rows.sums.data());
+    return rows;
+}
+
+int64_t Table::update(Ids ids, Floats gradients, const StepParams& params) {
+    check_size(gradients.size(), static_cast<int64_t>(ids.size()) * dim(),
+               "gradients must hold one vector per id");
+    check_count(ids.size());
+    CheckedIds checked(ids, rows());
+    if (checked.bad >= 0) return checked.bad;
+    step(make_plan(std::move(checked.ids), rows()), gradients, params);
+    return -1;
+}
+
+void Table::update(const BatchPlan& batch, Floats gradients, const StepParams& params) {
+    if (batch.rows != rows())
+        throw std::invalid_argument("the bags were planned for a table of other rows");
+    check_size(gradients.size(), batch.gradients * dim(),
+               "gradients must hold one vector per bag");
+    step(batch.plan, gradients, params);
+}
+
+void Table::step(const Plan& plan, Floats gradients, const StepParams& params) {
+    const std::unique_lock hold(lock_);
+    Buffer<float> copy;
+    gradients = apart(gradients, copy);
+    // A clock's epsilon never falls (somebody has set the iteration back), and no step is before one
+    // whose decay factor is not above 0.
+    const bool ends = params.decay_factor <= 0;
+    if (ends || params.epsilon_factor < clock_->epsilon_factor() ||
+        clock_->now() >= Clock::kHorizon)
+        bring_up_to_date();
+    Step step;
+    step.learning_rate = static_cast<float>(params.learning_rate);
+    step.decay_factor = static_cast<float>(params.decay_factor);
+    step.scale = static_cast<float>(params.scale);
+    step.gradient_scale = static_cast<float>(params.gradient_scale);
+    step.epsilon = static_cast<float>(rule_.hyper.exact_epsilon * params.epsilon_factor);
+    step.iteration = params.iteration;
+    step.last_step = clock_->now() + (advances_ ? 1 : 0);
+    kernels().update(view_, rule_, *clock_, step, plan, gradients.data());
+    if (!advances_) return;
+    clock_->advance({params.scale, params.decay_factor, params.epsilon_factor});
+    if (ends) bring_up_to_date();
+}
+
+// Returns values, or a copy of them where they lie in the table: a row that was written no longer
+// holds what another row needs.
+Floats Table::apart(Floats values, Buffer<float>& copy) const {
+    const std::less<const float*> before;
+    const int64_t size = rows() * dim();
+    const auto lies_in = [&](const float* first) {
+        return before(first, values.data() + values.size()) && before(values.data(), first + size);
+    };
+    if (!lies_in(view_.weights) && std::none_of(view_.slots, view_.slots + slots_, lies_in))
+        return values;
+    copy = Buffer<float>(static_cast<int64_t>(values.size()));
+    std::copy(values.begin(), values.end(), copy.begin());
+    return {copy.data(), values.size()};
+}
+
+void Table::materialize() {
+    const std::unique_lock hold(lock_);
+    bring_up_to_date();
+}
+
+void Table::bring_up_to_date() {
+    if (clock_->now() != 0) kernels().materialize_all(view_, rule_, *clock_);
+    clock_->restart();
+}
+
+int64_t Table::materialize(Ids ids) {
+    check_count(ids.size());
+    CheckedIds checked(ids, rows());
+    if (checked.bad >= 0) return checked.bad;
+    const Plan plan = make_plan(std::move(checked.ids), rows());
+    const std::unique_lock hold(lock_);
+    kernels().materialize(view_, rule_, *clock_, plan);
+    return -1;
+}
+
+int64_t Table::renew(Ids ids, Floats starts) {
+    check_size(starts.size(), static_cast<int64_t>(ids.size()) * dim(),
+               "starts must hold one vector per id");
+    const CheckedIds checked(ids, rows());
+    if (checked.bad >= 0) return checked.bad;
+    const std::unique_lock hold(lock_);
+    Buffer<float> copy;
+    starts = apart(starts, copy);
+    for (int64_t i = 0; i < checked.ids.size; ++i) {
+        const int64_t id = checked.ids[i];
+        std::copy_n(starts.data() + i * dim(), dim(), view_.weights + id * dim());
+        for (std::size_t slot = 0; slot < slots_; ++slot)
+            std::fill_n(view_.slots[slot] + id * dim(), dim(), slot_starts_[slot]);
+        view_.states[id] = {clock_->now(), 0, {0, 0}};
+    }
+    return -1;
+}
+
+StepHistory Table::history() const {
+    const std::shared_lock hold(lock_);
+    return clock_->history();
+}
+
+void Table::restore(const StepHistory& history) {
+    const std::unique_lock hold(lock_);
+    clock_->restore(history);
+}
+
+bool Table::slots_pristine() const {
+    const std::shared_lock hold(lock_);
+    return view_.slots_pristine;
+}
+
+void Table::set_slots_pristine(bool pristine) {
+    const std::unique_lock hold(lock_);
+    view_.slots_pristine = pristine;
+}
+
+}  // namespace rowwise

@@ -1,0 +1,122 @@
+// The table: the rows of one embedding with their optimizer state, rule and clock, in memory that
+// its owner provides. Plain C++; the bindings and the native tests use the same class.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "clock.hpp"
+#include "kernels.hpp"
+#include "lock.hpp"
+#include "plain.hpp"
+#include "plan.hpp"
+#include "rule.hpp"
+
+namespace rowwise {
+
+using Ids = std::span<const int64_t>;
+using Floats = std::span<const float>;
+
+// One step, as the caller gives it.
+struct StepParams {
+    int64_t iteration;
+    double learning_rate, decay_factor, scale, gradient_scale, epsilon_factor;
+};
+
+// A batch of bags as a caller gives it: bag b holds the ids from offsets[b] to offsets[b + 1].
+struct BagBatch {
+    Ids ids, offsets;
+    std::optional<Floats> weights;  // (n,); without: all are 1
+};
+
+// The plan of a batch, with what it was made for.
+struct BatchPlan {
+    Plan plan;
+    int64_t gradients, rows;
+};
+
+// Distinct ids (m,), ascending, and the sums of their gradients (m, dim).
+struct RowGradients {
+    Buffer<int64_t> ids;
+    Buffer<float> sums;
+};
+
+// All methods may be called by any thread: readers run beside each other, writers alone. Batches may
+// even change meanwhile: ids and offsets are copied before they are checked and used. Arrays of
+// another size than a comment says, offsets that do not ascend and too large a batch throw
+// std::invalid_argument. Methods that return int64_t return -1, or the position of an id that
+// is outside the table; then nothing was read or written.
+class Table {
+  public:
+    // weights (rows, dim), states (rows,). The memory stays its owner's.
+    Table(float* weights, RowState* states, int64_t rows, int64_t dim);
+
+    int64_t rows() const { return view_.rows; }
+    int64_t dim() const { return view_.dim; }
+
+    // Every row must be up to date. slots: (rows, dim) each. slots_pristine: slots of rows without
+    // an update hold what they start with.
+    void set_rule(const TrainingRule& rule, const std::vector<float*>& slots, bool slots_pristine);
+
+    // out (n, dim) <- the present values of rows ids (n,).
+    int64_t gather(Ids ids, std::span<float> out) const;
+    // out (bags, dim) <- each bag's weighted sum; 0 where it is empty.
+    int64_t gather_bags(const BagBatch& bags, std::span<float> out) const;
+    // out (bags, dim) <- the largest of each bag's values, argmax (bags, dim) <- the first position
+    // that has it; 0 and -1 where the bag is empty. A NaN is the largest.
+    int64_t gather_bags_max(const BagBatch& bags, std::span<float> out,
+                            std::span<int64_t> argmax) const;
+    // out (n,) <- the gradients of the bags' weights, from gradients (bags, dim).
+    int64_t bag_weight_gradient(const BagBatch& bags, Floats gradients,
+                                std::span<float> out) const;
+    // out (rows, dim) <- the present values of a slot.
+    void read_slot(std::size_t slot, std::span<float> out) const;
+
+    // The plan of gradients (n, dim), one per id, or (bags, dim), one per bag. Throw
+    // std::out_of_range for an id outside the table.
+    BatchPlan plan(Ids ids) const;
+    BatchPlan plan_bags(const BagBatch& bags) const;
+    // Each distinct id's gradients summed, where `gather_bags` has the gradients (bags, dim).
+    RowGradients sum_gradients(const BatchPlan& batch, Floats gradients) const;
+    // The same for `gather_bags_max`. Throws std::out_of_range for an id outside the table.
+    RowGradients gather_bags_max_gradient(const BagBatch& bags, std::span<const int64_t> argmax,
+                                          Floats gradients) const;
+
+    // One step of the whole table with gradients (n, dim), one per id; or those of a plan. Brings all
+    // rows up to date where the clock's memory is used up, or a missed step could not be made up for.
+    int64_t update(Ids ids, Floats gradients, const StepParams& params);
+    void update(const BatchPlan& batch, Floats gradients, const StepParams& params);
+
+    // Brings rows up to date in place; all of them without ids.
+    void materialize();
+    int64_t materialize(Ids ids);
+
+    // Starts rows anew: weights <- starts (n, dim), slots <- what they start with, no updates.
+    int64_t renew(Ids ids, Floats starts);
+
+    // The clock's steps, and the same steps taken up again: the rows' last steps are of these.
+    StepHistory history() const;
+    void restore(const StepHistory& history);
+
+    bool slots_pristine() const;
+    void set_slots_pristine(bool pristine);
+
+  private:
+    void step(const Plan& plan, Floats gradients, const StepParams& params);
+    void bring_up_to_date();
+    Floats apart(Floats values, Buffer<float>& copy) const;
+    template <class Read>
+    int64_t read(const BagBatch& bags, Read&& read) const;
+
+    mutable ReadWriteLock lock_;
+    TableView view_{};
+    std::size_t slots_ = 0;
+    Rule rule_{};
+    std::unique_ptr<Clock> clock_;
+    std::vector<float> slot_starts_;
+    bool advances_ = false;
+};
+
+}  // namespace rowwise
