@@ -26,6 +26,7 @@ _DAMAGED_ARCHIVE = (
     RuntimeError,  # NotImplementedError is one
     SystemError,
 )
+_BLOCK = 1 << 20
 # Files that hold others, or that nothing here unpacks: where their mark stands, and the mark.
 _TAR_AT, _TAR = 257, (b"ustar\0", b"ustar ")
 _PACKED_OTHERWISE = {
@@ -67,6 +68,10 @@ class Reader:
             if self.is_plain or error.errno is not None:
                 raise
             raise self._damaged(error) from error
+        except MemoryError as error:
+            raise MemoryError(
+                f"{self.path}: its compression needs more memory than there is; unpack it yourself"
+            ) from error
         self.at += got
         if self.at > self.bound:
             raise VectorsFileError(
@@ -170,6 +175,17 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Reader]:
                     yield Reader(name, stream, raw, bound, is_plain=False)
                 return
         yield Reader(name, raw, raw, size, is_plain=True)
+
+
+def count_lines(path: str) -> int:
+    """Return how many lines a file has; the last counts without a line break too."""
+    count, ended = 0, True
+    buffer = bytearray(_BLOCK)
+    with opened(path) as reader:
+        while got := reader.read_into(memoryview(buffer)):
+            count += buffer.count(b"\n", 0, got)
+            ended = buffer[got - 1] == 10
+    return count + (not ended)
 
 
 @contextmanager

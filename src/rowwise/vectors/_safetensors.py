@@ -44,6 +44,23 @@ def tensors_of(path: str | os.PathLike[str]) -> Iterator[Any]:
         ) from error
 
 
+def save_tensors(
+    tensors: dict[str, NDArray[Any]], path: str, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file.
+
+    Raises:
+        OSError: there is no room, or no permission.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path!r} cannot be written: {error}") from error
+
+
 class TensorRows:
     """Read a tensor's rows from the file slice by slice.
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from rowwise.errors import VectorsFileError
-from rowwise.vectors._reader import Reader, opened
+from rowwise.vectors._reader import Reader, count_lines, opened
 
 _SHOWN_LINES = 100
 _MOST_HEADER = 256
@@ -89,7 +89,7 @@ def has_header(path: str, head: bytes) -> bool:
     usual = _usual_dim(rest, dim)
     if usual != 1 or dim != 1:
         return usual != 1
-    return rows == _lines_in(path) - 1
+    return rows == count_lines(path) - 1
 
 
 def header_of(line: bytes) -> tuple[int, int] | None:
@@ -177,16 +177,6 @@ def _usual_dim(lines: list[bytes], favourite: int | None) -> int:
     most = max(counts.values())
     usual = [dim for dim, count in counts.items() if count == most]
     return favourite if favourite in usual else usual[0]
-
-
-def _lines_in(path: str) -> int:
-    count, ended = 0, True
-    buffer = bytearray(1 << 20)
-    with opened(path) as reader:
-        while got := reader.read_into(memoryview(buffer)):
-            count += buffer.count(b"\n", 0, got)
-            ended = buffer[got - 1] == 10
-    return count + (not ended)
 
 
 def _shown(line: bytes) -> str:

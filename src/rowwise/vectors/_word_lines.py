@@ -12,17 +12,6 @@ _BLOCK = 1 << 20
 _MOST_LINE = 1 << 20
 
 
-def count_lines(path: str) -> int:
-    """Return how many lines a file has; the last counts without a line break too."""
-    count, ended = 0, True
-    buffer = bytearray(_BLOCK)
-    with opened(path) as reader:
-        while got := reader.read_into(memoryview(buffer)):
-            count += buffer.count(b"\n", 0, got)
-            ended = buffer[got - 1] == 10
-    return count + (not ended)
-
-
 class WordLines:
     """Read a word a line, or one column of several that tabs separate.
 

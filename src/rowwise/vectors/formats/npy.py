@@ -12,8 +12,8 @@ from rowwise.vectors._collector import collect
 from rowwise.vectors._manifest import whole_set
 from rowwise.vectors._options import Options
 from rowwise.vectors._packed_strings import encode_word
-from rowwise.vectors._reader import opened
-from rowwise.vectors._word_lines import WordLines, count_lines
+from rowwise.vectors._reader import count_lines, opened
+from rowwise.vectors._word_lines import WordLines
 from rowwise.vectors._word_matrix import WordMatrix
 from rowwise.vectors._writer import writing_together
 from rowwise.vectors.formats._format import Confidence, Format, Sample

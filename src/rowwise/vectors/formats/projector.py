@@ -10,10 +10,10 @@ from rowwise.vectors._compression import SUFFIXES
 from rowwise.vectors._manifest import whole_set
 from rowwise.vectors._options import Options
 from rowwise.vectors._packed_strings import encode_word
-from rowwise.vectors._reader import opened
+from rowwise.vectors._reader import count_lines, opened
 from rowwise.vectors._text_layout import head_of
 from rowwise.vectors._text_rows import TextLines, text_blocks
-from rowwise.vectors._word_lines import WordLines, count_lines, first_line
+from rowwise.vectors._word_lines import WordLines, first_line
 from rowwise.vectors._word_matrix import WordMatrix
 from rowwise.vectors._writer import compressing, writing_together
 from rowwise.vectors.formats._format import Confidence, Format, Sample

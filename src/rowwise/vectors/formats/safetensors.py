@@ -12,7 +12,7 @@ from rowwise.store import open_rows
 from rowwise.vectors._collector import WordList, collect
 from rowwise.vectors._options import Options
 from rowwise.vectors._packed_strings import PackedStrings, pack_any
-from rowwise.vectors._safetensors import TensorRows, tensors_of
+from rowwise.vectors._safetensors import TensorRows, save_tensors, tensors_of
 from rowwise.vectors._static_folder import read_static_folder
 from rowwise.vectors._word_matrix import WordMatrix
 from rowwise.vectors._writer import refuse_folder
@@ -65,8 +65,6 @@ def _rows_of_table(path: str, options: Options) -> WordMatrix:
 
 def _write(vectors: WordMatrix, path: str) -> None:
     """Write words and matrix; any word and any number comes back as it was."""
-    from safetensors.numpy import save_file
-
     text, ends = pack_any(vectors.words)
     tensors = {
         "vectors": np.ascontiguousarray(vectors.matrix),
@@ -75,7 +73,7 @@ def _write(vectors: WordMatrix, path: str) -> None:
     }
     refuse_folder(Path(path))
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": _FORMAT})
+        save_tensors(tensors, temporary, {"format": _FORMAT})
 
 
 FORMAT = Format(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rowwise.vectors._safetensors import save_tensors
 from rowwise.vectors._static_folder import ADDED, INNER, read_static_folder
 from rowwise.vectors._word_matrix import WordMatrix
 from rowwise.vectors._writer import writing_together
@@ -28,8 +29,6 @@ def _write(vectors: WordMatrix, path: str) -> None:
     Words are matched whole and as they are; others have no vector. Where no word is "[UNK]", a
     row of zeros is added for it, which reading leaves out again.
     """
-    from safetensors.numpy import save_file
-
     folder = Path(path)
     words, matrix = vectors.words, vectors.matrix
     about: dict[str, Any] = {
@@ -89,7 +88,7 @@ def _write(vectors: WordMatrix, path: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     targets = [folder / "model.safetensors", *(folder / name for name in texts)]
     with writing_together(targets) as (model, *others):
-        save_file({"embeddings": np.ascontiguousarray(matrix)}, model)
+        save_tensors({"embeddings": np.ascontiguousarray(matrix)}, model)
         for temporary, text in zip(others, texts.values(), strict=True):
             Path(temporary).write_bytes(text)
 
