@@ -10,7 +10,7 @@ import resource
 import numpy as np
 import pytest
 
-from killing import in_a_process_killed_at
+from helpers.killing import in_a_process_killed_at
 from rowwise.errors import VectorsFileError
 from rowwise.vectors import Vectors, load
 

@@ -31,6 +31,7 @@ class ArrayStream:
 
     def __init__(self, reader: Reader, name: str) -> None:
         self._reader, self.path, self.name = reader, reader.path, name
+        self.is_plain = reader.is_plain
         self.shape, self.dtype, self._by_columns = self._header()
         self._read = 0
         self._whole: NDArray[Any] | None = None
@@ -53,28 +54,28 @@ class ArrayStream:
         """Return rows part.start..part.stop; a slice begins where the last one ended."""
         if self._by_columns and len(self.shape) > 1:
             if self._whole is None:
-                data = self._reader.read(self._bytes_of(self.shape), self.name)
-                self._whole = np.frombuffer(data, self.dtype).reshape(self.shape, order="F")
+                data = self._reader.read_array(self._bytes_of(self.shape), self.name)
+                self._whole = data.view(self.dtype).reshape(self.shape, order="F")
             return np.ascontiguousarray(self._whole[part])
         assert part.start == self._read
         shape = (part.stop - part.start, *self.shape[1:])
-        data = self._reader.read(self._bytes_of(shape), self.name)
+        data = self._reader.read_array(self._bytes_of(shape), self.name)
         self._read = part.stop
-        return np.frombuffer(data, self.dtype).reshape(shape)
+        return data.view(self.dtype).reshape(shape)
 
     def _bytes_of(self, shape: tuple[int, ...]) -> int:
         return math.prod(shape) * self.dtype.itemsize
 
     def _header(self) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
         """Parse the header: a Python dictionary of literals, which is bounded before it is read."""
-        start = bytes(self._reader.read(8, "an array's first bytes"))
+        start = self._reader.read(8, "an array's first bytes")
         size_bytes = _HEADER_SIZE_BYTES.get(start[6])
         if start[:6] != MAGIC or size_bytes is None:
             raise self._no_array(f"it starts with {start!r}")
         size = int.from_bytes(self._reader.read(size_bytes, "the header's length"), "little")
         if size > _MOST_HEADER:
             raise self._no_array(f"its header has {size:,} bytes")
-        text = bytes(self._reader.read(size, "an array's header"))
+        text = self._reader.read(size, "an array's header")
         try:
             header = ast.literal_eval(text.decode("utf-8" if start[6] == 3 else "latin1").strip())
             shape, by_columns = header["shape"], header["fortran_order"]

@@ -216,7 +216,13 @@ class Collector:
 
 
 def collect(
-    path: str, words: Words, rows: Any, shape: tuple[int, ...], options: Options
+    path: str,
+    words: Words,
+    rows: Any,
+    shape: tuple[int, ...],
+    options: Options,
+    *,
+    are_there: bool = True,
 ) -> WordMatrix:
     """Return the part that was asked for of words and of rows, which are read in lockstep.
 
@@ -226,6 +232,7 @@ def collect(
         rows: anything whose slices, taken in order, are arrays (n, D).
         shape: of all rows, (V, D).
         options: what was asked for.
+        are_there: whether all rows are known to be there, not just said to be.
 
     Raises:
         VectorsFileError: there is not a word for each row.
@@ -237,7 +244,7 @@ def collect(
             expected="a word for each row",
             fix="look whether the two are of one model",
         )
-    collector = Collector(path, shape[1], options, expected=shape[0], holds_expected=False)
+    collector = Collector(path, shape[1], options, expected=shape[0], holds_expected=are_there)
     step = max(1, _BLOCK // (shape[1] * 4))
     for start in range(0, shape[0], step):
         if collector.done:

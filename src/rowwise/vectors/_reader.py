@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rowwise.errors import VectorsFileError
 from rowwise.vectors._compression import COMPRESSIONS, DAMAGED, content_bound
 
@@ -43,7 +46,7 @@ class Reader:
         path: for messages.
         bound: bytes of content that are read at most.
         at: bytes of content that were read.
-        is_plain: whether the file is not compressed, so that `bound` is its length.
+        is_plain: whether the content is not compressed, so that `bound` is its length.
     """
 
     def __init__(
@@ -81,17 +84,21 @@ class Reader:
             )
         return got
 
-    def read(self, size: int, what: str) -> bytearray:
+    def read(self, size: int, what: str) -> bytes:
         """Return exactly `size` bytes.
 
         Raises:
             VectorsFileError: there are fewer. No memory is asked for if there cannot be so many.
         """
+        return self.read_array(size, what).tobytes()
+
+    def read_array(self, size: int, what: str) -> NDArray[np.uint8]:
+        """Return exactly `size` bytes as an array; see `read`."""
         start = self.at
         self.check_holds(size, what)
-        data = bytearray(size)
-        view, filled = memoryview(data), 0
-        while filled < size and (got := self.read_into(view[filled:])):
+        data = np.empty(size, np.uint8)
+        filled = 0
+        while filled < size and (got := self.read_into(data.data[filled:])):
             filled += got
         if filled < size:
             raise self._cut_short(what, start, size, filled)
@@ -228,11 +235,13 @@ def member_of(
         raise VectorsFileError(
             name, found=f"a member that cannot be read ({error})", fix="unpack it yourself"
         ) from error
-    deflate = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    bound = min(info.file_size, content_bound(min(info.compress_size, size), deflate=deflate))
+    is_plain = info.compress_type == zipfile.ZIP_STORED
+    packed = min(info.compress_size, size)
+    deflate = info.compress_type == zipfile.ZIP_DEFLATED
+    bound = min(info.file_size, packed if is_plain else content_bound(packed, deflate=deflate))
     with stream:
         assert archive.fp is not None
-        yield Reader(name, stream, archive.fp, bound, is_plain=False)
+        yield Reader(name, stream, archive.fp, bound, is_plain=is_plain)
 
 
 def members_of(path: Path) -> list[str]:

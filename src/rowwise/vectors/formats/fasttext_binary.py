@@ -98,7 +98,7 @@ def _read(path: str, options: Options) -> WordMatrix:
 
 
 def _read_header(reader: Reader) -> _Header:
-    start = bytes(reader.read(8, "fastText's header"))
+    start = reader.read(8, "fastText's header")
     magic, version = struct.unpack("<2i", start)
     new = magic == _MAGIC
     if new and version not in (11, 12):
@@ -106,7 +106,7 @@ def _read_header(reader: Reader) -> _Header:
             reader.path, "byte 4", found=f"version {version}", expected="version 11 or 12"
         )
     size = _ARGUMENTS.size if new else _ARGUMENTS.size - 8
-    rest = bytes(reader.read(size, "fastText's arguments"))
+    rest = reader.read(size, "fastText's arguments")
     values = _ARGUMENTS.unpack(rest if new else start + rest)
     dim, model, buckets, shortest, longest = (values[i] for i in (0, 7, 8, 9, 10))
     header = _Header(dim, model, buckets, shortest, longest, new)
@@ -174,7 +174,7 @@ def _read_rows(reader: Reader, collector: Collector, words: list[str], dim: int)
     step = max(1, _AT_ONCE // (dim * 4))
     for start in range(0, len(words), step):
         block = words[start : start + step]
-        numbers = np.frombuffer(reader.read(len(block) * dim * 4, "the words' rows"), "<f4")
+        numbers = reader.read_array(len(block) * dim * 4, "the words' rows").view("<f4")
         if collector.done:
             continue  # the n-grams come after these rows
         block = block[: collector.left]
@@ -182,8 +182,8 @@ def _read_rows(reader: Reader, collector: Collector, words: list[str], dim: int)
 
 
 def _read_buckets(reader: Reader, header: _Header, buckets: int, path: str) -> Subwords:
-    raw = reader.read(buckets * header.dim * 4, "the n-grams' rows")
-    rows: NDArray[np.float32] = np.frombuffer(raw, "<f4").reshape(buckets, header.dim)
+    raw = reader.read_array(buckets * header.dim * 4, "the n-grams' rows")
+    rows: NDArray[np.float32] = raw.view("<f4").reshape(buckets, header.dim)
     return Subwords(rows, header.min_length, header.max_length)
 
 

@@ -40,7 +40,7 @@ def _read(path: str, options: Options) -> WordMatrix:
             matrix = ArrayStream(numbers, "the array")
             check_numeric(path, matrix.dtype)
             words = WordLines(lines, count_lines(str(beside)), options)
-            return collect(path, words, matrix, matrix.shape, options)
+            return collect(path, words, matrix, matrix.shape, options, are_there=matrix.is_plain)
 
 
 def _write(vectors: WordMatrix, path: str) -> None:

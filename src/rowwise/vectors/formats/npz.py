@@ -73,7 +73,7 @@ def _read(path: str, options: Options) -> WordMatrix:
                 expected="'words', strings (V,), and 'vectors', numbers (V, D)",
                 fix="np.savez(path, words=np.array(words), vectors=matrix) makes such a file",
             )
-        return collect(path, words, table, table.shape, options)
+        return collect(path, words, table, table.shape, options, are_there=table.is_plain)
 
 
 def _table_in(arrays: dict[str, ArrayStream]) -> ArrayStream | None:
