@@ -321,6 +321,9 @@ def test_n_grams_of_a_length_beyond_any_words_are_refused(tmp_path):
     start = time.perf_counter()
     assert isinstance(load(tmp_path / "m.bin").subwords, Subwords)
     assert time.perf_counter() - start < SECONDS_PER_MB
+    (tmp_path / "m.bin").write_bytes(model(dim=100_000, longest=64, word=b"a" * 60_000))
+    with pytest.raises(VectorsFileError, match="n-grams"):
+        load(tmp_path / "m.bin")
 
 
 @pytest.mark.parametrize(

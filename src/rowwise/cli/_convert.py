@@ -17,7 +17,7 @@ _FORMATS = ", ".join(name for name in FORMATS if name != "gensim")
 
 _EXAMPLE = f"""Write vectors in another format.
 
-Reads and writes {_FORMATS}; gz and zip too. Reads a trained table that has a vocabulary.
+Reads and writes {_FORMATS}; gz, bz2, xz and zip too. Reads a trained table that has a vocabulary.
 
 The formats are recognised from content and ending unless given.
 

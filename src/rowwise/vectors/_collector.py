@@ -16,6 +16,8 @@ from rowwise.vectors._options import Options
 from rowwise.vectors._word_matrix import WordMatrix
 
 _BLOCK = 1 << 22
+# Rows that are read at once, however short they are: what Python holds of each is larger.
+BLOCK_ROWS = 1 << 16
 # A name for row i of a block, for messages: "line 7".
 Where = Callable[[int], str]
 
@@ -245,7 +247,7 @@ def collect(
             fix="look whether the two are of one model",
         )
     collector = Collector(path, shape[1], options, expected=shape[0], holds_expected=are_there)
-    step = max(1, _BLOCK // (shape[1] * 4))
+    step = min(BLOCK_ROWS, max(1, _BLOCK // (shape[1] * 4)))
     for start in range(0, shape[0], step):
         if collector.done:
             break

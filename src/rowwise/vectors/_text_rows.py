@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 from rowwise.errors import VectorsFileError
-from rowwise.vectors._collector import Collector
+from rowwise.vectors._collector import BLOCK_ROWS, Collector
 from rowwise.vectors._options import Options
 from rowwise.vectors._packed_strings import encode_word, pack
 from rowwise.vectors._reader import Reader
@@ -19,7 +19,6 @@ from rowwise.vectors._text_layout import MOST_LINE
 from rowwise.vectors._word_matrix import WordMatrix
 
 _BLOCK = 1 << 22
-_NO_LIMIT = 1 << 62
 _TOO_FEW = 1
 # Handlers of decoding errors under which a word's bytes can be told from its text.
 _EXACT = ("strict", "surrogateescape", "surrogatepass")
@@ -96,11 +95,11 @@ class TextLines:
         """Yield blocks until the file ends, or `collector` wants no more."""
         buffer, held, start = np.empty(_BLOCK, np.uint8), 0, self.reader.at
         last = False
-        while not last and not collector.done:
+        while not collector.done and not (last and not held):
             got = self.reader.read_into(buffer.data[held:])
             last, size = got == 0, held + got
             left = collector.left
-            limit = _NO_LIMIT if left is None else left
+            limit = BLOCK_ROWS if left is None else min(left, BLOCK_ROWS)
             places, rows, (consumed, lines, seen), fault = self._rows_of(
                 buffer, size, self.dim, self.separator, self.has_word, last, limit, self._wanted
             )

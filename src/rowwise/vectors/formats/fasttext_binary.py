@@ -37,6 +37,9 @@ _AT_ONCE = 1 << 22
 _AFTER_TEXT = 10  # byte 0, count, kind
 _MOST_WORD = 1 << 16
 _MOST_LENGTH = 64  # of an n-gram; fastText's own files have 6
+# Numbers of n-grams that are added for a byte of the file. fastText's own files have some 4.
+_MOST_WORK_PER_BYTE = 1 << 12
+_ALWAYS_DONE = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def _read(path: str, options: Options) -> WordMatrix:
         ):
             raise _unlikely(path, f"a matrix of {rows} rows of {columns}", header)
         reader.check_holds(rows * columns * 4, f"a matrix of {rows} rows of {columns}")
+        _check_work(reader, header, words)
         # The n-grams' rows come last; a supervised model's labels have none.
         buckets = rows - len(words) if header.max_length > 0 else 0
         collector = Collector(
@@ -148,6 +152,14 @@ def _read_words(reader: Reader, header: _Header, options: Options) -> list[str]:
             reader.path, found="a pruned, so quantized model", fix="take the .bin it was made from"
         )
     return found
+
+
+def _check_work(reader: Reader, header: _Header, words: list[str]) -> None:
+    """Refuse words so long, and n-grams so many, that no file of this size is honest with them."""
+    lengths = header.max_length - max(header.min_length, 1) + 1
+    grams = sum(map(len, words)) * max(lengths, 0)
+    if grams * header.dim > _MOST_WORK_PER_BYTE * reader.bound + _ALWAYS_DONE:
+        raise _unlikely(reader.path, f"{grams:,} n-grams", header)
 
 
 def _entries(reader: Reader, count: int) -> Iterator[tuple[bytes, int, int]]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from rowwise import _native
 from rowwise.errors import VectorsFileError
-from rowwise.vectors._collector import Collector
+from rowwise.vectors._collector import BLOCK_ROWS, Collector
 from rowwise.vectors._options import Options
 from rowwise.vectors._packed_strings import encode_word
 from rowwise.vectors._reader import Reader, opened
@@ -70,7 +70,7 @@ def _read_rows(reader: Reader, collector: Collector, rows: int, dim: int, option
     while collector.seen < rows and not collector.done:
         got = reader.read_into(buffer.data[held:])
         size = held + got
-        left = rows - collector.seen
+        left = min(rows - collector.seen, BLOCK_ROWS)
         if collector.left is not None:
             left = min(left, collector.left)
         places, numbers, consumed = _native.rows_of_binary(buffer, size, dim, left)
