@@ -16,6 +16,7 @@ import zipfile
 import numpy as np
 import pytest
 
+import rowwise
 from rowwise.errors import VectorsFileError
 from rowwise.vectors import Subwords, Vectors, load
 from rowwise.vectors._text_layout import header_of, is_number, numbers_at_end
@@ -384,6 +385,19 @@ def test_tensors_that_numpy_has_no_dtype_for_are_an_error(tmp_path):
     )
     with pytest.raises(VectorsFileError, match="BF16"):
         load(tmp_path / "v.safetensors")
+
+
+def test_a_damaged_table_is_an_error_of_the_vectors_too(tmp_path):
+    table = rowwise.Table(2, 3, init="zeros")
+    table.vocabulary = rowwise.Vocabulary(["tea", "cup"])
+    table.save(tmp_path / "t.safetensors")
+    assert load(tmp_path / "t.safetensors").words == ["tea", "cup"]
+    content = (tmp_path / "t.safetensors").read_bytes()
+    (tmp_path / "t.safetensors").write_bytes(
+        content.replace(b"rowwise table 1", b"rowwise table x")
+    )
+    with pytest.raises(VectorsFileError, match="damaged table"):
+        load(tmp_path / "t.safetensors")
 
 
 def test_a_mapping_of_rows_is_followed_a_block_at_a_time(tmp_path):

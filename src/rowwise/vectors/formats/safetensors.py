@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rowwise.errors import VectorsFileError
+from rowwise.errors import DamagedFileError, VectorsFileError
 from rowwise.files._atomic import replacing
 from rowwise.store import open_rows
 from rowwise.vectors._collector import WordList, collect
@@ -50,7 +50,10 @@ def _read(path: str, options: Options) -> WordMatrix:
 
 def _rows_of_table(path: str, options: Options) -> WordMatrix:
     """Return the up-to-date rows of a table's words; of several unknown entries the first."""
-    store, vocabulary = open_rows(path)
+    try:
+        store, vocabulary = open_rows(path)
+    except DamagedFileError as error:
+        raise VectorsFileError(path, found=f"a damaged table ({error})") from error
     if vocabulary is None:
         raise VectorsFileError(
             path,
