@@ -30,6 +30,13 @@ def fill(weights: NDArray[np.float32], init: Init, seed: int | None) -> None:
     weights[:] = values
 
 
+def standard_normal(shape: tuple[int, int], seed: int | None) -> NDArray[np.float32]:
+    """Return standard normal numbers (rows, dim); a row's depend on the seed and its id alone."""
+    values = np.empty(shape, np.float32)
+    _native.fill_normal(values, _seed(seed), 0.0, 1.0)
+    return values
+
+
 def _fill_by_name(weights: NDArray[np.float32], name: str, seed: int | None) -> None:
     if name == "uniform":
         _native.fill_uniform(weights, _seed(seed), -0.05, 0.05)

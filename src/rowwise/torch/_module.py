@@ -5,11 +5,10 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
-from rowwise._init import Init
+from rowwise._init import Init, standard_normal
 from rowwise.table import Table
 from rowwise.torch._parameter import bring_to_now
 from rowwise.torch._remap import lie_over_new_memory
@@ -133,7 +132,7 @@ class OnTable(torch.nn.Module):
 def _unit_normal(init: Init, seed: int | None) -> Init:
     if not (isinstance(init, str) and init == "normal"):
         return init
-    return lambda shape: np.random.default_rng(seed).standard_normal(shape, np.float32)
+    return lambda shape: standard_normal(shape, seed)
 
 
 def is_ids(ids: Any) -> bool:
