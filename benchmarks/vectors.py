@@ -1,8 +1,9 @@
-"""Reading pretrained vectors: `rowwise.vectors.load` beside gensim's reader.
+"""Time `rowwise.vectors.load` beside gensim's reader.
 
-The work: a GloVe text file with numbers of five or six digits, as GloVe's own are, made once. Both
-read the same file in one process each, right after it was read once, so that the disk is no part.
-Reading alone is `readinto` of the whole file, and says what the disk cache gives. Peak memory is
+The work is a GloVe text file with numbers of five or six digits, as GloVe's own are, made once.
+Each reader reads it in a process of its own, right after it was read once, so that the disk is no
+part.
+"Reading alone" is `readinto` of the whole file, which is what the disk cache gives. Peak memory is
 that of the process beyond its start.
 
     python benchmarks/vectors.py [--mb 1000] [--dim 300] [--keep FILE]
@@ -57,7 +58,7 @@ print(json.dumps([seconds, (status("VmHWM") - before) / 1024, kept]))
 
 
 def generate(path: Path, megabytes: int, dim: int) -> int:
-    """Writes a file of about that size; returns its rows."""
+    """Write a file of about that size; return the number of its rows."""
     rng = np.random.default_rng(0)
     rows = 0
     with path.open("w") as file:
@@ -70,7 +71,7 @@ def generate(path: Path, megabytes: int, dim: int) -> int:
 
 
 def measure(reader: str, path: Path) -> tuple[float, float, float | None]:
-    """Seconds, MiB, and a sum of some rows to compare."""
+    """Return seconds, MiB, and a sum of some rows to compare."""
     imports, work = READERS[reader]
     program = _PROGRAM.replace("IMPORT", imports).replace("WORK", work)
     output = subprocess.run(
@@ -81,7 +82,7 @@ def measure(reader: str, path: Path) -> tuple[float, float, float | None]:
 
 
 def main() -> None:
-    """Prints one table."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mb", type=int, default=1000)
     parser.add_argument("--dim", type=int, default=300)

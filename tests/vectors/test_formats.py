@@ -198,3 +198,30 @@ def test_compressed_content_gives_the_same_bytes_each_time(tmp_path):
     first = (tmp_path / "a.txt.gz").read_bytes()
     some().save(tmp_path / "a.txt.gz")
     assert (tmp_path / "a.txt.gz").read_bytes() == first
+
+
+def test_a_format_is_one_file(tmp_path, monkeypatch):
+    from rowwise.vectors import formats
+
+    (tmp_path / "shouted.py").write_text(
+        """
+from pathlib import Path
+from rowwise.vectors._word_matrix import WordMatrix
+from rowwise.vectors.formats._format import Confidence, Format
+import numpy as np
+
+def read(path, options):
+    return WordMatrix([Path(path).read_text()], np.ones((1, 2), np.float32))
+
+def write(vectors, path):
+    Path(path).write_text(vectors.words[0].upper())
+
+FORMAT = Format("shouted", "one word, loud", (".loud",),
+                lambda sample: Confidence(3 * sample.head.isupper()), read, write)
+"""
+    )
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    for name, format in formats._declared().items():
+        monkeypatch.setitem(formats.FORMATS, name, format)
+    some(["tea"]).save(tmp_path / "v.loud")
+    assert load(tmp_path / "v.loud").words == ["TEA"]
