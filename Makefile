@@ -1,5 +1,6 @@
 # make demo: set up, train on real text, write a page that shows the result.   make test: set up, pass the tests.
-# make check: format, lint, types.                           make bench: us beside each peer.
+# make check: format, lint, types, imports, documentation.   make bench: us beside each peer.
+# make docs: the documentation as a site, in build/site.
 # make fuzz: damaged files for every reader, for a minute.
 # make check-native: the native code under the address, undefined-behaviour and thread sanitizers.
 # make test-backends: the Keras tests on JAX and TensorFlow in full, where make test runs every test
@@ -14,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export KERAS_BACKEND = torch
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-backends check check-native bench fuzz clean
+.PHONY: demo test test-backends check docs check-native bench fuzz clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -35,6 +36,11 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory docs
+
+docs: $(VENV)/.installed  # fails on a dead link, and on a public name without docstring or place
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check-native: build/address,undefined/check build/thread/check
 	build/address,undefined/check

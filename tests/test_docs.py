@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import math
 import pkgutil
 import re
 from pathlib import Path
@@ -16,7 +17,7 @@ MODULES = [
     for info in pkgutil.walk_packages(rowwise.__path__, "rowwise.")
     if not info.name.startswith(("rowwise.cli", "rowwise._native"))
 ]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -28,18 +29,52 @@ def test_examples_in_docstrings_run(name):
     assert doctest.testmod(module, extraglobs=names).failed == 0
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_snippets_in_the_documentation_run(page, tmp_path, monkeypatch):
+def same_output(shown, printed):
+    """Whether both have the same words, and numbers to four digits."""
+    shown, printed = (
+        re.findall(r"-?\d*\.?\d+(?:e-?\d+)?|[^\s\d]+", text) for text in (shown, printed)
+    )
+    return len(shown) == len(printed) and all(
+        one == other
+        or (
+            "." in one
+            and other[-1].isdigit()
+            and math.isclose(float(one), float(other), rel_tol=1e-3, abs_tol=0.011)
+        )
+        for one, other in zip(shown, printed, strict=True)
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_snippets_print_what_the_page_shows(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # where they may write files
-    snippets = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    if any("keras" in snippet for snippet in snippets):
+    snippets = re.findall(
+        r"^```python\n(.*?)^```\n(?:\n((?: {4}[^\n]*\n)+))?",
+        page.read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
+    if any("keras" in snippet for snippet, _ in snippets):
         pytest.importorskip("keras")
     names = {}
-    for snippet in snippets:  # a page is one program
+    for snippet, shown in snippets:  # a page is one program
         exec(compile(snippet, page.name, "exec"), names)
+        printed = capsys.readouterr().out
+        if shown and "print(" in snippet:
+            assert same_output(shown, printed), printed
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_version_is_the_same_in_package_citation_and_changelog():
+    citation = (ROOT / "CITATION.cff").read_text()
+    version, date = (
+        re.search(rf"^{key}: (.*)$", citation, re.MULTILINE)[1]
+        for key in ("version", "date-released")
+    )
+    assert version == rowwise.__version__
+    releases = re.findall(r"^## (\d.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert releases[0] == f"{version} - {date}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_in_the_documentation_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if "://" not in target:
