@@ -36,7 +36,6 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory docs
 
 docs: $(VENV)/.installed  # fails on a dead link, and on a public name without docstring or place
