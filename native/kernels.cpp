@@ -124,7 +124,8 @@ void value_at(const Lag<R>& lag, const Rule& rule, const RowState& state, const 
     const int64_t dim = lag.table.dim;
     const float* __restrict w = row.w;
     LaggedUpdate scratch;
-    const LaggedUpdate k = lag.missed(state, scratch);  // a copy the compiler knows nobody else writes
+    // A copy, which the compiler knows that nobody else writes.
+    const LaggedUpdate k = lag.missed(state, scratch);
     if (!lag.reads_slots(state)) {
         by_lines(dim, ask, [&](int64_t d) { out[d] = R::lag_untrained(k, w[d]); });
         return;

@@ -204,8 +204,8 @@ void bind_table(nb::module_& m) {
         "beta_2"_a = 0.0, "epsilon"_a = 0.0, "learning_rate_power"_a = 0.0, "l1"_a = 0.0,
         "l2"_a = 0.0, "beta"_a = 0.0, "shrink"_a = 1.0, "window"_a = 1,
         "Return the rule of a family.\n\n"
-        "A missed step multiplies the denominator of a movement by `shrink`; `window` missed steps\n"
-        "matter to the movement.");
+        "A missed step multiplies the denominator of a movement by `shrink`; `window` missed\n"
+        "steps matter to the movement.");
 
     nb::class_<BatchPlan>(m, "BatchPlan",
                           "A batch of bags, sorted: its distinct ids and where their gradients lie.");

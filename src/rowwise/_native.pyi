@@ -65,8 +65,8 @@ def rule(family: str, *, momentum: float = 0.0, rho: float = 0.0, beta_1: float 
     """
     Return the rule of a family.
 
-    A missed step multiplies the denominator of a movement by `shrink`; `window` missed steps
-    matter to the movement.
+    A missed step multiplies the denominator of a movement by `shrink`; `window` missed
+    steps matter to the movement.
     """
 
 class BatchPlan:

@@ -547,6 +547,9 @@ class Table:
 def set_num_threads(threads: int) -> None:
     """Set how many threads the kernels use; results have the same bits for any number.
 
+    Unless set, it is the environment's OMP_NUM_THREADS, or else as many as the process may use
+    processors (`taskset`). Where the system grants fewer, those do the work, with one warning.
+
     Raises:
         ValueError: below 1.
     """
