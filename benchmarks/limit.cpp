@@ -1,9 +1,9 @@
 // The limit: how long the same random rows take to come from memory, and no more.
 //
-// Gathers rows of a table of weights and two slots, and reads, changes and writes them, with nothing
-// else to do; and beside it, on rows of the same kind, the lookup and the step of Adam. Every piece
-// in turn, again and again, for a shared machine is not the same from second to second. Prints
-// medians in milliseconds, and ours over the limit.
+// Gathers rows of a table of weights and two slots, and reads, changes and writes them, with
+// nothing else to do; and beside it, on rows of the same kind, the lookup and the step of Adam.
+// Every piece in turn, again and again, for a shared machine is not the same from second to second.
+// Prints medians in milliseconds, and ours over the limit.
 //
 //     limit [--rows N] [--dim N] [--ids N] [--threads N] [--repeats N] [--zipf]
 //     limit --ahead N         how many rows ahead the bare loops ask for
@@ -44,14 +44,22 @@ Options read_options(int count, char** arguments) {
             std::exit(2);
         }
         const char* value = arguments[++i];
-        if (name == "--only") o.only = value;
-        else if (name == "--rows") o.rows = std::atoll(value);
-        else if (name == "--dim") o.dim = std::atoll(value);
-        else if (name == "--ids") o.ids = std::atoll(value);
-        else if (name == "--threads") o.threads = std::atoi(value);
-        else if (name == "--repeats") o.repeats = std::atoll(value);
-        else if (name == "--steps") o.steps = std::atoll(value);
-        else if (name == "--ahead") o.ahead = std::atoll(value);
+        if (name == "--only")
+            o.only = value;
+        else if (name == "--rows")
+            o.rows = std::atoll(value);
+        else if (name == "--dim")
+            o.dim = std::atoll(value);
+        else if (name == "--ids")
+            o.ids = std::atoll(value);
+        else if (name == "--threads")
+            o.threads = std::atoi(value);
+        else if (name == "--repeats")
+            o.repeats = std::atoll(value);
+        else if (name == "--steps")
+            o.steps = std::atoll(value);
+        else if (name == "--ahead")
+            o.ahead = std::atoll(value);
         else {
             std::fprintf(stderr, "limit: there is no option %s\n", name.c_str());
             std::exit(2);
@@ -59,7 +67,8 @@ Options read_options(int count, char** arguments) {
     }
     if (o.rows < 1 || o.dim < 1 || o.ids < 1 || o.repeats < 1 || o.threads < 1 || o.steps < 0 ||
         o.ahead < 0) {
-        std::fprintf(stderr, "limit: rows, dim, ids, repeats and threads must be at least 1, ahead 0\n");
+        std::fprintf(stderr,
+                     "limit: rows, dim, ids, repeats and threads must be at least 1, ahead 0\n");
         std::exit(2);
     }
     return o;
@@ -98,15 +107,15 @@ void gather(const Arrays& a, const IdVector& ids, float* out) {
 
 // With duplicates, two threads may change a row at once, so that it is done for distinct ids.
 void change(const Arrays& a, const IdVector& ids, const float* by) {
-    each_row<true>(a, ids, [&](float* __restrict w, float* __restrict m, float* __restrict v,
-                               int64_t i) {
-        const float* __restrict g = by + i * a.dim;
-        for (int64_t d = 0; d < a.dim; ++d) {
-            w[d] += 1e-9f * g[d];
-            m[d] += 1e-9f;
-            v[d] += 1e-9f;
-        }
-    });
+    each_row<true>(a, ids,
+                   [&](float* __restrict w, float* __restrict m, float* __restrict v, int64_t i) {
+                       const float* __restrict g = by + i * a.dim;
+                       for (int64_t d = 0; d < a.dim; ++d) {
+                           w[d] += 1e-9f * g[d];
+                           m[d] += 1e-9f;
+                           v[d] += 1e-9f;
+                       }
+                   });
 }
 
 // In the order in which they first stand.

@@ -9,8 +9,8 @@ namespace rowwise {
 
 namespace {
 constexpr double kRemainder = 1.0 / (1 << 26);  // of the movement: below float32 rounding
-constexpr double kLargest = 1e30;                // of the coefficients, which become float32
-}
+constexpr double kLargest = 1e30;               // of the coefficients, which become float32
+}  // namespace
 
 Powers::Powers(double base) : low_(256), high_(256) {
     for (int i = 0; i < 256; ++i) {
@@ -40,8 +40,8 @@ Clock::Clock(const LagParams& params)
     if (terms_ != 0 && terms_ != 1 && terms_ != kTerms)
         throw std::invalid_argument("terms must be 0, 1 or " + std::to_string(kTerms));
     if (window_ < 1 || window_ > kHorizon)
-        throw std::invalid_argument("window must be 1 to " + std::to_string(kHorizon) +
-                                    ", not " + std::to_string(window_));
+        throw std::invalid_argument("window must be 1 to " + std::to_string(kHorizon) + ", not " +
+                                    std::to_string(window_));
     if (params.slot_decay.size() > kSlots)
         throw std::invalid_argument("a rule has at most " + std::to_string(kSlots) + " slots");
     for (const double base : params.slot_decay) slot_decay_.emplace_back(base);
@@ -68,8 +68,7 @@ void Clock::extend(Coefficients& c, uint32_t step, double decay) const {
     }
     // The terms from before: x -> g x + (g - 1), by Pascal's triangle, and one ratio more.
     if (step < now_) {
-        const double g =
-            growth_ * steps_[step + 1].epsilon_factor / steps_[step].epsilon_factor;
+        const double g = growth_ * steps_[step + 1].epsilon_factor / steps_[step].epsilon_factor;
         double power = ratio_;
         for (int n = 0; n <= kTerms; ++n, power *= g) c.c[n] *= power;
         for (int i = 0; i < kTerms; ++i)
@@ -94,8 +93,8 @@ void Clock::write(LaggedUpdate& lag, uint32_t k, double decay, double tail,
     if (!usable)
         lag.y_max = -1;
     else if (terms_ == kTerms && c.c[kTerms] > kRemainder * c.c[0])
-        lag.y_max = static_cast<float>(
-            std::sqrt(std::sqrt(std::sqrt(kRemainder * c.c[0] / c.c[kTerms]))));
+        lag.y_max =
+            static_cast<float>(std::sqrt(std::sqrt(std::sqrt(kRemainder * c.c[0] / c.c[kTerms]))));
     else
         lag.y_max = kAnyY;
 }
@@ -153,8 +152,8 @@ void Clock::restore(const StepHistory& history) {
 }
 
 double Clock::decay_since(uint32_t step) const {
-    // A product of 0 is not divided by: a step with such a factor is the only one that a row can have
-    // missed.
+    // A product of 0 is not divided by: a step with such a factor is the only one that a row can
+    // have missed.
     return decays_ && step != now_ ? decay_[now_].over(decay_[step]) : 1.0;
 }
 

@@ -5,10 +5,10 @@
 //     w <- P(s) * w  -  X * sum_j  a_{s+j} * P(s+j) * ratio^j / (1 + y * x_j),
 //     x_j = growth^j * e_{s+j} / e_{s+1} - 1  >=  0
 //
-// where s is the row's last step, a_i the scale of step i, e_i its factor on epsilon (1, or where epsilon
-// comes after the bias correction sqrt(1 - beta_2^i)), P(i) the product of the weight-decay factors
-// of the steps after i, and X and y belong to the row's element (y = 0 for plain momentum; for Adam
-// ratio = beta_1 / sqrt(beta_2), growth = 1 / sqrt(beta_2), y = eps / (sqrt(v) + eps) with
+// where s is the row's last step, a_i the scale of step i, e_i its factor on epsilon (1, or where
+// epsilon comes after the bias correction sqrt(1 - beta_2^i)), P(i) the product of the weight-decay
+// factors of the steps after i, and X and y belong to the row's element (y = 0 for plain momentum;
+// for Adam ratio = beta_1 / sqrt(beta_2), growth = 1 / sqrt(beta_2), y = eps / (sqrt(v) + eps) with
 // eps = epsilon * e_{s+1}). Expanding 1 / (1 + y x) in powers of x gives a polynomial in y whose
 // coefficients,
 //

@@ -5,10 +5,16 @@
 
 namespace rowwise {
 
-namespace portable { extern const Kernels entry_points; }
+namespace portable {
+extern const Kernels entry_points;
+}
 #ifdef ROWWISE_X86
-namespace avx2 { extern const Kernels entry_points; }
-namespace avx512 { extern const Kernels entry_points; }
+namespace avx2 {
+extern const Kernels entry_points;
+}
+namespace avx512 {
+extern const Kernels entry_points;
+}
 #endif
 
 namespace {
@@ -27,8 +33,7 @@ bool runs_here([[maybe_unused]] const Kernels* copy) {
     if (copy == &avx512::entry_points)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw");
-    if (copy == &avx2::entry_points)
-        return __builtin_cpu_supports("avx2");
+    if (copy == &avx2::entry_points) return __builtin_cpu_supports("avx2");
 #endif
     return true;
 }

@@ -19,7 +19,8 @@ int64_t first_nonfinite(std::span<const float> values) {
         for (int64_t i = begin; i < end; ++i) {
             if (std::isfinite(v[i])) continue;
             int64_t seen = first;
-            while (i < seen && !first.compare_exchange_weak(seen, i)) {}
+            while (i < seen && !first.compare_exchange_weak(seen, i)) {
+            }
             return;
         }
     });

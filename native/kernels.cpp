@@ -167,7 +167,7 @@ void apply_lag(const Lag<R>& lag, const Rule& rule, const RowState& state, const
 // for the row `ahead`.
 template <class R>
 void lag_and_step(const LaggedUpdate& lagged, const Rule& rule, const Step& step, const Row<R>& row,
-                   const float* __restrict g, int64_t dim, const Row<R>& ahead) {
+                  const float* __restrict g, int64_t dim, const Row<R>& ahead) {
     const LaggedUpdate k = lagged;
     const Hyperparameters h = rule.hyper;
     const Step s = step;
@@ -187,8 +187,8 @@ void lag_and_step(const LaggedUpdate& lagged, const Rule& rule, const Step& step
 // Returns where the present value (dim,) of row ids[i] of the n is: in the table, where the row is
 // current, or else in `out`. Asks for the rows ahead.
 template <class R>
-const float* present(const Lag<R>& lag, const Rule& rule, const int64_t* ids, int64_t n,
-                     int64_t i, float* out) {
+const float* present(const Lag<R>& lag, const Rule& rule, const int64_t* ids, int64_t n, int64_t i,
+                     float* out) {
     const TableView& table = lag.table;
     const bool lazy = lag.now != 0;
     if (lazy && i + 2 * kAhead < n) __builtin_prefetch(table.states + ids[i + 2 * kAhead]);
@@ -226,7 +226,8 @@ void update_rows(const TableView& table, const Rule& rule, const Clock& clock, c
     parallel(distinct, kRowsPerTask, [&](int64_t begin, int64_t end) {
         const Scratch<float> sum(dim);
         for (int64_t i = begin; i < end; ++i) {
-            if (i + 2 * kAhead < distinct) __builtin_prefetch(table.states + ids[i + 2 * kAhead], 1);
+            if (i + 2 * kAhead < distinct)
+                __builtin_prefetch(table.states + ids[i + 2 * kAhead], 1);
             if (i + kAhead < distinct) {
                 const uint32_t source = plan.sources[plan.start[i + kAhead]];
                 prefetch_row<false>(gradients + int64_t{source} * dim, dim);
@@ -254,7 +255,8 @@ void update_rows(const TableView& table, const Rule& rule, const Clock& clock, c
 
 // Brings a row up to date, whether a batch ever touched it or not.
 template <class R>
-void materialize_row(const Lag<R>& lag, const Rule& rule, const RowState& state, const Row<R>& row) {
+void materialize_row(const Lag<R>& lag, const Rule& rule, const RowState& state,
+                     const Row<R>& row) {
     if (R::slots > 0 && lag.table.slots_pristine && state.update_count == 0) {
         LaggedUpdate scratch;
         const LaggedUpdate k = lag.missed(state, scratch);
@@ -277,7 +279,8 @@ void materialize_all_rows(const TableView& table, const Rule& rule, const Clock&
 }
 
 template <class R>
-void materialize_rows(const TableView& table, const Rule& rule, const Clock& clock, const Plan& plan) {
+void materialize_rows(const TableView& table, const Rule& rule, const Clock& clock,
+                      const Plan& plan) {
     const Lag<R> lag(table, clock);
     parallel(plan.distinct(), kRowsPerTask, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
@@ -289,7 +292,8 @@ void materialize_rows(const TableView& table, const Rule& rule, const Clock& clo
 }
 
 template <class R>
-void read_slot_rows(const TableView& table, const Rule& rule, const Clock& clock, int slot, float* out) {
+void read_slot_rows(const TableView& table, const Rule& rule, const Clock& clock, int slot,
+                    float* out) {
     const Lag<R> lag(table, clock);
     const Hyperparameters h = rule.hyper;
     parallel(table.rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
@@ -319,16 +323,13 @@ void with_rule(const Rule& rule, F&& f) {
 
 void gather(const TableView& table, const Rule& rule, const Clock& clock, const int64_t* ids,
             int64_t n, float* out) {
-    with_rule(rule, [&](auto r) {
-        gather_rows<decltype(r)>(table, rule, clock, ids, n, out);
-    });
+    with_rule(rule, [&](auto r) { gather_rows<decltype(r)>(table, rule, clock, ids, n, out); });
 }
 
 void update(const TableView& table, const Rule& rule, const Clock& clock, const Step& step,
             const Plan& plan, const float* gradients) {
-    with_rule(rule, [&](auto r) {
-        update_rows<decltype(r)>(table, rule, clock, step, plan, gradients);
-    });
+    with_rule(rule,
+              [&](auto r) { update_rows<decltype(r)>(table, rule, clock, step, plan, gradients); });
 }
 
 void materialize(const TableView& table, const Rule& rule, const Clock& clock, const Plan& plan) {
@@ -339,8 +340,7 @@ void materialize_all(const TableView& table, const Rule& rule, const Clock& cloc
     with_rule(rule, [&](auto r) { materialize_all_rows<decltype(r)>(table, rule, clock); });
 }
 
-void read_slot(const TableView& table, const Rule& rule, const Clock& clock, int slot,
-               float* out) {
+void read_slot(const TableView& table, const Rule& rule, const Clock& clock, int slot, float* out) {
     with_rule(rule, [&](auto r) { read_slot_rows<decltype(r)>(table, rule, clock, slot, out); });
 }
 

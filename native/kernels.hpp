@@ -36,8 +36,8 @@ struct Kernels {
                                 const float* gradients, float* out);
     // out (distinct, dim) <- the sum of the gradients of each distinct id.
     void (*sum_gradients)(const Plan&, int64_t dim, const float* gradients, float* out);
-    // The same for `gather_bags_max`, from gradients (bags, dim), a plan of positions and the bag of
-    // each, bag_of (n,).
+    // The same for `gather_bags_max`, from gradients (bags, dim), a plan of positions and the bag
+    // of each, bag_of (n,).
     void (*gather_bags_max_gradient)(const Plan&, const uint32_t* bag_of, int64_t dim,
                                      const int64_t* argmax, const float* gradients, float* out);
 

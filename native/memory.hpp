@@ -25,7 +25,8 @@ class Buffer {
     int64_t size = 0;
 
     Buffer() = default;
-    explicit Buffer(int64_t count) : size(count), bytes_(static_cast<std::size_t>(count) * sizeof(T)) {
+    explicit Buffer(int64_t count)
+        : size(count), bytes_(static_cast<std::size_t>(count) * sizeof(T)) {
         memory_ = static_cast<T*>(borrow(bytes_));
         if (memory_ == nullptr) throw std::bad_alloc();
     }

@@ -18,13 +18,13 @@ constexpr float kAnyY = 2;  // y lies in [0, 1]
 
 // What k missed steps do to a row, for one k.
 struct LaggedUpdate {
-    float decay_factor = 1;      // of the weight
-    float slot_decay[kSlots] = {};  // factor on each slot
+    float decay_factor = 1;           // of the weight
+    float slot_decay[kSlots] = {};    // factor on each slot
     float coefficients[kTerms] = {};  // C_0, -C_1, C_2, ...: the movement, a polynomial in y
-    float y_max = kAnyY;         // the expansion holds up to this y; above it, replay the terms
-    float epsilon_factor = 1;    // e_{s+1}
-    float last_scale = 0;        // scale of the last step
-    uint32_t missed = 0;         // k
+    float y_max = kAnyY;       // the expansion holds up to this y; above it, replay the terms
+    float epsilon_factor = 1;  // e_{s+1}
+    float last_scale = 0;      // scale of the last step
+    uint32_t missed = 0;       // k
 };
 
 // Hyperparameters; a rule fills those of its formula.
@@ -72,29 +72,29 @@ struct TableView {
 };
 
 // Every rule family: X(name, class in rules.hpp). Names are those of src/rowwise/rules/.
-#define ROWWISE_FAMILIES(X)                                    \
-    X(sgd, Sgd)                                                \
-    X(momentum, Momentum<false>)                               \
-    X(nesterov, Momentum<true>)                                \
-    X(torch_momentum, TorchMomentum<false>)                    \
-    X(torch_nesterov, TorchMomentum<true>)                     \
-    X(rmsprop, Rmsprop<false, false, false>)                   \
-    X(rmsprop_momentum, Rmsprop<true, false, false>)           \
-    X(rmsprop_centered, Rmsprop<false, true, false>)           \
-    X(rmsprop_centered_momentum, Rmsprop<true, true, false>)   \
-    X(torch_rmsprop, Rmsprop<false, false, true>)              \
-    X(torch_rmsprop_momentum, Rmsprop<true, false, true>)      \
-    X(torch_rmsprop_centered, Rmsprop<false, true, true>)      \
+#define ROWWISE_FAMILIES(X)                                       \
+    X(sgd, Sgd)                                                   \
+    X(momentum, Momentum<false>)                                  \
+    X(nesterov, Momentum<true>)                                   \
+    X(torch_momentum, TorchMomentum<false>)                       \
+    X(torch_nesterov, TorchMomentum<true>)                        \
+    X(rmsprop, Rmsprop<false, false, false>)                      \
+    X(rmsprop_momentum, Rmsprop<true, false, false>)              \
+    X(rmsprop_centered, Rmsprop<false, true, false>)              \
+    X(rmsprop_centered_momentum, Rmsprop<true, true, false>)      \
+    X(torch_rmsprop, Rmsprop<false, false, true>)                 \
+    X(torch_rmsprop_momentum, Rmsprop<true, false, true>)         \
+    X(torch_rmsprop_centered, Rmsprop<false, true, true>)         \
     X(torch_rmsprop_centered_momentum, Rmsprop<true, true, true>) \
-    X(adagrad, Adagrad<false>)                                 \
-    X(torch_adagrad, Adagrad<true>)                            \
-    X(adadelta, Adadelta)                                      \
-    X(adam, Adam<false>)                                       \
-    X(adam_amsgrad, Adam<true>)                                \
-    X(nadam, Nadam)                                            \
-    X(adamax, Adamax)                                          \
-    X(torch_adamax, TorchAdamax)                               \
-    X(lion, Lion)                                              \
+    X(adagrad, Adagrad<false>)                                    \
+    X(torch_adagrad, Adagrad<true>)                               \
+    X(adadelta, Adadelta)                                         \
+    X(adam, Adam<false>)                                          \
+    X(adam_amsgrad, Adam<true>)                                   \
+    X(nadam, Nadam)                                               \
+    X(adamax, Adamax)                                             \
+    X(torch_adamax, TorchAdamax)                                  \
+    X(lion, Lion)                                                 \
     X(ftrl, Ftrl)
 
 #define ROWWISE_FAMILY_NAME(name, ...) name,

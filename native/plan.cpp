@@ -68,9 +68,9 @@ Buffer<int64_t> checked_offsets(std::span<const int64_t> offsets, int64_t n) {
     if (count < 0 || at[0] != 0) throw std::invalid_argument("offsets must begin with 0");
     for (int64_t b = 0; b < count; ++b)
         if (at[b + 1] < at[b])
-            throw std::invalid_argument(
-                "offset " + std::to_string(at[b + 1]) + " at position " + std::to_string(b + 1) +
-                " is below the one before it, " + std::to_string(at[b]));
+            throw std::invalid_argument("offset " + std::to_string(at[b + 1]) + " at position " +
+                                        std::to_string(b + 1) + " is below the one before it, " +
+                                        std::to_string(at[b]));
     if (at[count] != n)
         throw std::invalid_argument("the last offset, " + std::to_string(at[count]) +
                                     ", must be the number of ids, " + std::to_string(n));

@@ -63,7 +63,8 @@ float dot(const float* __restrict a, const float* __restrict b, int64_t dim) {
 
 }  // namespace
 
-void gather_bags(const TableView& table, const Rule& rule, const Clock& clock, const Bags& bags, float* out) {
+void gather_bags(const TableView& table, const Rule& rule, const Clock& clock, const Bags& bags,
+                 float* out) {
     const int64_t dim = table.dim;
     parallel(bags.count, bags_per_task(bags), [&](int64_t begin, int64_t end) {
         std::memset(out + begin * dim, 0, (end - begin) * dim * sizeof(float));
@@ -77,7 +78,7 @@ void gather_bags(const TableView& table, const Rule& rule, const Clock& clock, c
 }
 
 void gather_bags_max(const TableView& table, const Rule& rule, const Clock& clock, const Bags& bags,
-              float* out, int64_t* argmax) {
+                     float* out, int64_t* argmax) {
     const int64_t dim = table.dim;
     parallel(bags.count, bags_per_task(bags), [&](int64_t begin, int64_t end) {
         for (int64_t d = begin * dim; d < end * dim; ++d) {
@@ -90,8 +91,7 @@ void gather_bags_max(const TableView& table, const Rule& rule, const Clock& cloc
                      float* __restrict best = out + bag * dim;
                      int64_t* __restrict at = argmax + bag * dim;
                      for (int64_t d = 0; d < dim; ++d) {
-                         const bool better =
-                             first | (value[d] > best[d]) | (value[d] != value[d]);
+                         const bool better = first | (value[d] > best[d]) | (value[d] != value[d]);
                          best[d] = better ? value[d] : best[d];
                          at[d] = better ? i : at[d];
                      }
@@ -99,8 +99,8 @@ void gather_bags_max(const TableView& table, const Rule& rule, const Clock& cloc
     });
 }
 
-void bag_weight_gradient(const TableView& table, const Rule& rule, const Clock& clock, const Bags& bags,
-               const float* gradients, float* out) {
+void bag_weight_gradient(const TableView& table, const Rule& rule, const Clock& clock,
+                         const Bags& bags, const float* gradients, float* out) {
     parallel(bags.count, bags_per_task(bags), [&](int64_t begin, int64_t end) {
         each_row(table, rule, clock, bags, begin, end,
                  [&](int64_t bag, int64_t i, const float* value) {
@@ -129,7 +129,7 @@ void sum_gradients(const Plan& plan, int64_t dim, const float* gradients, float*
 }
 
 void gather_bags_max_gradient(const Plan& plan, const uint32_t* bag_of, int64_t dim,
-                       const int64_t* argmax, const float* gradients, float* out) {
+                              const int64_t* argmax, const float* gradients, float* out) {
     const auto sum_block = [&](int64_t first, int64_t last, float* __restrict sum) {
         for (int64_t d = 0; d < dim; ++d) sum[d] = 0;
         for (int64_t p = first; p < last; ++p) {

@@ -1,6 +1,6 @@
-// Random numbers by counter: each depends on (seed, row id, place in the row) alone, not on what was
-// drawn before. Integer arithmetic, +, *, / and the root only, so that every processor gives the
-// same bits.
+// Random numbers by counter: each depends on (seed, row id, place in the row) alone, not on what
+// was drawn before. Integer arithmetic, +, *, / and the root only, so that every processor gives
+// the same bits.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -57,14 +57,13 @@ ROWWISE_HD inline float normal(uint32_t bits) {
     const double p = (static_cast<double>(bits) + 0.5) * 0x1p-32, q = p - 0.5;
     if (q >= -0.425 && q <= 0.425) {
         const double r = 0.180625 - q * q;
-        const double above = ((59.109374720 * r + 159.29113202) * r + 50.434271938) * r +
-                             3.3871327179;
+        const double above =
+            ((59.109374720 * r + 159.29113202) * r + 50.434271938) * r + 3.3871327179;
         const double below = ((67.187563600 * r + 78.757757664) * r + 17.895169469) * r + 1;
         return static_cast<float>(q * above / below);
     }
     const double r = sqrt(-logarithm(q < 0 ? p : 1 - p)) - 1.6;
-    const double above = ((0.17023821103 * r + 1.3067284816) * r + 2.7568153900) * r +
-                         1.4234372777;
+    const double above = ((0.17023821103 * r + 1.3067284816) * r + 2.7568153900) * r + 1.4234372777;
     const double below = (0.12021132975 * r + 0.73700164250) * r + 1;
     return static_cast<float>(q < 0 ? -above / below : above / below);
 }

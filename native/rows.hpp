@@ -29,8 +29,8 @@ inline void prefetch_row(const float* row, int64_t dim) {
     for (int64_t d = 0; d < floats; d += kLine) __builtin_prefetch(row + d, Write);
 }
 
-// Calls work(d) for 0 <= d < dim, and ask(d) before each line: lines of rows ahead, asked for one by
-// one between arithmetic, come while it goes on; asked for all at once they would hold it up.
+// Calls work(d) for 0 <= d < dim, and ask(d) before each line: lines of rows ahead, asked for one
+// by one between arithmetic, come while it goes on; asked for all at once they would hold it up.
 template <class Ask, class Work>
 inline void by_lines(int64_t dim, Ask&& ask, Work&& work) {
     int64_t line = 0;
@@ -63,9 +63,9 @@ inline void sum_block(const Plan& plan, uint32_t first, uint32_t last, int64_t d
     }
 }
 
-// sum (dim,) <- the sum over first..last: sums of kBlock entries in order, then these sums in order.
-// So n gradients are rounded 64 + n / 64 times at most, and a GPU can share out the blocks for the
-// same bits. sum_one(begin, end, out) writes the sum of one block to out (dim,).
+// sum (dim,) <- the sum over first..last: sums of kBlock entries in order, then these sums in
+// order. So n gradients are rounded 64 + n / 64 times at most, and a GPU can share out the blocks
+// for the same bits. sum_one(begin, end, out) writes the sum of one block to out (dim,).
 template <class SumOne>
 inline void sum_in_blocks(int64_t first, int64_t last, int64_t dim, float* __restrict sum,
                           SumOne&& sum_one) {
@@ -95,12 +95,13 @@ inline void sum_of(const Plan& plan, int64_t i, int64_t dim, const float* gradie
 
 // The pooled kernels, described in kernels.hpp.
 void gather_bags(const TableView&, const Rule&, const Clock&, const Bags&, float* out);
-void gather_bags_max(const TableView&, const Rule&, const Clock&, const Bags&, float* out, int64_t* argmax);
-void bag_weight_gradient(const TableView&, const Rule&, const Clock&, const Bags&, const float* gradients,
-               float* out);
+void gather_bags_max(const TableView&, const Rule&, const Clock&, const Bags&, float* out,
+                     int64_t* argmax);
+void bag_weight_gradient(const TableView&, const Rule&, const Clock&, const Bags&,
+                         const float* gradients, float* out);
 void sum_gradients(const Plan&, int64_t dim, const float* gradients, float* out);
-void gather_bags_max_gradient(const Plan&, const uint32_t* bag_of, int64_t dim, const int64_t* argmax,
-                       const float* gradients, float* out);
+void gather_bags_max_gradient(const Plan&, const uint32_t* bag_of, int64_t dim,
+                              const int64_t* argmax, const float* gradients, float* out);
 void train_pairs(const WordPairs&, const Passage&);
 
 }  // namespace ROWWISE_ISA

@@ -1,6 +1,6 @@
-// The rules, element by element: `lag_weight` and `lag_slots` for missed steps, `step` for one with a
-// gradient. Names and order follow src/rowwise/rules/, where the formulas are. Compiles for a GPU as
-// well, where division and root must be IEEE's and no multiply-add fused, for the same bits.
+// The rules, element by element: `lag_weight` and `lag_slots` for missed steps, `step` for one with
+// a gradient. Names and order follow src/rowwise/rules/, where the formulas are. Compiles for a GPU
+// as well, where division and root must be IEEE's and no multiply-add fused, for the same bits.
 #pragma once
 #include <cmath>
 
@@ -24,8 +24,11 @@ struct Common {
     static constexpr bool moves = false;    // whether a missed step moves the weight by its slots
     static constexpr bool expands = false;  // whether that takes the expansion in y
 
-    ROWWISE_HD static float lag_untrained(const LaggedUpdate& k, float w) { return k.decay_factor * w; }
-    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters&, float& w, const Slots<N>&) {
+    ROWWISE_HD static float lag_untrained(const LaggedUpdate& k, float w) {
+        return k.decay_factor * w;
+    }
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters&, float& w,
+                                      const Slots<N>&) {
         w *= k.decay_factor;
     }
     ROWWISE_HD static void lag_slots(const LaggedUpdate& k, const Hyperparameters&, Slots<N>& s) {
@@ -39,7 +42,8 @@ template <class R, int N>
 struct Expanding : Common<N> {
     static constexpr bool moves = true, expands = true;
 
-    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters& h, float& w, const Slots<N>& s) {
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters& h, float& w,
+                                      const Slots<N>& s) {
         const float epsilon = h.epsilon * k.epsilon_factor;
         const float scale = 1.0f / (R::root(s) + epsilon);
         const float y = epsilon * scale;
@@ -55,8 +59,7 @@ struct Expanding : Common<N> {
         if (!(k.y_max > 0)) return INFINITY;
         const float root = h.epsilon * k.epsilon_factor * (1 - k.y_max) / k.y_max;
         const float least = R::slot_of(root);
-        return least > kSmallestNormal ? least
-                                                         : kSmallestNormal;
+        return least > kSmallestNormal ? least : kSmallestNormal;
     }
     ROWWISE_HD static bool fails(float limit, const Slots<N>& s) {
         return (s.z[0] != 0) & !(s.z[N - 1] >= limit);
@@ -68,7 +71,8 @@ struct Expanding : Common<N> {
 
 // w -= lr g
 struct Sgd : Common<0> {
-    ROWWISE_HD static void step(const Step& s, const Hyperparameters&, float g, float& w, Slots<0>&) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters&, float g, float& w,
+                                Slots<0>&) {
         w = s.decay_factor * w - s.learning_rate * g;
     }
 };
@@ -77,10 +81,12 @@ struct Sgd : Common<0> {
 template <bool Nesterov>
 struct Momentum : Common<1> {
     static constexpr bool moves = true;
-    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters&, float& w, const Slots<1>& s) {
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters&, float& w,
+                                      const Slots<1>& s) {
         w = k.decay_factor * w - k.coefficients[0] * s.z[0];
     }
-    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<1>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w,
+                                Slots<1>& slot) {
         float& b = slot.z[0];
         b = h.momentum * b - s.learning_rate * g;
         w = s.decay_factor * w + (Nesterov ? h.momentum * b - s.learning_rate * g : b);
@@ -90,7 +96,8 @@ struct Momentum : Common<1> {
 // b = momentum b + (1 - dampening) g;  w -= lr b,  or with Nesterov w -= lr (g + momentum b)
 template <bool Nesterov>
 struct TorchMomentum : Momentum<Nesterov> {
-    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<1>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w,
+                                Slots<1>& slot) {
         float& b = slot.z[0];
         b = h.momentum * b + s.gradient_scale * g;
         w = s.decay_factor * w - s.learning_rate * (Nesterov ? g + h.momentum * b : b);
@@ -105,11 +112,13 @@ struct Rmsprop : Common<1 + HasMomentum + Centered> {
     static constexpr int slots = 1 + HasMomentum + Centered;
     static constexpr bool moves = HasMomentum;
     static constexpr int b = 1, a = 1 + HasMomentum;
-    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters&, float& w, const Slots<slots>& s) {
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters&, float& w,
+                                      const Slots<slots>& s) {
         w *= k.decay_factor;
         if constexpr (HasMomentum) w -= k.coefficients[0] * s.z[b];
     }
-    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<slots>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w,
+                                Slots<slots>& slot) {
         float& v = slot.z[0];
         v = h.rho * v + h.one_minus_rho * (g * g);
         float variance = v;
@@ -133,18 +142,21 @@ struct Rmsprop : Common<1 + HasMomentum + Centered> {
 template <bool TorchForm>
 struct Adagrad : Common<1> {
     ROWWISE_HD static void lag_slots(const LaggedUpdate&, const Hyperparameters&, Slots<1>&) {}
-    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<1>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w,
+                                Slots<1>& slot) {
         float& acc = slot.z[0];
         acc += g * g;
         w = s.decay_factor * w -
-            s.learning_rate * g / (TorchForm ? std::sqrt(acc) + h.epsilon : std::sqrt(acc + h.epsilon));
+            s.learning_rate * g /
+                (TorchForm ? std::sqrt(acc) + h.epsilon : std::sqrt(acc + h.epsilon));
     }
 };
 
 // v = rho v + (1 - rho) g^2;  u = g sqrt(d + epsilon) / sqrt(v + epsilon);
 // d = rho d + (1 - rho) u^2;  w -= lr u
 struct Adadelta : Common<2> {
-    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<2>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w,
+                                Slots<2>& slot) {
         float &v = slot.z[0], &d = slot.z[1];
         v = h.rho * v + h.one_minus_rho * (g * g);
         const float u = std::sqrt(d + h.epsilon) * g / std::sqrt(v + h.epsilon);
@@ -160,7 +172,8 @@ struct Adam : Expanding<Adam<Amsgrad>, 2 + Amsgrad> {
     static constexpr int slots = 2 + Amsgrad;
     ROWWISE_HD static float root(const Slots<slots>& s) { return std::sqrt(s.z[slots - 1]); }
     ROWWISE_HD static float slot_of(float root) { return root * root; }
-    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<slots>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w,
+                                Slots<slots>& slot) {
         float &m = slot.z[0], &v = slot.z[1];
         m = h.beta_1 * m + h.one_minus_beta_1 * g;
         v = h.beta_2 * v + h.one_minus_beta_2 * (g * g);
@@ -171,7 +184,8 @@ struct Adam : Expanding<Adam<Amsgrad>, 2 + Amsgrad> {
 
 // m, v as Adam;  w -= (alpha m + alpha_g g) / (sqrt(v) + epsilon_t)
 struct Nadam : Adam<false> {
-    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<2>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w,
+                                Slots<2>& slot) {
         float &m = slot.z[0], &v = slot.z[1];
         m = h.beta_1 * m + h.one_minus_beta_1 * g;
         v = h.beta_2 * v + h.one_minus_beta_2 * (g * g);
@@ -183,7 +197,8 @@ struct Nadam : Adam<false> {
 struct Adamax : Expanding<Adamax, 2> {
     ROWWISE_HD static float root(const Slots<2>& s) { return s.z[1]; }
     ROWWISE_HD static float slot_of(float root) { return root; }
-    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<2>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w,
+                                Slots<2>& slot) {
         float &m = slot.z[0], &u = slot.z[1];
         m = h.beta_1 * m + h.one_minus_beta_1 * g;
         const float size = std::fabs(g), before = h.beta_2 * u;
@@ -195,7 +210,8 @@ struct Adamax : Expanding<Adamax, 2> {
 // m as Adamax;  u = max(beta_2 u, |g| + epsilon);  w -= alpha m / u
 struct TorchAdamax : Expanding<TorchAdamax, 2> {
     ROWWISE_HD static float root(const Slots<2>& s) { return s.z[1]; }
-    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters& h, float& w, const Slots<2>& s) {
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters& h, float& w,
+                                      const Slots<2>& s) {
         const float u = s.z[1] > h.epsilon ? s.z[1] : h.epsilon;  // not 0, whatever was loaded
         w = k.decay_factor * w - s.z[0] / u * k.coefficients[0];
     }
@@ -212,7 +228,8 @@ struct TorchAdamax : Expanding<TorchAdamax, 2> {
     ROWWISE_HD static double denominator(double root, double epsilon) {
         return root > epsilon ? root : epsilon;
     }
-    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<2>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w,
+                                Slots<2>& slot) {
         float &m = slot.z[0], &u = slot.z[1];
         m = h.beta_1 * m + h.one_minus_beta_1 * g;
         const float size = std::fabs(g) + h.epsilon, before = h.beta_2 * u;
@@ -226,16 +243,19 @@ ROWWISE_HD inline float sign(float x) { return static_cast<float>((x > 0) - (x <
 // w -= lr sign(beta_1 m + (1 - beta_1) g);  m = beta_2 m + (1 - beta_2) g
 struct Lion : Common<1> {
     static constexpr bool moves = true;
-    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters& h, float& w, const Slots<1>& s) {
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters& h, float& w,
+                                      const Slots<1>& s) {
         w = k.decay_factor * w - k.coefficients[0] * sign(h.beta_1 * s.z[0]);
     }
-    // However small m gets, it keeps its sign: more than half of the smallest number is rounded to it.
+    // However small m gets, it keeps its sign: more than half of the smallest number is rounded to
+    // it.
     ROWWISE_HD static void lag_slots(const LaggedUpdate& k, const Hyperparameters& h, Slots<1>& s) {
         const float m = s.z[0] * k.slot_decay[0];
         const float least = sign(s.z[0]) * kSmallest;
         s.z[0] = (m == 0) & (h.beta_2 > 0.5f) ? least : m;
     }
-    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<1>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w,
+                                Slots<1>& slot) {
         float& m = slot.z[0];
         w = s.decay_factor * w - s.learning_rate * sign(h.beta_1 * m + h.one_minus_beta_1 * g);
         m = h.beta_2 * m + h.one_minus_beta_2 * g;
@@ -254,12 +274,16 @@ struct Ftrl : Common<2> {
         return (clipped - z) / (powered / lr + h.two_l2 + h.beta / lr);
     }
     // After any step the weight is what z, acc and that step's learning rate say.
-    ROWWISE_HD static float lag_untrained(const LaggedUpdate& k, float w) { return k.missed ? 0.0f : w; }
-    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters& h, float& w, const Slots<2>& s) {
+    ROWWISE_HD static float lag_untrained(const LaggedUpdate& k, float w) {
+        return k.missed ? 0.0f : w;
+    }
+    ROWWISE_HD static void lag_weight(const LaggedUpdate& k, const Hyperparameters& h, float& w,
+                                      const Slots<2>& s) {
         if (k.missed) w = weight(h, power(h, s.z[0]), s.z[1], k.last_scale);
     }
     ROWWISE_HD static void lag_slots(const LaggedUpdate&, const Hyperparameters&, Slots<2>&) {}
-    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w, Slots<2>& slot) {
+    ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w,
+                                Slots<2>& slot) {
         float &acc = slot.z[0], &z = slot.z[1];
         const float before = power(h, acc);
         acc += g * g;

@@ -119,13 +119,11 @@ int64_t Table::gather_bags_max(const BagBatch& bags, std::span<float> out,
 
 int64_t Table::bag_weight_gradient(const BagBatch& bags, Floats gradients,
                                    std::span<float> out) const {
-    check_size(gradients.size(), count_of(bags) * dim(),
-               "gradients must hold one vector per bag");
+    check_size(gradients.size(), count_of(bags) * dim(), "gradients must hold one vector per bag");
     check_size(out.size(), static_cast<int64_t>(bags.ids.size()),
                "out must hold one number per id");
     return read(bags, [&](const Bags& checked) {
-        kernels().bag_weight_gradient(view_, rule_, *clock_, checked, gradients.data(),
-                                      out.data());
+        kernels().bag_weight_gradient(view_, rule_, *clock_, checked, gradients.data(), out.data());
     });
 }
 
@@ -154,8 +152,7 @@ BatchPlan Table::plan_bags(const BagBatch& bags) const {
 }
 
 RowGradients Table::sum_gradients(const BatchPlan& batch, Floats gradients) const {
-    check_size(gradients.size(), batch.gradients * dim(),
-               "gradients must hold one vector per bag");
+    check_size(gradients.size(), batch.gradients * dim(), "gradients must hold one vector per bag");
     const Plan& plan = batch.plan;
     RowGradients rows{Buffer<int64_t>(plan.distinct()), Buffer<float>(plan.distinct() * dim())};
     std::copy(plan.ids.begin(), plan.ids.end(), rows.ids.begin());
@@ -163,11 +160,9 @@ RowGradients Table::sum_gradients(const BatchPlan& batch, Floats gradients) cons
     return rows;
 }
 
-RowGradients Table::gather_bags_max_gradient(const BagBatch& bags,
-                                             std::span<const int64_t> argmax,
+RowGradients Table::gather_bags_max_gradient(const BagBatch& bags, std::span<const int64_t> argmax,
                                              Floats gradients) const {
-    check_size(gradients.size(), count_of(bags) * dim(),
-               "gradients must hold one vector per bag");
+    check_size(gradients.size(), count_of(bags) * dim(), "gradients must hold one vector per bag");
     check_size(argmax.size(), count_of(bags) * dim(), "argmax must have the shape of gradients");
     check_count(bags.ids.size());
     check_count(bags.offsets.size());
@@ -177,8 +172,8 @@ RowGradients Table::gather_bags_max_gradient(const BagBatch& bags,
     const Plan plan = make_plan(std::move(checked.ids.ids), this->rows());
     RowGradients rows{Buffer<int64_t>(plan.distinct()), Buffer<float>(plan.distinct() * dim())};
     std::copy(plan.ids.begin(), plan.ids.end(), rows.ids.begin());
-    kernels().gather_bags_max_gradient(plan, bag_of.data(), dim(), argmax.data(),
-                                       gradients.data(), rows.sums.data());
+    kernels().gather_bags_max_gradient(plan, bag_of.data(), dim(), argmax.data(), gradients.data(),
+                                       rows.sums.data());
     return rows;
 }
 
@@ -195,8 +190,7 @@ int64_t Table::update(Ids ids, Floats gradients, const StepParams& params) {
 void Table::update(const BatchPlan& batch, Floats gradients, const StepParams& params) {
     if (batch.rows != rows())
         throw std::invalid_argument("the bags were planned for a table of other rows");
-    check_size(gradients.size(), batch.gradients * dim(),
-               "gradients must hold one vector per bag");
+    check_size(gradients.size(), batch.gradients * dim(), "gradients must hold one vector per bag");
     step(batch.plan, gradients, params);
 }
 
@@ -204,8 +198,8 @@ void Table::step(const Plan& plan, Floats gradients, const StepParams& params) {
     const std::unique_lock hold(lock_);
     Buffer<float> copy;
     gradients = apart(gradients, copy);
-    // A clock's epsilon never falls (somebody has set the iteration back), and no step is before one
-    // whose decay factor is not above 0.
+    // A clock's epsilon never falls (somebody has set the iteration back), and no step is before
+    // one whose decay factor is not above 0.
     const bool ends = params.decay_factor <= 0;
     if (ends || params.epsilon_factor < clock_->epsilon_factor() ||
         clock_->now() >= Clock::kHorizon)

@@ -43,8 +43,8 @@ struct RowGradients {
     Buffer<float> sums;
 };
 
-// All methods may be called by any thread: readers run beside each other, writers alone. Batches may
-// even change meanwhile: ids and offsets are copied before they are checked and used. Arrays of
+// All methods may be called by any thread: readers run beside each other, writers alone. Batches
+// may even change meanwhile: ids and offsets are copied before they are checked and used. Arrays of
 // another size than a comment says, offsets that do not ascend and too large a batch throw
 // std::invalid_argument. Methods that return int64_t return -1, or the position of an id that
 // is outside the table; then nothing was read or written.
@@ -69,8 +69,7 @@ class Table {
     int64_t gather_bags_max(const BagBatch& bags, std::span<float> out,
                             std::span<int64_t> argmax) const;
     // out (n,) <- the gradients of the bags' weights, from gradients (bags, dim).
-    int64_t bag_weight_gradient(const BagBatch& bags, Floats gradients,
-                                std::span<float> out) const;
+    int64_t bag_weight_gradient(const BagBatch& bags, Floats gradients, std::span<float> out) const;
     // out (rows, dim) <- the present values of a slot.
     void read_slot(std::size_t slot, std::span<float> out) const;
 
@@ -84,8 +83,9 @@ class Table {
     RowGradients gather_bags_max_gradient(const BagBatch& bags, std::span<const int64_t> argmax,
                                           Floats gradients) const;
 
-    // One step of the whole table with gradients (n, dim), one per id; or those of a plan. Brings all
-    // rows up to date where the clock's memory is used up, or a missed step could not be made up for.
+    // One step of the whole table with gradients (n, dim), one per id; or those of a plan. Brings
+    // all rows up to date where the clock's memory is used up, or a missed step could not be made
+    // up for.
     int64_t update(Ids ids, Floats gradients, const StepParams& params);
     void update(const BatchPlan& batch, Floats gradients, const StepParams& params);
 

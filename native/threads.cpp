@@ -54,7 +54,7 @@ struct Range {
     }
 };
 
-std::atomic<int> missing{0};       // threads that could not be made
+std::atomic<int> missing{0};  // threads that could not be made
 std::atomic<bool> warned{false};
 
 class Pool {
@@ -118,7 +118,7 @@ class Pool {
     bool closing_ = false;
 };
 
-std::atomic<int> wanted{0};  // 0: the default
+std::atomic<int> wanted{0};                      // 0: the default
 std::atomic<std::mutex*> owner{new std::mutex};  // held by whoever uses the pool
 Pool* pool = nullptr;  // never destroyed at exit: other threads may still run
 int pool_threads = 0;
@@ -132,7 +132,8 @@ void after_fork_in_child() {
     pool = nullptr;
 }
 
-// How code compiled by GCC starts a team of OpenMP threads. Intel's and LLVM's runtimes have it too.
+// How code compiled by GCC starts a team of OpenMP threads. Intel's and LLVM's runtimes have it
+// too.
 using Team = void (*)(void (*)(void*), void*, unsigned threads, unsigned flags);
 
 // Whether this process is a fork's child that has not become another program since: Linux's

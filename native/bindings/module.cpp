@@ -46,8 +46,7 @@ NB_MODULE(_native, m) {
     m.def("set_leak_warnings", &nb::set_leak_warnings, "warn"_a,
           "Set whether objects that outlive the interpreter are reported.");
 
-    m.def("zeros", &zeros, "bytes"_a,
-          "Return (bytes,) zeros, on huge pages where there are any.");
+    m.def("zeros", &zeros, "bytes"_a, "Return (bytes,) zeros, on huge pages where there are any.");
     m.def(
         "empty", [](std::size_t rows, std::size_t dim) { return new_array<float>(rows, dim); },
         "rows"_a, "dim"_a,

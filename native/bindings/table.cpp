@@ -38,7 +38,8 @@ class ArrayTable {
     ArrayTable(Matrix<float> weights, Vector<uint8_t> states)
         : weights_(std::move(weights)), states_(checked(std::move(states), weights_.shape(0))),
           table_(weights_.data(), reinterpret_cast<RowState*>(states_.data()),
-                 static_cast<int64_t>(weights_.shape(0)), static_cast<int64_t>(weights_.shape(1))) {}
+                 static_cast<int64_t>(weights_.shape(0)), static_cast<int64_t>(weights_.shape(1))) {
+    }
 
     void set_rule(const Rule& rule, std::vector<Matrix<float>> slots,
                   std::vector<float> slot_starts, bool slots_pristine, bool advances, double ratio,
@@ -78,8 +79,7 @@ class ArrayTable {
     int64_t bag_weight_gradient(const GivenIds& ids, const GivenIds& offsets,
                                 const Gradients& gradients, const Array<float>& out) const {
         const WithoutGil unlocked;
-        return table_.bag_weight_gradient(bags_of(ids, offsets), span_of(gradients),
-                                          span_of(out));
+        return table_.bag_weight_gradient(bags_of(ids, offsets), span_of(gradients), span_of(out));
     }
 
     BatchPlan plan_bags(const GivenIds& ids, const GivenIds& offsets,
@@ -207,8 +207,8 @@ void bind_table(nb::module_& m) {
         "A missed step multiplies the denominator of a movement by `shrink`; `window` missed\n"
         "steps matter to the movement.");
 
-    nb::class_<BatchPlan>(m, "BatchPlan",
-                          "A batch of bags, sorted: its distinct ids and where their gradients lie.");
+    nb::class_<BatchPlan>(
+        m, "BatchPlan", "A batch of bags, sorted: its distinct ids and where their gradients lie.");
     nb::class_<StepParams>(m, "StepParams", "The numbers of one step.")
         .def(nb::init<int64_t, double, double, double, double, double>(), "iteration"_a,
              "learning_rate"_a, "decay_factor"_a, "scale"_a, "gradient_scale"_a,
@@ -221,9 +221,9 @@ void bind_table(nb::module_& m) {
         "the flat position of an id outside the table; then nothing was read or written.")
         .def(nb::init<Matrix<float>, Vector<uint8_t>>(), "weights"_a, "states"_a,
              "Lay a table over weights (rows, dim) and the bytes of (rows,) row states.")
-        .def("set_rule", &ArrayTable::set_rule, "rule"_a, "slots"_a, nb::kw_only(),
-             "slot_starts"_a, "slots_pristine"_a, "advances"_a, "ratio"_a, "growth"_a, "terms"_a,
-             "unbounded"_a, "window"_a, "slot_decay"_a,
+        .def("set_rule", &ArrayTable::set_rule, "rule"_a, "slots"_a, nb::kw_only(), "slot_starts"_a,
+             "slots_pristine"_a, "advances"_a, "ratio"_a, "growth"_a, "terms"_a, "unbounded"_a,
+             "window"_a, "slot_decay"_a,
              "Update rows by `rule` from now on; every row must be up to date.\n\n"
              "slots are (rows, dim) each. slots_pristine: slots of rows without an update hold\n"
              "slot_starts. advances: whether a step changes rows that it does not touch; the rest\n"
@@ -264,8 +264,7 @@ void bind_table(nb::module_& m) {
              "closed coefficients (m,).")
         .def("restore", &ArrayTable::restore, "history"_a,
              "Take up what `step_history` gave; the rows' last steps are of it.")
-        .def_prop_rw("slots_pristine", &ArrayTable::slots_pristine,
-                     &ArrayTable::set_slots_pristine,
+        .def_prop_rw("slots_pristine", &ArrayTable::slots_pristine, &ArrayTable::set_slots_pristine,
                      "Whether slots of rows without an update hold what they start with.");
     m.attr("TERMS") = kTerms;
 }

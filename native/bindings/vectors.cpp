@@ -40,12 +40,13 @@ void check_dim(int64_t dim) {
 
 // Places and numbers of rows; bytes consumed, lines and rows seen; fault, its line, byte and value.
 template <class T>
-using RowsOfText = std::tuple<NewMatrix<int64_t>, NewMatrix<T>, std::tuple<int64_t, int64_t, int64_t>,
-                              std::tuple<int, int64_t, int64_t, int64_t>>;
+using RowsOfText =
+    std::tuple<NewMatrix<int64_t>, NewMatrix<T>, std::tuple<int64_t, int64_t, int64_t>,
+               std::tuple<int, int64_t, int64_t, int64_t>>;
 
 template <class T>
 RowsOfText<T> rows_of_text(Block block, int64_t size, int64_t dim, const std::string& separator,
-                       bool has_word, bool last, int64_t limit, const Wanted* wanted) {
+                           bool has_word, bool last, int64_t limit, const Wanted* wanted) {
     check_dim(dim);
     if (size < 0 || size > static_cast<int64_t>(block.size()))
         throw std::invalid_argument("size is outside the block");
@@ -62,19 +63,21 @@ RowsOfText<T> rows_of_text(Block block, int64_t size, int64_t dim, const std::st
         const WithoutGil unlocked;
         read_numbers(text, found, dim, between, has_word, numbers.data());
     }
-    return {places_of(found.rows, [](const Span& row) { return row.line; }), std::move(numbers),
+    return {places_of(found.rows, [](const Span& row) { return row.line; }),
+            std::move(numbers),
             {found.consumed, found.lines, found.seen},
             {static_cast<int>(found.fault), found.bad_line, found.bad_at, found.bad_value}};
 }
 
 std::tuple<NewMatrix<int64_t>, NewMatrix<float>, int64_t> rows_of_binary(Block block, int64_t size,
-                                                                 int64_t dim, int64_t limit) {
+                                                                         int64_t dim,
+                                                                         int64_t limit) {
     check_dim(dim);
     if (size < 0 || size > static_cast<int64_t>(block.size()))
         throw std::invalid_argument("size is outside the block");
     limit = std::min(limit, size / (dim * 4 + 1));
     auto numbers = new_array<float>(static_cast<std::size_t>(std::max<int64_t>(limit, 0)),
-                                static_cast<std::size_t>(dim));
+                                    static_cast<std::size_t>(dim));
     std::vector<Span> rows;
     int64_t consumed = 0;
     {
@@ -82,8 +85,7 @@ std::tuple<NewMatrix<int64_t>, NewMatrix<float>, int64_t> rows_of_binary(Block b
         consumed = read_binary(reinterpret_cast<const char*>(block.data()), size, dim, limit, rows,
                                numbers.data());
     }
-    return {places_of(rows, [](const Span& row) { return row.end; }), std::move(numbers),
-            consumed};
+    return {places_of(rows, [](const Span& row) { return row.end; }), std::move(numbers), consumed};
 }
 
 // Returns a copy of where words end that stand one after the other, checked.
@@ -160,10 +162,11 @@ void bind_vectors(nb::module_& m) {
     m.def("rows_of_text_float64", &rows_of_text<double>, "block"_a, "size"_a, "dim"_a,
           "separator"_a, "has_word"_a, "last"_a, "limit"_a, "wanted"_a.none(),
           "Return what `rows_of_text` does, with numbers in float64.");
-    m.def("rows_of_binary", &rows_of_binary, "block"_a, "size"_a, "dim"_a, "limit"_a,
-          "Return the rows of word2vec's binary format in the first `size` bytes of a block: spans\n"
-          "(rows, 3), where a word begins and ends and where its row ends; numbers (rows, dim); and\n"
-          "the bytes consumed.");
+    m.def(
+        "rows_of_binary", &rows_of_binary, "block"_a, "size"_a, "dim"_a, "limit"_a,
+        "Return the rows of word2vec's binary format in the first `size` bytes of a block: spans\n"
+        "(rows, 3), where a word begins and ends and where its row ends; numbers (rows, dim); and\n"
+        "the bytes consumed.");
     constexpr const char* kWrite =
         "Return rows as text: word, numbers in the fewest digits that read back as the same, line\n"
         "break. Word i is words[ends[i - 1]:ends[i]].";
@@ -173,10 +176,11 @@ void bind_vectors(nb::module_& m) {
           "has_word"_a, kWrite);
     m.def("subwords", &subwords, "word"_a, "min_length"_a, "max_length"_a, "buckets"_a,
           "Return which of the buckets hold fastText's character n-grams of a word.");
-    m.def("mix_subwords", &mix, "words"_a, "ends"_a, "rows"_a, "buckets"_a, "min_length"_a,
-          "max_length"_a, "undo"_a,
-          "Replace rows (n, dim) by the means of themselves and their n-grams' rows, or with `undo`\n"
-          "by what they were before.");
+    m.def(
+        "mix_subwords", &mix, "words"_a, "ends"_a, "rows"_a, "buckets"_a, "min_length"_a,
+        "max_length"_a, "undo"_a,
+        "Replace rows (n, dim) by the means of themselves and their n-grams' rows, or with `undo`\n"
+        "by what they were before.");
 }
 
 }  // namespace rowwise

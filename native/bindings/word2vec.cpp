@@ -50,11 +50,20 @@ void train(const Matrix<float>& input, const Matrix<float>& output, const Vector
                       [&](int32_t id) { return id >= 0 && id < static_cast<int64_t>(words); }),
           "ids must be of the words");
 
-    const WordPairs pairs{input.data(), output.data(), reinterpret_cast<RowState*>(states.data()),
-                          static_cast<int64_t>(words), static_cast<int64_t>(dim), keep.data(),
-                          accept.data(), alias.data(), window, negative, cbow, seed};
-    const Passage text{own_ids.data(), own_ends.data(), end - begin, words_done + first,
-                       lr, lr_slope, min_lr, single_thread};
+    const WordPairs pairs{input.data(),
+                          output.data(),
+                          reinterpret_cast<RowState*>(states.data()),
+                          static_cast<int64_t>(words),
+                          static_cast<int64_t>(dim),
+                          keep.data(),
+                          accept.data(),
+                          alias.data(),
+                          window,
+                          negative,
+                          cbow,
+                          seed};
+    const Passage text{own_ids.data(), own_ends.data(), end - begin,  words_done + first, lr,
+                       lr_slope,       min_lr,          single_thread};
     {
         const WithoutGil unlocked;
         kernels().train_pairs(pairs, text);

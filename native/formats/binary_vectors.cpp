@@ -75,8 +75,8 @@ void mix_subwords(const char* words, const int64_t* ends, float* rows, int64_t c
             const auto parts = static_cast<double>(places.size() + 1);
             float* row = rows + i * dim;
             for (int64_t j = 0; j < dim; ++j)
-                row[j] = static_cast<float>(undo ? row[j] * parts - sum[j]
-                                                 : (row[j] + sum[j]) / parts);
+                row[j] =
+                    static_cast<float>(undo ? row[j] * parts - sum[j] : (row[j] + sum[j]) / parts);
         }
     });
 }

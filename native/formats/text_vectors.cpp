@@ -6,8 +6,8 @@
 #include <limits>
 #include <mutex>
 
-#include "threads.hpp"
 #include "formats/vectors.hpp"
+#include "threads.hpp"
 
 namespace rowwise {
 namespace {
@@ -25,7 +25,8 @@ const char* trimmed(const char* first, const char* last, char separator) {
 const char* word_end(const char* first, const char* last, int64_t dim, char separator) {
     const auto separators = std::count(first, last, separator);
     if (separators < dim) return nullptr;
-    if (separators == dim) return static_cast<const char*>(std::memchr(first, separator, last - first));
+    if (separators == dim)
+        return static_cast<const char*>(std::memchr(first, separator, last - first));
     const char* at = last;
     for (int64_t i = 0; i < dim; ++i) {
         while (at > first && at[-1] != separator) --at;
@@ -57,7 +58,8 @@ const char* read_plain(const char* at, const char* last, T& value) {
     at += negative;
     uint64_t mantissa = 0;
     const char* first = at;
-    while (at < last && static_cast<unsigned char>(*at - '0') < 10) mantissa = mantissa * 10 + (*at++ - '0');
+    while (at < last && static_cast<unsigned char>(*at - '0') < 10)
+        mantissa = mantissa * 10 + (*at++ - '0');
     int64_t digits = at - first, decimals = 0;
     if (at < last && *at == '.') {
         first = ++at;
@@ -125,7 +127,7 @@ void blame(TextRows& found, Fault fault, int64_t line, int64_t at, int64_t value
 }  // namespace
 
 TextRows find_rows(const char* text, int64_t size, int64_t dim, char separator, bool has_word,
-                       bool last, int64_t limit, const Wanted* wanted) {
+                   bool last, int64_t limit, const Wanted* wanted) {
     TextRows found;
     const char* const end = text + size;
     for (const char* at = text; at < end && found.seen < limit; ++found.lines) {
@@ -168,14 +170,15 @@ TextRows find_rows(const char* text, int64_t size, int64_t dim, char separator, 
 }
 
 template <class T>
-void read_numbers(const char* text, TextRows& found, int64_t dim, char separator,
-                  bool has_word, T* out) {
+void read_numbers(const char* text, TextRows& found, int64_t dim, char separator, bool has_word,
+                  T* out) {
     std::mutex mutex;
     parallel(static_cast<int64_t>(found.rows.size()), kGrain, [&](int64_t begin, int64_t stop) {
         for (int64_t i = begin; i < stop; ++i) {
             const Span& row = found.rows[i];
             const char *bad_at = nullptr, *first = text + row.word_end + has_word;
-            const int64_t read = read_row(first, text + row.end, dim, separator, out + i * dim, bad_at);
+            const int64_t read =
+                read_row(first, text + row.end, dim, separator, out + i * dim, bad_at);
             if (read == dim) continue;
             const std::lock_guard lock(mutex);
             blame(found, Fault::not_a_number, row.line, bad_at - text, read);
@@ -198,7 +201,8 @@ void write_rows(const char* words, const int64_t* ends, const T* numbers, int64_
         }
         for (int64_t j = 0; j < dim; ++j) {
             if (has_word || j > 0) text += separator;
-            const auto written = std::to_chars(digits, digits + sizeof digits, numbers[i * dim + j]);
+            const auto written =
+                std::to_chars(digits, digits + sizeof digits, numbers[i * dim + j]);
             text.append(digits, written.ptr);
         }
         text += '\n';

@@ -45,12 +45,12 @@ class Wanted {
 // right; or `dim` numbers alone. At most `limit` lines that are not empty are read. The last line
 // counts without a line break only if `last`.
 TextRows find_rows(const char* text, int64_t size, int64_t dim, char separator, bool has_word,
-                       bool last, int64_t limit, const Wanted* wanted);
+                   bool last, int64_t limit, const Wanted* wanted);
 
 // Writes the numbers of the rows found to out, (rows, dim). On a fault, `found` says where.
 template <class T>
-void read_numbers(const char* text, TextRows& found, int64_t dim, char separator,
-                  bool has_word, T* out);
+void read_numbers(const char* text, TextRows& found, int64_t dim, char separator, bool has_word,
+                  T* out);
 
 // Appends `count` rows: word, numbers in the fewest digits that read back as the same, line break.
 // Word i is words[ends[i - 1]:ends[i]].

@@ -23,9 +23,13 @@ constexpr int64_t kWordsPerTask = 4096;
 
 // Not std::max and std::min, whose code the copies of this file might share.
 template <class T>
-T larger(T a, T b) { return a > b ? a : b; }
+T larger(T a, T b) {
+    return a > b ? a : b;
+}
 template <class T>
-T smaller(T a, T b) { return a < b ? a : b; }
+T smaller(T a, T b) {
+    return a < b ? a : b;
+}
 
 // splitmix64 (Steele et al., Fast Splittable Pseudorandom Number Generators, 2014).
 struct Random {
@@ -173,7 +177,8 @@ void count_update(RowState& state, uint64_t iteration) {
     const std::atomic_ref count(state.update_count);
     uint32_t before = count.load(std::memory_order_relaxed);
     while (before != UINT32_MAX &&
-           !count.compare_exchange_weak(before, before + 1, std::memory_order_relaxed)) {}
+           !count.compare_exchange_weak(before, before + 1, std::memory_order_relaxed)) {
+    }
     const std::atomic_ref low(state.last_update[0]), high(state.last_update[1]);
     low.store(static_cast<uint32_t>(iteration), std::memory_order_relaxed);
     high.store(static_cast<uint32_t>(iteration >> 32), std::memory_order_relaxed);

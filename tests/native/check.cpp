@@ -1,6 +1,6 @@
-// The native code without Python, for the sanitizers: tables of every rule on odd shapes, bags, readers
-// beside a writer, sums and random numbers of stated bits, memory that is used again, word vectors.
-// Says what is wrong and exits with 1.
+// The native code without Python, for the sanitizers: tables of every rule on odd shapes, bags,
+// readers beside a writer, sums and random numbers of stated bits, memory that is used again, word
+// vectors. Says what is wrong and exits with 1.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -128,8 +128,8 @@ void check_bags(const Kind& kind, int64_t dim) {
     require(same_bits(pooled, expected), "a bag is not the sum of its rows", kind, dim);
 }
 
-// Readers beside each other and beside a writer, while one of them has the pool of threads. Weights and
-// gradients are 0, which every rule leaves 0, so that every read must find 0.
+// Readers beside each other and beside a writer, while one of them has the pool of threads. Weights
+// and gradients are 0, which every rule leaves 0, so that every read must find 0.
 void check_readers(const Kind& kind, int64_t dim) {
     set_num_threads(2);
     OwnTable table(kind, kRows, dim);
@@ -239,8 +239,18 @@ FloatVector trained_words(int64_t dim, bool cbow) {
     for (std::size_t i = 0; i < input.size(); ++i)
         input[i] = 0.01f * static_cast<float>(i * 37 % 19) - 0.09f;
     std::vector<RowState> states(words);
-    const WordPairs pairs{input.data(), output.data(), states.data(), words, dim, always.data(),
-                          always.data(), alias.data(), 3, 2, cbow, 7};
+    const WordPairs pairs{input.data(),
+                          output.data(),
+                          states.data(),
+                          words,
+                          dim,
+                          always.data(),
+                          always.data(),
+                          alias.data(),
+                          3,
+                          2,
+                          cbow,
+                          7};
     const Passage text{ids.data(), ends.data(), sentences, 0, 0.1, 1e-6, 1e-3, true};
     kernels().train_pairs(pairs, text);
     for (const RowState& state : states)

@@ -1,5 +1,5 @@
-// Tables without Python, for the native benchmark and the native tests: rowwise::Table over memory of
-// its own, and a rule of every family.
+// Tables without Python, for the native benchmark and the native tests: rowwise::Table over memory
+// of its own, and a rule of every family.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -56,8 +56,8 @@ inline Kind kind_of(const char* name, Family family, int slots, bool moves, bool
 // A kind for every family.
 inline std::vector<Kind> kinds() {
     std::vector<Kind> all;
-#define ROWWISE_ADD(name, ...)                                                                \
-    all.push_back(kind_of(#name, Family::name, __VA_ARGS__::slots, __VA_ARGS__::moves,        \
+#define ROWWISE_ADD(name, ...)                                                         \
+    all.push_back(kind_of(#name, Family::name, __VA_ARGS__::slots, __VA_ARGS__::moves, \
                           __VA_ARGS__::expands));
     ROWWISE_FAMILIES(ROWWISE_ADD)
 #undef ROWWISE_ADD
@@ -85,8 +85,8 @@ struct Zeros {
 class Arrays {
   public:
     Arrays(int64_t rows, int64_t dim, int slots, std::size_t offset = 0)
-        : floats_(static_cast<std::size_t>(rows * dim) * sizeof(float)),
-          weights_(floats_), slots_(floats_ * static_cast<std::size_t>(std::max(slots, 1))),
+        : floats_(static_cast<std::size_t>(rows * dim) * sizeof(float)), weights_(floats_),
+          slots_(floats_ * static_cast<std::size_t>(std::max(slots, 1))),
           states_(static_cast<std::size_t>(rows) * sizeof(RowState) + offset), offset_(offset) {
         for (int64_t i = 0; i < rows * dim; ++i)
             weights()[i] = static_cast<float>(i % 1000) * 1e-3f;
@@ -111,10 +111,15 @@ class OwnTable : public Arrays, public Table {
     OwnTable(const Kind& kind, int64_t rows, int64_t dim, std::size_t offset = 0)
         : Arrays(rows, dim, kind.slots, offset), Table(weights(), states(), rows, dim) {
         TrainingRule training;
-        training.rule = make_rule(kind.name, {.momentum = kBeta1, .rho = kBeta1, .beta_1 = kBeta1,
-                                              .beta_2 = kBeta2, .epsilon = kEpsilon,
-                                              .learning_rate_power = -0.5, .l1 = 1e-4,
-                                              .shrink = kind.shrink, .window = kind.lag.window});
+        training.rule = make_rule(kind.name, {.momentum = kBeta1,
+                                              .rho = kBeta1,
+                                              .beta_1 = kBeta1,
+                                              .beta_2 = kBeta2,
+                                              .epsilon = kEpsilon,
+                                              .learning_rate_power = -0.5,
+                                              .l1 = 1e-4,
+                                              .shrink = kind.shrink,
+                                              .window = kind.lag.window});
         training.lag = kind.lag;
         training.slot_starts.assign(static_cast<std::size_t>(kind.slots), 0.0f);
         training.advances = true;
@@ -137,12 +142,14 @@ class OwnTable : public Arrays, public Table {
 };
 
 // n ids of `rows`: uniform, or the k-th most frequent as often as 1 / k, scattered over the table.
-inline std::vector<int64_t> random_ids(int64_t n, int64_t rows, bool zipf, std::mt19937_64& random) {
+inline std::vector<int64_t> random_ids(int64_t n, int64_t rows, bool zipf,
+                                       std::mt19937_64& random) {
     std::vector<int64_t> ids(n);
     std::uniform_real_distribution<double> unit(0, 1);
     for (auto& id : ids) {
         if (zipf) {
-            const auto rank = static_cast<uint64_t>(std::pow(static_cast<double>(rows), unit(random)));
+            const auto rank =
+                static_cast<uint64_t>(std::pow(static_cast<double>(rows), unit(random)));
             id = static_cast<int64_t>(rank * 2654435761u % static_cast<uint64_t>(rows));
         } else {
             id = static_cast<int64_t>(random() % static_cast<uint64_t>(rows));
