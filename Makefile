@@ -5,6 +5,7 @@
 # make check-native: the native code under the address, undefined-behaviour and thread sanitizers.
 # make test-backends: the Keras tests on JAX and TensorFlow in full, where make test runs every test
 #                     there, but of a test's cases the first and every 10th after that.
+# make test-versions: a short test of every supported version of the frameworks, each in an environment.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -17,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export KERAS_BACKEND = torch
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-backends check docs check-native bench fuzz clean
+.PHONY: demo test test-backends test-versions check docs check-native bench fuzz clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -33,6 +34,9 @@ test: $(VENV)/.installed  # on two workers, a core each; Keras's backends in pro
 test-backends: $(VENV)/.installed
 	KERAS_BACKEND=jax $(PYTEST) tests/keras
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras
+
+test-versions: $(VENV)/.installed
+	$(BIN)/python tests/versions/run.py
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -1,0 +1,90 @@
+"""Run test_short.py in an environment per version of the frameworks, and print one table.
+
+    python tests/versions/run.py              # every environment: minutes for each
+    python tests/versions/run.py --ends       # the oldest and the newest
+    python tests/versions/run.py keras-3.8    # those named
+
+Environments lie in build/versions and are used again. The wheel is built once, of this tree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+BUILT = ROOT / "build" / "versions"
+TOOLS = ["pytest", "hypothesis", "safetensors"]
+TORCH = "torch==2.13.*"  # beside an older Keras
+
+# name: (Keras's backend, or "" for no Keras; what is installed).
+ENVIRONMENTS = {
+    "numpy-1.26": ("", ["numpy==1.26.*"]),
+    "numpy-2": ("", ["numpy>=2"]),
+    "torch-2.6": ("", ["torch==2.6.*", "numpy>=2"]),
+    "torch-newest": ("", ["torch", "numpy>=2"]),
+    "keras-3.15": ("torch", ["keras==3.15.*", TORCH]),
+    "jax-0.6": ("jax", ["keras==3.15.*", "jax==0.6.*"]),
+    "jax-newest": ("jax", ["keras==3.15.*", "jax"]),
+    "tensorflow-2.20": ("tensorflow", ["keras==3.15.*", "tensorflow-cpu==2.20.*"]),
+    "tensorflow-newest": ("tensorflow", ["keras==3.15.*", "tensorflow-cpu"]),
+}
+BETWEEN = {"numpy-2"}  # neither the oldest nor the newest of anything
+
+
+def build_wheel() -> Path:
+    """Build the wheel of this tree, and return its path."""
+    folder = BUILT / "wheel"
+    for old in folder.glob("*.whl"):
+        old.unlink()
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
+    subprocess.run([*pip, ROOT], check=True)
+    return next(folder.glob("*.whl"))
+
+
+def passes(name: str, wheel: Path) -> bool:
+    """Set the environment up, and run the tests in it."""
+    backend, packages = ENVIRONMENTS[name]
+    python = BUILT / name / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", BUILT / name], check=True)
+    pip = [python, "-m", "pip", "install", "--quiet"]
+    needed = subprocess.run([*pip, *packages, *TOOLS])
+    # Without its dependencies, so that versions outside of its bounds can be tried, too.
+    placed = subprocess.run([*pip, "--no-deps", "--force-reinstall", wheel])
+    if needed.returncode or placed.returncode:
+        return False
+    test = "tests/versions/test_short.py"
+    environment = os.environ | {
+        "KERAS_BACKEND": backend or "torch",
+        "OMP_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    return not subprocess.run(
+        [python, "-m", "pytest", "-q", test], cwd=ROOT, env=environment
+    ).returncode
+
+
+def main() -> None:
+    """Run what the arguments name, and exit with 1 if any fails."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ENVIRONMENTS))
+    parser.add_argument("--ends", action="store_true", help="The oldest and the newest alone.")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(ENVIRONMENTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    names = arguments.names or ([n for n in ENVIRONMENTS if not (arguments.ends and n in BETWEEN)])
+    wheel = build_wheel()
+    results = {name: passes(name, wheel) for name in names}
+    for name, passed in results.items():
+        print(f"{name:20} {'passes' if passed else 'FAILS'}   {' '.join(ENVIRONMENTS[name][1])}")
+    sys.exit(not all(results.values()))
+
+
+if __name__ == "__main__":
+    main()
