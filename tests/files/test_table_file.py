@@ -19,6 +19,7 @@ import pytest
 import rowwise
 from helpers.killing import SAVING, in_a_process_killed_at
 from helpers.rules import every_family
+from rowwise.files import _atomic
 from rowwise.files import _container as container
 from rowwise.files._atomic import replacing
 from rowwise.files._container import Container, DamagedFileError
@@ -150,6 +151,15 @@ print(table.lookup([5, 7])[:, 0].tolist())
     table.update([5, 9], np.ones((2, 64)))
     assert said == ["too large for memory", str(table.lookup([5, 7])[:, 0].tolist())]
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_scratch_has_its_room_where_the_system_cannot_reserve_it(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "posix_fallocate")
+    table = rowwise.Table(3000, 16, "adam", init="zeros", scratch=tmp_path)
+    table.update([2999], np.ones((1, 16)), learning_rate=1.0)
+    assert np.allclose(table.lookup([0, 2999])[:, 0], [0, -1], atol=1e-6)
+    with pytest.raises(OSError, match="bytes of scratch do not fit"):
+        rowwise.Table(10**9, 10**6, scratch=tmp_path)
 
 
 def test_scratch_that_does_not_fit_is_said_before_anything_is_made(tmp_path):
@@ -440,6 +450,22 @@ def test_a_save_leaves_another_save_that_is_under_way_alone(path):
         small().save(path)
         Path(temporary).write_text("the later one")
     assert path.read_text() == "the later one"
+
+
+def test_without_file_locks_a_save_renames_a_file_that_is_closed(path, monkeypatch):
+    monkeypatch.setattr(_atomic, "fcntl", None)  # as on Windows, where no open file is renamed
+    open_files = Path("/proc/self/fd")
+    rename = os.replace
+
+    def rename_if_closed(source, target):
+        names = [os.path.realpath(link) for link in open_files.iterdir()]
+        assert os.path.realpath(source) not in names
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", rename_if_closed)
+    small().save(path)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert np.array_equal(rowwise.Table.load(path), small())
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o444, 0o664])

@@ -33,8 +33,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     _remove_abandoned(target)
     temporary = target.parent / f"{_prefix(target)}{secrets.token_hex(8)}"
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    if fcntl is None:  # Windows renames no file that is open
+        os.close(handle)
     try:
-        _lock(handle)
+        if fcntl is not None:
+            _lock(handle)
         yield os.fspath(temporary)
         _flush(temporary)
         if mode is not None:
@@ -47,7 +50,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
             os.unlink(temporary)
         raise
     finally:
-        os.close(handle)
+        if fcntl is not None:
+            os.close(handle)
 
 
 def _prefix(target: Path) -> str:
@@ -70,8 +74,7 @@ def _remove_abandoned(target: Path) -> None:
 
 def _lock(handle: int) -> None:
     """Lock a file for as long as it is open, or raise OSError."""
-    if fcntl is not None:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _mode(target: Path) -> int | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +47,7 @@ def zeros(nbytes: int, scratch: Folder | None = None) -> NDArray[np.uint8]:
         return _native.zeros(nbytes)
     with tempfile.TemporaryFile(dir=scratch, prefix=".rowwise.") as file:
         try:
-            os.posix_fallocate(file.fileno(), 0, nbytes)
+            _reserve(file, nbytes, scratch)
         except OSError as error:
             free = shutil.disk_usage(scratch).free
             raise OSError(
@@ -54,6 +56,19 @@ def zeros(nbytes: int, scratch: Folder | None = None) -> NDArray[np.uint8]:
                 os.fspath(scratch),
             ) from error
         return np.frombuffer(mmap.mmap(file.fileno(), nbytes), np.uint8)
+
+
+def _reserve(file: IO[bytes], nbytes: int, folder: Folder) -> None:
+    """Fill an empty file with zeros that have their room on the disk, or raise OSError."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, nbytes)
+        return
+    if nbytes > shutil.disk_usage(folder).free:  # macOS and Windows have no such call
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    block = bytes(min(nbytes, 1 << 24))
+    for begin in range(0, nbytes, len(block)):
+        file.write(block[: nbytes - begin])
+    file.flush()
 
 
 def check_fits(rows: int, dim: int, slots: int, *, table: bool = True) -> None:
