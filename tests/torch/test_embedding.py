@@ -203,7 +203,7 @@ def test_max_norm_while_rows_lag():
 def test_max_norm_visits_the_rows_of_the_batch(monkeypatch):
     embedding = make(Embedding, 30, 4, max_norm=0.8)
     optimizer = rowwise.torch.optim.Adam(embedding.parameters(), lr=0.1)
-    monkeypatch.setattr(type(embedding.weight), "bring_to_now", lambda _: pytest.fail("all rows"))
+    monkeypatch.setattr(type(embedding.weight), "materialize", lambda _: pytest.fail("all rows"))
     for _ in range(3):
         embedding(torch.tensor([1, 2])).sum().backward()
         optimizer.step()

@@ -41,7 +41,7 @@ def make(name, optimizers, model, **changes):
 def is_by_rows(model):
     weight = model.embedding.weight
     return not isinstance(weight, TableParameter) or (
-        weight.keeper is not None and weight.table.rule is not None
+        weight.binding.owner is not None and weight.table.rule is not None
     )
 
 
@@ -218,7 +218,7 @@ def test_what_has_no_rule_by_rows_is_pytorchs_step_with_one_warning(name):
 
 
 @pytest.mark.parametrize("name", ["momentum", "adam", "nadam"])
-def test_the_newer_of_two_optimizers_has_the_table(name):
+def test_two_optimizers_in_turns_keep_their_own_slots(name):
     def run(model, optimizers):
         first, second = (make(name, optimizers, model) for _ in range(2))
         train(model, first, 20)
@@ -226,7 +226,7 @@ def test_the_newer_of_two_optimizers_has_the_table(name):
         train(model, first, 20, seed=2)
         train(model, second, 20, seed=3)
 
-    with pytest.warns(UserWarning, match="newer .* has taken over"):
+    with pytest.warns(UserWarning, match="several optimizers step this table"):
         models = all_three(run)
     assert_as_exact(*models)
 

@@ -121,7 +121,7 @@ def test_a_pickled_pair_goes_on_by_rows():
     twin = pickle.loads(pickle.dumps(pair))
     for model, optimizer in (pair, twin):
         train(model, optimizer, 20, seed=1)
-        assert model.embedding.weight.keeper() is optimizer
+        assert model.embedding.weight.binding.owner is optimizer
     assert torch.equal(pair[0].embedding.weight, twin[0].embedding.weight)
 
 

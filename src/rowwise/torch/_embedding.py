@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -11,12 +11,11 @@ from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
 from rowwise.text._vocabulary import Vocabulary
 from rowwise.torch._lookup import lookup, with_untrained_filled
-from rowwise.torch._module import OnTable
-from rowwise.torch._weight import Weight
-from rowwise.vectors import Coverage, Vectors, rows_for
+from rowwise.torch._module import TableBacked
+from rowwise.vectors import Coverage
 
 
-class Embedding(OnTable, torch.nn.Embedding):
+class Embedding(TableBacked, torch.nn.Embedding):
     """Vectors of fixed size for integers.
 
     Arguments, shapes, initial values, `state_dict` and numbers are those of `torch.nn.Embedding`;
@@ -57,8 +56,7 @@ class Embedding(OnTable, torch.nn.Embedding):
         [0, 0, 0, 1, 0, 0, 0, 1]
     """
 
-    untrained: Untrained = "as-is"
-    pretrained: Coverage | None = None
+    pretrained: Coverage | None
 
     def __init__(
         self,
@@ -90,12 +88,12 @@ class Embedding(OnTable, torch.nn.Embedding):
             device,
             dtype,
         )
-        self.untrained = untrained
+        self._finish_init(untrained, _weight)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls,
-        embeddings: torch.Tensor | Vectors,
+        embeddings: Any,
         freeze: bool = True,
         padding_idx: int | None = None,
         max_norm: float | None = None,
@@ -108,50 +106,49 @@ class Embedding(OnTable, torch.nn.Embedding):
         init: Init = "normal",
         seed: int | None = None,
         verbose: bool = True,
-    ) -> Embedding:
-        """A module from vectors: a tensor, as in PyTorch, or what `rowwise.vectors.load` read.
+    ) -> Self:
+        """Make a module from vectors that were trained elsewhere; their rows count as trained.
+
+        The module copies them: later changes of `embeddings` do not reach it.
 
         Args:
-            embeddings: (V, D), or words with their vectors.
+            embeddings: (V, D), a tensor or an array, or what `rowwise.vectors.load` read.
             freeze: whether training leaves them alone.
             padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, untrained: the module's.
             vocabulary: V words in the order of their ids; those of `embeddings` unless given.
             init: what words start with that have no vector, see `rowwise.vectors.rows_for`.
             seed: of init.
             verbose: print how many words were found; the report is also `module.pretrained`.
+
+        Raises:
+            TypeError: vocabulary without words to look up.
+            ValueError: embeddings that are not (V, D).
         """
-        check_untrained(untrained)
-        pretrained = None
-        if isinstance(embeddings, Vectors):
-            words = embeddings.words if vocabulary is None else vocabulary
-            pretrained = rows_for(embeddings, words, init, seed=seed)
-            embeddings = torch.from_numpy(pretrained.rows)
-        elif vocabulary is not None:
-            raise TypeError("vocabulary= needs words with their vectors, rowwise.vectors.Vectors")
-        module: Embedding = super().from_pretrained(
-            embeddings, freeze, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse
+        return cls._pretrained(
+            embeddings,
+            freeze,
+            (vocabulary, init, seed, verbose),
+            padding_idx=padding_idx,
+            max_norm=max_norm,
+            norm_type=norm_type,
+            scale_grad_by_freq=scale_grad_by_freq,
+            sparse=sparse,
+            untrained=untrained,
         )
-        module.untrained = untrained
-        module.pretrained = None if pretrained is None else pretrained.coverage
-        if isinstance(module.weight, Weight):
-            module.table.mark_trained(None if pretrained is None else pretrained.found.nonzero()[0])
-        if pretrained is not None and verbose:
-            print(pretrained.coverage)
-        return module
 
     @torch.compiler.disable
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Vectors (..., D) of the rows input (...,)."""
-        if not self._by_table(input) or (self.sparse and self.scale_grad_by_freq):
+        """Return the vectors (..., D) of the rows input (...,)."""
+        if not self._can_use_table(input) or (self.sparse and self.scale_grad_by_freq):
             return super().forward(input)
         self._renormalize(input)
         vectors = lookup(
             self.weight,
             input,
-            self._gradient_by_rows(),
+            self._wants_sparse_gradient(),
             self.padding_idx,
             by_frequency=self.scale_grad_by_freq,
-            on_dense=self.weight.dense_gradient_made,
+            on_dense_gradient=self.weight.on_dense_gradient,
         )
         return (
             vectors

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Self
 
 import torch
 
+from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
-from rowwise.torch._lookup import being_recorded, lookup, with_untrained_filled
-from rowwise.torch._module import OnTable, is_ids
+from rowwise.text import Vocabulary
+from rowwise.torch._lookup import is_tracing, lookup, with_untrained_filled
+from rowwise.torch._module import TableBacked, is_ids
 from rowwise.torch._pooled import pool, pool_max
 
 _MODES = ("sum", "mean", "max")
 
 
 class OutsideError(IndexError, RuntimeError):
-    """An id outside the table: as an IndexError, and as the RuntimeError that PyTorch raises."""
+    """Name an id outside the table: an IndexError, and a RuntimeError as PyTorch's."""
 
 
-class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
+class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
     """Bags of integers as one vector each, without the vectors of single integers in memory.
 
     Arguments, shapes, initial values, `state_dict` and numbers are those of
@@ -54,8 +57,6 @@ class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
         torch.Size([2, 64])
     """
 
-    untrained: Untrained = "as-is"
-
     def __init__(
         self,
         num_embeddings: int,
@@ -88,7 +89,53 @@ class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
             device,
             dtype,
         )
-        self.untrained = untrained
+        self._finish_init(untrained, _weight)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        embeddings: Any,
+        freeze: bool = True,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        sparse: bool = False,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+        *,
+        untrained: Untrained = "as-is",
+        vocabulary: Vocabulary | Iterable[str] | None = None,
+        init: Init = "normal",
+        seed: int | None = None,
+        verbose: bool = True,
+    ) -> Self:
+        """Make a module from vectors that were trained elsewhere; their rows count as trained.
+
+        The module copies them: later changes of `embeddings` do not reach it.
+
+        Args:
+            embeddings, freeze, vocabulary, init, seed, verbose: as for `Embedding.from_pretrained`.
+            max_norm, norm_type, scale_grad_by_freq, mode, sparse: the module's.
+            include_last_offset, padding_idx, untrained: the module's.
+
+        Raises:
+            TypeError: vocabulary without words to look up.
+            ValueError: embeddings that are not (V, D).
+        """
+        return cls._pretrained(
+            embeddings,
+            freeze,
+            (vocabulary, init, seed, verbose),
+            max_norm=max_norm,
+            norm_type=norm_type,
+            scale_grad_by_freq=scale_grad_by_freq,
+            mode=mode,
+            sparse=sparse,
+            include_last_offset=include_last_offset,
+            padding_idx=padding_idx,
+            untrained=untrained,
+        )
 
     @torch.compiler.disable
     def forward(
@@ -97,8 +144,10 @@ class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
         offsets: torch.Tensor | None = None,
         per_sample_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Vectors (B, D) of the bags of rows input (B, N), or (n,) with offsets (B,)."""
-        bags = self._bags(input, offsets, per_sample_weights) if self._by_table(input) else None
+        """Return the vectors (B, D) of bags of rows input (B, N), or (n,) with offsets (B,)."""
+        bags = (
+            self._bags(input, offsets, per_sample_weights) if self._can_use_table(input) else None
+        )
         if bags is None:  # torch's own, errors included
             return super().forward(input, offsets, per_sample_weights)
         try:
@@ -115,9 +164,10 @@ class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
     ) -> torch.Tensor:
         self._renormalize(input)
         ids, bounds, weights = self._without_padding(ids, bounds, weights)
-        sparse, on_dense = self._gradient_by_rows(), self.weight.dense_gradient_made
+        sparse = self._wants_sparse_gradient()
+        on_dense_gradient = self.weight.on_dense_gradient
         if not self.training and self.untrained != "as-is":
-            vectors = lookup(self.weight, ids, sparse, None, on_dense=on_dense)
+            vectors = lookup(self.weight, ids, sparse, None, on_dense_gradient=on_dense_gradient)
             vectors = with_untrained_filled(self.table, ids, vectors, self.untrained)
             return torch.nn.functional.embedding_bag(
                 torch.arange(len(ids)),
@@ -128,7 +178,7 @@ class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
                 include_last_offset=True,
             )
         if self.mode == "max":
-            return pool_max(self.weight, ids, bounds, sparse, on_dense)
+            return pool_max(self.weight, ids, bounds, sparse, on_dense_gradient)
         mean = self.mode == "mean"
         return pool(
             self.weight,
@@ -136,9 +186,9 @@ class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
             bounds,
             weights,
             sparse,
-            on_dense,
+            on_dense_gradient,
             divisors=bounds.diff().clamp(min=1)[:, None] if mean else None,
-            bags_will_do=not self.sparse,
+            allow_bag_gradient=not self.sparse,
         )
 
     def _bags(
@@ -147,11 +197,13 @@ class EmbeddingBag(OnTable, torch.nn.EmbeddingBag):
         offsets: torch.Tensor | None,
         weights: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None:
-        """ids (n,) int64, bounds (B + 1,) from 0 to n, weights (n,); None: they are torch's."""
+        """Return ids (n,) int64, bounds (B + 1,) from 0 to n and weights (n,); None leaves the
+        call to PyTorch.
+        """
         if self.scale_grad_by_freq:  # torch's own counts are not those of the ids
-            self.weight.warn_once("scale_grad_by_freq is left to PyTorch")
+            self.weight.warn_of_dense_steps("scale_grad_by_freq is left to PyTorch")
             return None
-        if self.mode not in _MODES or (self.mode == "max" and self.sparse) or being_recorded():
+        if self.mode not in _MODES or (self.mode == "max" and self.sparse) or is_tracing():
             return None
         if weights is not None and not (
             self.mode == "sum" and weights.dtype is torch.float32 and weights.shape == ids.shape

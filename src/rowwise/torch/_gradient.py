@@ -1,21 +1,25 @@
-"""A table's gradient, kept by rows, that answers as a dense gradient would."""
+"""The gradient of a table as PyTorch hands it out: kept by row until a dense one is needed."""
 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 
-class RowGradient(torch.Tensor):
+class RowGradientTensor(torch.Tensor):
     """A (rows, dim) gradient as a sparse tensor of ids (n,) and values (n, dim).
 
-    What torch does to gradients between `backward` and `step` is done by rows: norms, scaling,
-    clamping (`clip_grad_norm_`, `clip_grad_value_`, `GradScaler`). Anything else is done to the
-    dense gradient, which costs what it costs.
+    What torch does to gradients between `backward` and `step` is done by row: norms, scaling,
+    clamping (`clip_grad_norm_`, `clip_grad_value_`, `GradScaler`). Any other function makes this
+    very object an ordinary dense tensor first, so that its views, its memory and its changes are
+    what they are in PyTorch.
     """
+
+    parameter: weakref.ref[torch.Tensor] | None = None  # whose gradient it is
 
     @classmethod
     def __torch_function__(
@@ -23,54 +27,99 @@ class RowGradient(torch.Tensor):
     ) -> Any:
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunctionSubclass():
-            if func in _AS_IT_IS:
+            if func in _UNCHANGED:
                 return func(*args, **kwargs)
-            by_rows = _BY_ROWS.get(func)
-            if by_rows is not None:
-                result = by_rows(func, *args, **kwargs)
+            by_row = _BY_ROW.get(func)
+            if by_row is not None:
+                result = by_row(func, *args, **kwargs)
                 if result is not NotImplemented:
                     return result
-            return _densely(func, args, kwargs)
+            for gradient in _row_gradients_in([args, kwargs]):
+                if isinstance(gradient, RowGradientTensor):  # it may stand twice
+                    gradient.make_dense()
+        return func(*args, **kwargs)
+
+    def make_dense(self) -> None:
+        """Become an ordinary dense tensor, in place.
+
+        Raises:
+            RuntimeError: something else in torch holds this tensor too, and would not follow.
+        """
+        parameter = None if self.parameter is None else self.parameter()
+        with torch._C.DisableTorchFunctionSubclass():
+            held = parameter is not None and parameter.grad is self
+            dense = self.to_dense()
+            if held:
+                parameter.grad = None  # type: ignore[union-attr]
+            try:
+                torch._C._swap_tensor_impl(self, dense)
+            except RuntimeError as error:
+                raise RuntimeError(
+                    "this gradient is held by a graph or by another parameter too; "
+                    "take a dense copy of it first: gradient.to_dense()"
+                ) from error
+            finally:
+                if held:
+                    parameter.grad = self  # type: ignore[union-attr]
+            self.__dict__.clear()
+            self.__class__ = torch.Tensor  # type: ignore[assignment]
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         with torch._C.DisableTorchFunctionSubclass():
-            return repr(self.detach())
+            return repr(self.to_dense())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
-        with torch._C.DisableTorchFunctionSubclass():
-            twin = memo[id(self)] = self.detach().clone()
+        twin = memo[id(self)] = self.clone()
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            return self.detach().__reduce_ex__(protocol)
+            return self.to_dense().__reduce_ex__(protocol)
 
 
-_AS_IT_IS = (
+def as_row_gradient(gradient: torch.Tensor, parameter: torch.Tensor) -> None:
+    """Make the sparse gradient of a parameter answer as a dense one, in place."""
+    gradient.__class__ = RowGradientTensor
+    gradient.parameter = weakref.ref(parameter)  # type: ignore[attr-defined]
+
+
+_UNCHANGED = (
     {
         getattr(torch.Tensor, name).__get__
         for name in (
             "grad", "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf",
             "grad_fn", "is_sparse", "is_cuda", "is_cpu", "is_meta", "is_quantized", "is_mkldnn",
-            "is_nested", "itemsize", "_version", "_backward_hooks", "is_mps", "is_xpu", "data",
+            "is_nested", "itemsize", "_version", "_backward_hooks", "is_mps", "is_xpu",
         )
     }
     | {
         getattr(torch.Tensor, name)
         for name in (
             "__hash__", "__len__", "size", "dim", "numel", "is_complex", "is_floating_point",
-            "element_size", "requires_grad_", "coalesce", "is_coalesced", "_indices", "_values",
-            "indices", "values", "_nnz", "sparse_dim", "dense_dim", "to_dense", "detach",
-            "detach_", "clone", "zero_", "neg", "neg_",
+            "element_size", "coalesce", "is_coalesced", "_indices", "_values", "indices", "values",
+            "_nnz", "sparse_dim", "dense_dim", "to_dense", "zero_", "neg_",
         )
     }
-    | {torch.clone, torch.neg, torch.Tensor.data.__set__, torch._has_compatible_shallow_copy_type}
 )  # fmt: skip
+
+
+def _itself(func: Any, gradient: Any) -> Any:
+    """gradient.data, gradient.detach(): what changes one changes the other."""
+    return NotImplemented if gradient.requires_grad else gradient
+
+
+def _of_values(func: Any, gradient: Any, **named: Any) -> Any:
+    """-gradient, gradient.clone()."""
+    if named or not isinstance(gradient, RowGradientTensor):
+        return NotImplemented
+    return _like(gradient, gradient._indices().clone(), func(gradient._values()))
 
 
 def _scaled(func: Any, gradient: Any, factor: Any = None, *rest: Any, **named: Any) -> Any:
     """gradient * factor, gradient / factor, for one factor for all."""
-    if not isinstance(gradient, RowGradient) or rest or named or isinstance(factor, RowGradient):
+    if not isinstance(gradient, RowGradientTensor) or isinstance(factor, RowGradientTensor):
+        return NotImplemented
+    if rest or named:
         return NotImplemented
     if isinstance(factor, torch.Tensor) and (factor.dim() or factor.requires_grad):
         return NotImplemented
@@ -106,11 +155,13 @@ def _clamped(func: Any, gradient: Any, min: Any = None, max: Any = None) -> Any:
 
 
 _IN_PLACE = {"mul_", "div_", "__imul__", "__itruediv__"}
-_BY_ROWS: dict[Any, Callable[..., Any]] = {
+_BY_ROW: dict[Any, Callable[..., Any]] = {
     **{
         getattr(torch.Tensor, name): _scaled
         for name in ("mul", "div", "__mul__", "__truediv__", *_IN_PLACE)
     },
+    **dict.fromkeys((torch.Tensor.data.__get__, torch.Tensor.detach), _itself),
+    **dict.fromkeys((torch.Tensor.clone, torch.clone, torch.Tensor.neg, torch.neg), _of_values),
     torch.mul: _scaled,
     torch.div: _scaled,
     torch.linalg.vector_norm: _norm,
@@ -124,28 +175,15 @@ _BY_ROWS: dict[Any, Callable[..., Any]] = {
 
 def _like(gradient: torch.Tensor, ids: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     result = torch.sparse_coo_tensor(ids, values, gradient.shape, check_invariants=False)
-    result.__class__ = RowGradient
+    result.__class__ = RowGradientTensor
     return result
 
 
-def _densely(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """func of the dense gradients; what it changes in place is brought back by rows."""
-    dense: dict[int, tuple[Any, torch.Tensor, int]] = {}
-
-    def densified(value: Any) -> Any:
-        if isinstance(value, RowGradient):
-            if id(value) not in dense:
-                whole = value.to_dense()
-                dense[id(value)] = value, whole, whole._version
-            return dense[id(value)][1]
-        if type(value) in (list, tuple):
-            return type(value)(densified(part) for part in value)
-        return value
-
-    result = func(*densified(args), **{name: densified(value) for name, value in kwargs.items()})
-    for gradient, changed, version in dense.values():
-        if changed._version > version:
-            gradient.copy_(changed.to_sparse(1))
-        if result is changed:
-            result = gradient
-    return result
+def _row_gradients_in(values: Any) -> list[RowGradientTensor]:
+    if isinstance(values, RowGradientTensor):
+        return [values]
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, list | tuple):
+        return []
+    return [found for value in values for found in _row_gradients_in(value)]

@@ -31,14 +31,14 @@ class _Lookup(torch.autograd.Function):
         sparse: bool,
         frozen: int | None,
         by_frequency: bool,
-        on_dense: Callable[[], None] | None,
+        on_dense_gradient: Callable[[], None] | None,
     ) -> Any:
         table = parameter.table
         vectors = empty(ids.shape, table.dim)
         table.store.gather(ids.numpy(), vectors.numpy())
         ctx.save_for_backward(ids)
         ctx.shape, ctx.frozen, ctx.by_frequency = table.shape, frozen, by_frequency
-        ctx.sparse, ctx.on_dense = sparse, on_dense
+        ctx.sparse, ctx.on_dense_gradient = sparse, on_dense_gradient
         return vectors
 
     @staticmethod
@@ -47,8 +47,8 @@ class _Lookup(torch.autograd.Function):
         if ctx.sparse:
             gradient = _by_rows(ctx, ids, gradients[0])
         else:
-            if ctx.on_dense is not None:
-                ctx.on_dense()
+            if ctx.on_dense_gradient is not None:
+                ctx.on_dense_gradient()
             frozen = -1 if ctx.frozen is None else ctx.frozen
             gradient = torch.ops.aten.embedding_dense_backward(
                 gradients[0], ids, ctx.shape[0], frozen, ctx.by_frequency
@@ -68,7 +68,7 @@ def _by_rows(ctx: Any, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tenso
 
 
 def empty(shape: tuple[int, ...], dim: int) -> torch.Tensor:
-    """Vectors (..., dim) float32, not yet written, in memory that batch after batch uses."""
+    """Return vectors (..., dim) float32, not yet written, in memory reused by later batches."""
     return torch.from_numpy(_native.empty(math.prod(shape), dim)).reshape(*shape, dim)
 
 
@@ -80,27 +80,27 @@ def lookup(
     frozen: int | None = None,
     *,
     by_frequency: bool = False,
-    on_dense: Callable[[], None] | None = None,
+    on_dense_gradient: Callable[[], None] | None = None,
 ) -> torch.Tensor:
-    """Present vectors (..., D) of the rows ids (...,), differentiable.
+    """Return the present vectors (..., D) of the rows ids (...,), differentiable.
 
     Args:
-        parameter: of the table's weights.
+        parameter: the table's weights.
         ids: any integer dtype, or whole floats.
         sparse: whether the optimizer takes a row-sparse gradient; else it gets a dense one.
         frozen: a row that gets no gradient.
         by_frequency: divide the gradient of each id by how often it is in ids.
-        on_dense: called when a dense gradient is made.
+        on_dense_gradient: called when a dense gradient is made.
 
     Raises:
         IndexError, TypeError, ValueError: as `rowwise.Table.lookup`.
     """
-    if being_recorded():
+    if is_tracing():
         present = torch.from_numpy(parameter.table.to_numpy())
         return torch.nn.functional.embedding(ids.long(), present)
     ids_here = whole_ids(ids).cpu().contiguous()
     vectors: torch.Tensor = _Lookup.apply(
-        parameter, ids_here, sparse, frozen, by_frequency, on_dense
+        parameter, ids_here, sparse, frozen, by_frequency, on_dense_gradient
     )
     return vectors.to(ids.device)
 
@@ -109,34 +109,34 @@ def lookup(
 def with_untrained_filled(
     table: Table, ids: torch.Tensor, vectors: torch.Tensor, untrained: Untrained
 ) -> torch.Tensor:
-    """vectors (..., D) of rows ids (...,), with something else for those never trained.
+    """Return vectors (..., D) of rows ids (...,), with a default for those never trained.
 
     Raises:
         UntrainedError, ValueError: as `rowwise.Table.lookup`.
     """
     if untrained == "as-is":
         return vectors
-    if being_recorded():
-        of_all, stand_in = untrained_mask_and_default_of_all(table.store, untrained)
+    if is_tracing():
+        of_all, default = untrained_mask_and_default_of_all(table.store, untrained)
         new = torch.from_numpy(of_all)[ids.long()]
     else:
-        of_these, stand_in = untrained_mask_and_default(
+        of_these, default = untrained_mask_and_default(
             table.store, whole_ids(ids).cpu().numpy(), untrained
         )
         new = torch.from_numpy(of_these)
-    if stand_in is None:
+    if default is None:
         return vectors
-    return torch.where(new[..., None], torch.from_numpy(stand_in), vectors)
+    return torch.where(new[..., None], torch.from_numpy(default), vectors)
 
 
 @torch.compiler.disable
 def whole_ids(ids: torch.Tensor) -> torch.Tensor:
-    """ids (...,) of any integer dtype, or whole floats, as int64; in a recording, unchecked.
+    """Return ids (...,) of any integer dtype, or whole floats, as int64; unchecked in a trace.
 
     Raises:
         TypeError, ValueError: as `rowwise._ids.as_ids`.
     """
-    if being_recorded():
+    if is_tracing():
         return ids.long()
     if ids.dtype is torch.int64:
         return ids.detach()
@@ -151,12 +151,12 @@ def whole_ids(ids: torch.Tensor) -> torch.Tensor:
 
 @torch.compiler.disable
 def check_range(ids: torch.Tensor, rows: int) -> None:
-    """Refuses ids (...,) int64 outside 0..rows-1; not on the meta device, nor in a recording.
+    """Refuse ids (...,) int64 outside 0..rows-1; not on the meta device, nor in a trace.
 
     Raises:
         IndexError: the first such id, with its position.
     """
-    if ids.is_meta or being_recorded():
+    if ids.is_meta or is_tracing():
         return
     values = _values(ids)
     bad = (values < 0) | (values >= rows)
@@ -164,13 +164,13 @@ def check_range(ids: torch.Tensor, rows: int) -> None:
         raise outside(values, int(bad.argmax()), rows)
 
 
-def being_recorded() -> bool:
-    """Whether torch's operations go into a graph, in which nothing else would be seen."""
+def is_tracing() -> bool:
+    """Return whether torch is recording a graph, in which only its own operations are seen."""
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def _values(tensor: torch.Tensor) -> NDArray[Any]:
-    """A tensor's numbers; under `torch.func.vmap` those of all samples."""
+    """Return a tensor's numbers; under `torch.func.vmap` those of all samples."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     with torch._C._DisableFuncTorch():
@@ -179,7 +179,7 @@ def _values(tensor: torch.Tensor) -> NDArray[Any]:
 
 
 def rows_and_gradients(gradient: torch.Tensor) -> tuple[Any, Any]:
-    """A gradient of the whole table as ids (n,) and their gradients (n, D), NumPy.
+    """Return a gradient of the whole table as ids (n,) and their gradients (n, D), NumPy.
 
     A dense gradient gives the rows in which it is not zero: to an optimizer, a row with gradient
     zero is a row that the batch did not touch.

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from rowwise._init import Init, standard_normal
+from rowwise._untrained import Untrained
 from rowwise.table import Table
-from rowwise.torch._parameter import bring_to_now
-from rowwise.torch._remap import lie_over_new_memory
+from rowwise.torch._parameter import TableParameter, materialize
+from rowwise.torch._pretrained import pretrained_weight
 from rowwise.torch._renorm import renormalize
 from rowwise.torch._weight import Weight, move_to_table, table_can_hold
 
 _INTEGERS = (torch.int32, torch.int64)
 
 
-class OnTable(torch.nn.Module):
+class TableBacked(torch.nn.Module):
     """Mixed into PyTorch's module, before it.
 
     `weight` is moved to a table when it is assigned (in the constructor, by a user, by
@@ -27,16 +28,47 @@ class OnTable(torch.nn.Module):
     """
 
     weight: Any
+    untrained: Untrained = "as-is"
+    pretrained: Any = None
     sparse: bool
     scale_grad_by_freq: bool
     max_norm: float | None
     norm_type: float
 
     def register_parameter(self, name: str, param: Any) -> None:
-        """Takes a parameter; `weight` onto a table."""
+        """Register a parameter; `weight` is moved to a table."""
         super().register_parameter(name, param)
         if name == "weight":
+            made = type(param) is not Weight and "untrained" in self.__dict__
             self._move_to_table(warn=True)
+            if made:  # of a user's values: the constructor is done
+                self._mark_trained()
+
+    def _finish_init(self, untrained: Untrained, given: Any) -> None:
+        """Complete the constructor: `given` are the user's values for the weight, or None."""
+        self.untrained = untrained
+        if given is not None:
+            self._mark_trained()
+
+    @classmethod
+    def _pretrained(cls, embeddings: Any, freeze: bool, words: Any, **options: Any) -> Self:
+        """Make the module of `from_pretrained`; words are vocabulary, init, seed and verbose."""
+        vocabulary, init, seed, verbose = words
+        weight, report = pretrained_weight(embeddings, freeze, vocabulary, init, seed)
+        rows, dim = weight.shape
+        if isinstance(weight, Weight):
+            module = cls(rows, dim, device="meta", **options)  # type: ignore[call-arg]
+            module.weight = weight
+        else:
+            module = cls(rows, dim, _weight=weight, _freeze=freeze, **options)  # type: ignore[call-arg]
+        module.pretrained = report
+        if report is not None and verbose:
+            print(report)
+        return module
+
+    def _mark_trained(self) -> None:
+        if isinstance(self._parameters.get("weight"), Weight):
+            self.table.mark_trained()
 
     def _move_to_table(self, warn: bool) -> None:
         weight = self._parameters["weight"]
@@ -52,9 +84,13 @@ class OnTable(torch.nn.Module):
             )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        before = self._parameters.get("weight")
+        dense = type(before) is torch.nn.Parameter and not before.is_meta
         super()._apply(fn, recurse)
         if "weight" in self._parameters:
             self._move_to_table(warn=False)
+            if dense:  # nobody counted which rows were trained meanwhile
+                self._mark_trained()
         return self
 
     @property
@@ -73,54 +109,66 @@ class OnTable(torch.nn.Module):
             )
         return weight.table
 
+    def extra_repr(self) -> str:
+        """Return PyTorch's description, with `untrained` where it is not the default."""
+        more = "" if self.untrained == "as-is" else f", untrained={self.untrained!r}"
+        return f"{super().extra_repr()}{more}"
+
     def grow(self, num_embeddings: int, *, init: Init = "normal", seed: int | None = None) -> None:
-        """Adds rows at the end, up to `num_embeddings`; see `rowwise.Table.grow`.
+        """Add rows at the end, up to `num_embeddings`; see `rowwise.Table.grow`.
 
         The weight stays the same parameter, its optimizer goes on; gradients are dropped. New
         rows start as PyTorch's do, from a normal distribution of deviation 1.
         """
         self.table.grow(num_embeddings, init=_unit_normal(init, seed), seed=seed)
-        self._take_new_memory()
+        self._rebind()
 
-    def remap(self, places: Any, *, init: Init = "normal", seed: int | None = None) -> None:
-        """Makes row i what row places[i] was; -1 makes a new row. See `rowwise.Table.reorder`."""
-        self.table.remap(places, init=_unit_normal(init, seed), seed=seed)
-        self._take_new_memory()
+    def remap(self, source_rows: Any, *, init: Init = "normal", seed: int | None = None) -> None:
+        """Make row i what row source_rows[i] was; -1 makes a new row; see `rowwise.Table.remap`."""
+        self.table.remap(source_rows, init=_unit_normal(init, seed), seed=seed)
+        self._rebind()
 
-    def _take_new_memory(self) -> None:
-        lie_over_new_memory(self.weight)
-        self.num_embeddings = self.table.rows
+    def _rebind(self) -> None:
+        """Lie over the new memory of the table, and so do the slots in its optimizer's state."""
+        weight = self.weight
+        weight.grad = None  # of other rows
+        weight.rebind(weight.table)
+        state = {} if weight.binding.owner is None else weight.binding.owner.state.get(weight, {})
+        for name in weight.table.slot_names:
+            if isinstance(state.get(name), TableParameter):
+                state[name] = TableParameter(weight.table, name, requires_grad=False).detach()
+        self.num_embeddings = weight.table.rows
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         super()._load_from_state_dict(*args, **options)
-        if isinstance(self._parameters.get("weight"), Weight):
-            self.table.mark_trained()  # somebody trained what is in a file
+        self._mark_trained()  # somebody trained what is in a file
 
-    def _by_table(self, ids: Any) -> bool:
-        """Whether the table can answer; if not, every alias of its memory is brought to now."""
+    def _can_use_table(self, ids: Any) -> bool:
+        """Return whether the table can answer; if not, its memory is brought up to date."""
         own = self._parameters.get("weight")
         possible = (
             own is self.weight
             and isinstance(own, Weight)
-            and own.owner is None
+            and own.base is None
             and is_ids(ids)
             and not torch._C._are_functorch_transforms_active()
         )
         if not possible:
             # torch.func puts another tensor in the weight's place, often one on the same memory
-            bring_to_now(self.weight)
+            materialize(self.weight)
         return possible
 
-    def _gradient_by_rows(self) -> bool:
-        """Whether this forward pass's gradient is made sparse."""
+    def _wants_sparse_gradient(self) -> bool:
+        """Return whether the gradient of this forward pass is made sparse."""
         weight = self.weight
-        if self.sparse or not weight.takes_rows:
+        weight.asked_sparse = self.sparse
+        if self.sparse or weight.binding.mode == "dense":
             return self.sparse
         # These were promised a dense gradient, or may do with it what they like.
         ddp = DistributedDataParallel._active_ddp_module is not None
         if ddp or weight._backward_hooks:
             cause = "DistributedDataParallel (without sparse=True)" if ddp else "a hook"
-            weight.warn_once(f"{cause} takes a dense gradient")
+            weight.warn_of_dense_steps(f"{cause} takes a dense gradient")
             return False
         return True
 
@@ -136,7 +184,7 @@ def _unit_normal(init: Init, seed: int | None) -> Init:
 
 
 def is_ids(ids: Any) -> bool:
-    """Whether this is an ordinary tensor of integers, as torch's embeddings take them."""
+    """Return whether this is an ordinary tensor of integers, as torch's embeddings take them."""
     return (
         type(ids) is torch.Tensor
         and ids.dtype in _INTEGERS

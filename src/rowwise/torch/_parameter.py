@@ -1,17 +1,17 @@
-"""A torch parameter that lies in a table's own memory and is current whenever it is read."""
+"""Torch tensors that lie in a table's own memory and are up to date whenever they are read."""
 
 from __future__ import annotations
 
 import copy
+import sys
 import weakref
 from typing import Any, Self
 
-import numpy as np
 import torch
 
 from rowwise.table import Table
 
-# What can be asked of the parameter without reading a number of it.
+# Questions that are answered without reading a number.
 _METADATA = {
     getattr(torch.Tensor, name).__get__
     for name in (
@@ -38,69 +38,122 @@ _METADATA = {
     torch.Tensor.is_shared,
 }  # fmt: skip
 
-# What would give the parameter other memory than its table's.
-_MOVES = (torch.Tensor.data.__set__, torch.Tensor.share_memory_)
+# Functions that give a tensor other memory.
+_DATA_SETTERS = (torch.Tensor.data.__set__, torch.Tensor.set_)
+
+# Functions whose result reaches the memory without any call that torch would announce.
+_UNWATCHED = (
+    torch.Tensor.numpy,
+    torch.Tensor.__array__,
+    torch.Tensor.__dlpack__,
+    torch.utils.dlpack.to_dlpack,
+    torch.Tensor.untyped_storage,
+)
 
 # Tables by the address of their memory, for tensors over it that are not of this class.
 _at: weakref.WeakValueDictionary[int, Table] = weakref.WeakValueDictionary()
-# NumPy's views of a table's memory, which nobody can bring to now when they are read.
-_arrays: weakref.WeakKeyDictionary[Table, list[weakref.ref[Any]]] = weakref.WeakKeyDictionary()
+
+
+class TableMemory:
+    """The memory of a table's weights, or of a slot, as tensors share it.
+
+    Attributes:
+        table: None once the table has other memory; these numbers then stay what they are.
+        slot: name of the slot; None for the weights.
+        alias: an ordinary tensor over the memory, in a storage of its own. What cannot be watched
+            (NumPy arrays, DLPack capsules, storages) is made from it, so that the storage's count
+            of users tells whether any of that is alive.
+    """
+
+    def __init__(self, table: Table, slot: str | None, alias: torch.Tensor | None = None) -> None:
+        array = table.store.memory(slot)
+        self.table: Table | None = table
+        self.slot = slot
+        self.alias = torch.from_numpy(array) if alias is None else alias
+        self._storage = self.alias.untyped_storage()
+        self._users = 3 if alias is not None else 2  # the table's array is one
+        _at[array.ctypes.data] = table
+
+    def materialize(self) -> None:
+        """Bring rows up to date before torch reads the memory or writes to it."""
+        if self.table is not None:
+            self.table.store.begin_external_write(self.slot)
+
+    def release(self) -> None:
+        """Leave the memory, up to date, to the tensors over it."""
+        self.materialize()
+        self.table = None
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether something that cannot be watched reaches the memory."""
+        users: int = torch._C._storage_Use_Count(self._storage._cdata)
+        return users > self._users or sys.getrefcount(self._storage) > 2
 
 
 class TableParameter(torch.Tensor):
-    """The weights, or a slot, of a table: (rows, dim) float32, no copy.
+    """The weights, or a slot, of a table: (rows, dim) float32, without a copy.
 
-    Rows of a table may lag behind; this parameter brings them to now before torch, NumPy or an
-    optimizer reads or writes the memory. Questions about its shape or its gradient cost nothing.
-    Views of it (`detach`, `data`, `weight[3]`) do the same; they are of this class but, to torch,
-    no parameters.
+    Rows of a table may lag behind. Before torch or an optimizer reads or writes the memory, this
+    class brings them up to date. Questions about the shape or the gradient cost nothing. Views of
+    it (`detach`, `data`, `weight[3]`) are of this class too, but, to torch, no parameters.
     """
 
-    table: Table
-    slot: str | None
-    owner: TableParameter | None  # what a view is a view of
+    memory: TableMemory
+    base: TableParameter | None  # the parameter that a view was taken of
 
     def __new__(cls, table: Table, slot: str | None = None, requires_grad: bool = True) -> Self:
-        """Lays a parameter over the table's weights, or over the slot named."""
-        memory = torch.from_numpy(table.store.memory(slot))
-        self: Self = torch.Tensor._make_subclass(cls, memory, requires_grad)
-        self._lie_over(table, slot)
+        """Make a parameter over the table's weights, or over the slot named."""
+        data = torch.from_numpy(table.store.memory(slot))
+        self: Self = torch.Tensor._make_subclass(cls, data, requires_grad)
+        self._bind(TableMemory(table, slot))
         return self
-
-    def _lie_over(self, table: Table, slot: str | None) -> None:
-        self.table, self.slot, self.owner = table, slot, None
-        self._is_param = True  # torch's own sign: isinstance(self, torch.nn.Parameter)
-        _at[table.store.memory(slot).ctypes.data] = table
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def lie_over_new_memory(self) -> None:
-        """Takes up the memory that its table has now; the gradient, of other rows, is dropped.
+    def _bind(self, memory: TableMemory) -> None:
+        self.memory, self.base = memory, None
+        self._is_param = True  # torch's own sign: isinstance(self, torch.nn.Parameter)
+
+    @property
+    def table(self) -> Table:
+        """The table whose memory this is."""
+        table = self.memory.table
+        if table is None:
+            raise ValueError("the table of this tensor has other memory now")
+        return table
+
+    def rebind(self, table: Table, alias: torch.Tensor | None = None) -> None:
+        """Lie over the memory that the table has now; views of the old memory stay there.
 
         It stays the same parameter: modules and optimizers hold it by itself, not by name.
-        """
-        self.grad: Any = None
-        with torch._C.DisableTorchFunctionSubclass():
-            self.data = torch.from_numpy(self.table.store.memory(self.slot))
-        self._lie_over(self.table, self.slot)
 
-    def takes_bags(self, accumulation: Any) -> bool:
-        """Whether a gradient on its way to this node of torch's graph may stay one of bags."""
+        Args:
+            table: of the same slots.
+            alias: the tensor whose memory the table took.
+        """
+        slot = self.memory.slot
+        with torch._C.DisableTorchFunctionSubclass():
+            self.data = torch.from_numpy(table.store.memory(slot))
+        self.memory.table = None
+        self._bind(TableMemory(table, slot, alias))
+
+    def can_defer_bags(self, accumulation: Any) -> bool:
+        """Return whether a gradient bound for this node of torch's graph may stay one of bags."""
         return False
 
-    def bring_to_now(self) -> None:
-        """Called before the memory is touched."""
-        self.table.store.begin_external_write(self.slot)  # torch may be about to write to it
+    def materialize(self) -> None:
+        """Bring rows up to date before the memory is read or written."""
+        self.memory.materialize()
 
-    def plain(self) -> torch.Tensor:
-        """An ordinary tensor over the same memory, current now but not later."""
-        self.bring_to_now()
+    def as_ordinary(self) -> torch.Tensor:
+        """Return an ordinary tensor over the same memory, up to date now but not later."""
+        self.materialize()
         with torch._C.DisableTorchFunctionSubclass():
-            # A storage of its own: whoever moves that elsewhere leaves the table where it is.
-            owner = self if self.owner is None else self.owner
-            whole = torch.from_numpy(owner.detach().numpy())
-            return whole.as_strided(self.shape, self.stride(), self.storage_offset())
+            alias = self.memory.alias.detach()
+            offset = alias.storage_offset() + self.storage_offset()
+            return alias.as_strided(self.shape, self.stride(), offset)
 
     @classmethod
     def __torch_function__(
@@ -110,96 +163,114 @@ class TableParameter(torch.Tensor):
         if func in _METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
-        if func in _MOVES and isinstance(args[0], TableParameter):
-            return args[0].take_memory(func, *args[1:])
+        first = args[0] if args else None
+        if isinstance(first, TableParameter):
+            if func in _DATA_SETTERS:
+                first.set_data(_assigned(func, *args[1:], **kwargs))
+                return first if func is torch.Tensor.set_ else None
+            if func is torch.Tensor.share_memory_:
+                return first.share_memory_with_others()
+            if func in _UNWATCHED:
+                ordinary = first.as_ordinary().requires_grad_(first.requires_grad)
+                return func(ordinary, *args[1:], **kwargs)
         parameters = _parameters_in([args, kwargs])
         for parameter in parameters:
-            parameter.bring_to_now()
+            parameter.materialize()
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **kwargs)
             for parameter in parameters:
-                parameter._watch(result)
+                parameter._adopt_views(result)
         return result
 
-    def take_memory(self, func: Any, *args: Any) -> Any:
-        """self.data = values, or share_memory_(): the memory stays the table's."""
-        values = args[0] if args else None
+    def set_data(self, values: torch.Tensor) -> None:
+        """Copy `values` into the memory, as `data` is assigned."""
         if values is self:
-            return None
-        if values is not None and self.owner is not None:  # a view that goes its own way
-            self.__class__ = torch.Tensor
-            return func(self, values)
-        if values is None or values.dtype != self.dtype or values.shape != self.shape:
-            what = "shared memory" if values is None else f"{tuple(values.shape)} {values.dtype}"
+            return
+        if self.base is not None:
+            self._leave_memory(values)
+            return
+        if values.dtype != self.dtype or values.shape != self.shape:
             raise RuntimeError(
                 f"the memory of a rowwise table, {tuple(self.shape)} {self.dtype}, cannot become "
-                f"{what}; a layer that has to move there is keras.layers.Embedding"
+                f"{tuple(values.shape)} {values.dtype}; a layer that has to move there is "
+                "keras.layers.Embedding"
             )
-        values = values.plain() if isinstance(values, TableParameter) else values
-        memory = self.plain()
+        values = values.as_ordinary() if isinstance(values, TableParameter) else values
+        memory = self.as_ordinary()
         if memory.data_ptr() != values.data_ptr() or memory.stride() != values.stride():
             with torch.no_grad():
                 memory.copy_(values)
-        return None
 
-    def _watch(self, result: Any) -> None:
-        """Makes what lies in the same memory as current as this parameter is."""
+    def share_memory_with_others(self) -> torch.Tensor:
+        """Refuse: the memory is this process's."""
+        raise RuntimeError(
+            f"the memory of a rowwise table, {tuple(self.shape)} {self.dtype}, cannot become "
+            "shared memory; a layer that has to move there is keras.layers.Embedding"
+        )
+
+    def _leave_memory(self, values: torch.Tensor) -> None:
+        """Make a view an ordinary tensor of `values`."""
+        self.__class__ = torch.nn.Parameter if hasattr(self, "_is_param") else torch.Tensor  # type: ignore[assignment]
+        self.data = values
+
+    def _adopt_views(self, result: Any) -> None:
+        """Make what lies in the same memory a view, as up to date as this parameter is."""
         if type(result) is torch.Tensor:
             if _same_memory(self, result):
                 result.__class__ = type(self)
-                result.table, result.slot = self.table, self.slot  # type: ignore[attr-defined]
-                result.owner = self if self.owner is None else self.owner  # type: ignore[attr-defined]
+                result.memory = self.memory  # type: ignore[attr-defined]
+                result.base = self if self.base is None else self.base  # type: ignore[attr-defined]
         elif type(result) in (list, tuple):
             for part in result:
-                self._watch(part)
-        elif isinstance(result, np.ndarray) and np.may_share_memory(result, self.detach().numpy()):
-            _arrays.setdefault(self.table, []).append(weakref.ref(result))
+                self._adopt_views(part)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
-        shown = repr(self.plain().requires_grad_(self.requires_grad))
+        shown = repr(self.as_ordinary().requires_grad_(self.requires_grad))
         return "Parameter containing:\n" + shown if hasattr(self, "_is_param") else shown
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         if id(self) not in memo:
-            memo[id(self)] = self._view_copied() if self.owner is not None else self._copied(memo)
+            memo[id(self)] = self._view_copied() if self.base is not None else self._copied(memo)
         return memo[id(self)]
 
     def _copied(self, memo: dict[int, Any]) -> torch.Tensor:
-        return type(self)(copy.deepcopy(self.table, memo), self.slot, self.requires_grad)
+        return type(self)(copy.deepcopy(self.table, memo), self.memory.slot, self.requires_grad)
 
     def _view_copied(self) -> torch.Tensor:
         if not self.is_leaf:
             raise RuntimeError("only leaves of the graph can be copied; detach() it first")
-        twin = self.plain().clone().requires_grad_(self.requires_grad)
+        twin = self.as_ordinary().clone().requires_grad_(self.requires_grad)
         return torch.nn.Parameter(twin) if hasattr(self, "_is_param") else twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        if self.owner is None:
+        if self.base is None:
             return self._reduced()
-        return self.plain().requires_grad_(self.requires_grad).__reduce_ex__(protocol)
+        return self.as_ordinary().requires_grad_(self.requires_grad).__reduce_ex__(protocol)
 
     def _reduced(self) -> tuple[Any, ...]:
-        return type(self), (self.table, self.slot, self.requires_grad)
+        return type(self), (self.table, self.memory.slot, self.requires_grad)
 
 
-def bring_to_now(tensor: Any) -> None:
-    """Brings the table to now that a tensor lies over, wrapped by torch.func or not."""
+def materialize(tensor: Any) -> None:
+    """Bring the table up to date that a tensor lies over, wrapped by torch.func or not."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
         tensor = torch._C._functorch.get_unwrapped(tensor)
     if isinstance(tensor, TableParameter):
-        tensor.bring_to_now()
+        tensor.materialize()
     elif type(tensor) in (torch.Tensor, torch.nn.Parameter) and _at:
         table = _at.get(tensor.data_ptr())
         if table is not None:
             table.materialize()
 
 
-def seen_by_numpy(table: Table) -> bool:
-    """Whether there is an array over the table's memory; it is current only if all rows are."""
-    alive = [array for array in _arrays.get(table, ()) if array() is not None]
-    if table in _arrays:
-        _arrays[table] = alive
-    return bool(alive)
+def _assigned(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Return the tensor whose memory `data = x` or `set_(...)` asks for."""
+    if func is not torch.Tensor.set_:
+        values: torch.Tensor = args[0]
+        return values
+    if len(args) == 1 and isinstance(args[0], torch.Tensor) and not kwargs:
+        return args[0]
+    return torch.empty(0).set_(*args, **kwargs)
 
 
 def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:

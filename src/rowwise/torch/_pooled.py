@@ -11,7 +11,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from rowwise.store import Bags, RowGradient
-from rowwise.torch._lookup import being_recorded, empty, whole_ids
+from rowwise.torch._lookup import empty, is_tracing, whole_ids
 from rowwise.torch._parameter import TableParameter
 from rowwise.torch._weight import no_rows, sparse_rows
 
@@ -29,8 +29,8 @@ class _Pool(torch.autograd.Function):
         weights: torch.Tensor | None,
         divisors: torch.Tensor | None,
         sparse: bool,
-        on_dense: Callable[[], None] | None,
-        bags_will_do: bool,
+        on_dense_gradient: Callable[[], None] | None,
+        allow_bag_gradient: bool,
     ) -> Any:
         table = parameter.table
         pooled = empty((len(offsets) - 1,), table.dim)
@@ -39,14 +39,14 @@ class _Pool(torch.autograd.Function):
         if divisors is not None:
             pooled /= divisors
         ctx.save_for_backward(ids, offsets, weights, divisors)
-        ctx.table, ctx.sparse, ctx.on_dense = table, sparse, on_dense
-        ctx.parameter = parameter if sparse and bags_will_do else None
+        ctx.table, ctx.sparse, ctx.on_dense_gradient = table, sparse, on_dense_gradient
+        ctx.parameter = parameter if sparse and allow_bag_gradient else None
         return pooled
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        # Asked here, where a graph of this gradient shows.
-        ctx.as_bags = ctx.parameter is not None and ctx.parameter.takes_bags(
+        # Decided here, where a graph of this gradient shows.
+        ctx.as_bags = ctx.parameter is not None and ctx.parameter.can_defer_bags(
             ctx.next_functions[0][0]
         )
         return _pool_backward(ctx, gradient)
@@ -57,7 +57,7 @@ def _pool_backward(ctx: Any, gradient: torch.Tensor) -> Any:
     ids, offsets, weights, divisors = ctx.saved_tensors
     bags = gradient if divisors is None else gradient / divisors
     store = ctx.table.store
-    of_rows = of_weights = None
+    of_table = of_weights = None
     if ctx.needs_input_grad[0]:
         factors = None if weights is None else weights.detach().numpy()
         # A copy, where it is kept: the gradient may be the caller's.
@@ -65,15 +65,15 @@ def _pool_backward(ctx: Any, gradient: torch.Tensor) -> Any:
         batch = Bags(ids.numpy(), offsets.numpy(), factors)
         of_bags = store.bag_gradient(batch, own.contiguous().numpy())
         if ctx.as_bags:
-            of_rows = no_rows(ctx.table.shape)
+            of_table = no_rows(ctx.table.shape)
             ctx.parameter.bags = of_bags
         else:
-            of_rows = _of_rows(ctx, store.coalesce(of_bags))
+            of_table = _row_gradient(ctx, store.coalesce(of_bags))
     if ctx.needs_input_grad[3]:
         of_weights = torch.from_numpy(
             store.bag_weight_gradient(Bags(ids.numpy(), offsets.numpy()), bags.contiguous().numpy())
         )
-    return of_rows, None, None, of_weights, None, None, None, None
+    return of_table, None, None, of_weights, None, None, None, None
 
 
 class _PoolMax(torch.autograd.Function):
@@ -86,7 +86,7 @@ class _PoolMax(torch.autograd.Function):
         ids: torch.Tensor,
         offsets: torch.Tensor,
         sparse: bool,
-        on_dense: Callable[[], None] | None,
+        on_dense_gradient: Callable[[], None] | None,
     ) -> Any:
         table = parameter.table
         pooled = empty((len(offsets) - 1,), table.dim)
@@ -94,7 +94,7 @@ class _PoolMax(torch.autograd.Function):
         batch = Bags(ids.numpy(), offsets.numpy())
         table.store.gather_bags_max(batch, pooled.numpy(), ctx.argmax)
         ctx.save_for_backward(ids, offsets)
-        ctx.table, ctx.sparse, ctx.on_dense = table, sparse, on_dense
+        ctx.table, ctx.sparse, ctx.on_dense_gradient = table, sparse, on_dense_gradient
         return pooled
 
     @staticmethod
@@ -103,16 +103,16 @@ class _PoolMax(torch.autograd.Function):
         ids, offsets = ctx.saved_tensors
         batch = Bags(ids.numpy(), offsets.numpy())
         values = gradient.contiguous().numpy()
-        of_rows = _of_rows(ctx, ctx.table.store.bag_max_gradient(batch, ctx.argmax, values))
-        return of_rows, None, None, None, None
+        of_table = _row_gradient(ctx, ctx.table.store.bag_max_gradient(batch, ctx.argmax, values))
+        return of_table, None, None, None, None
 
 
-def _of_rows(ctx: Any, summed: RowGradient) -> torch.Tensor:
+def _row_gradient(ctx: Any, summed: RowGradient) -> torch.Tensor:
     gradient = sparse_rows(summed.ids, summed.values, ctx.table.shape)
     if ctx.sparse:
         return gradient
-    if ctx.on_dense is not None:
-        ctx.on_dense()
+    if ctx.on_dense_gradient is not None:
+        ctx.on_dense_gradient()
     return gradient.to_dense()
 
 
@@ -123,24 +123,24 @@ def pool(
     offsets: torch.Tensor | None,
     weights: torch.Tensor | None,
     sparse: bool,
-    on_dense: Callable[[], None] | None = None,
+    on_dense_gradient: Callable[[], None] | None = None,
     *,
     divisors: torch.Tensor | None = None,
-    bags_will_do: bool = False,
+    allow_bag_gradient: bool = False,
 ) -> torch.Tensor:
-    """Weighted sums of the rows of each bag, differentiable in the rows and the weights.
+    """Return weighted sums of the rows of each bag, differentiable in the rows and the weights.
 
     Args:
-        parameter: of the table's weights.
+        parameter: the table's weights.
         ids: (..., length), the last axis a bag; or (n,) with offsets. Any integer dtype, or whole
             floats.
         offsets: (bags + 1,) ascending from 0 to n.
         weights: floats of the shape of ids; None: all are 1.
         sparse: whether the optimizer takes a row-sparse gradient, of distinct ids; else it gets a
             dense one.
-        on_dense: called when a dense gradient is made.
-        divisors: (bags, 1) what the sums are divided by.
-        bags_will_do: whether a step may take the sparse gradient as bags.
+        on_dense_gradient: called when a dense gradient is made.
+        divisors: (bags, 1), by which the sums are divided.
+        allow_bag_gradient: whether a step may take the sparse gradient as bags.
 
     Returns:
         pooled (..., D) or (bags, D) float32; 0 for an empty bag.
@@ -148,7 +148,7 @@ def pool(
     Raises:
         IndexError, TypeError, ValueError: as `rowwise.Table.pool`.
     """
-    if being_recorded():
+    if is_tracing():
         return _recorded(parameter, ids, offsets, weights)
     if offsets is None:
         shape = ids.shape[:-1]
@@ -166,8 +166,8 @@ def pool(
         weights,
         divisors,
         sparse,
-        on_dense,
-        bags_will_do,
+        on_dense_gradient,
+        allow_bag_gradient,
     )
     return pooled.reshape(*shape, pooled.shape[-1]).to(ids.device)
 
@@ -178,14 +178,14 @@ def pool_max(
     ids: torch.Tensor,
     offsets: torch.Tensor,
     sparse: bool,
-    on_dense: Callable[[], None] | None = None,
+    on_dense_gradient: Callable[[], None] | None = None,
 ) -> torch.Tensor:
-    """The largest values of the rows of each bag (bags, D), differentiable in the rows.
+    """Return the largest values of the rows of each bag (bags, D), differentiable in the rows.
 
     The gradient goes to the first that is the largest. Arguments and errors as for `pool`, with
     ids (n,) int64.
     """
-    pooled: torch.Tensor = _PoolMax.apply(parameter, ids, offsets, sparse, on_dense)
+    pooled: torch.Tensor = _PoolMax.apply(parameter, ids, offsets, sparse, on_dense_gradient)
     return pooled
 
 

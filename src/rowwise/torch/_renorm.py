@@ -1,4 +1,4 @@
-"""max_norm: rows that are looked up are shortened first, in place, as PyTorch does."""
+"""max_norm: rows that are looked up are shortened first, in place, as in PyTorch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from rowwise.torch._weight import Weight
 
 @torch.no_grad()
 def renormalize(weight: Weight, ids: torch.Tensor, max_norm: float, norm_type: float) -> None:
-    """Shortens the rows ids (...,) whose norm is above max_norm; the optimizer's slots stay.
+    """Shorten the rows ids (...,) whose norm is above max_norm; the optimizer's slots stay.
 
-    Only these rows are brought to now.
+    Only these rows are brought up to date.
 
     Raises:
         IndexError: an id outside the table, with nothing changed.

@@ -1,4 +1,4 @@
-"""Which rule a parameter group of a torch optimizer is, where it is one."""
+"""The update rule of a parameter group of a torch optimizer, where there is one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from typing import Any
 
 import torch
 
+from rowwise._binding import DenseFallback
 from rowwise.rules import Rule, pytorch
 
 Group = dict[str, Any]
-
-
-class NoRule(Exception):
-    """Why an optimizer's steps have to be made densely; the message names the cause."""
 
 
 def _adam(group: Group) -> dict[str, Any]:
@@ -22,7 +19,7 @@ def _adam(group: Group) -> dict[str, Any]:
     return {"beta_1": float(beta_1), "beta_2": float(beta_2), "epsilon": group["eps"]}
 
 
-# Each class of torch.optim, with its rule and the rule's arguments; the first that fits counts.
+# Classes of torch.optim, each with its rule and the rule's arguments; the first match counts.
 _RULES: dict[type, tuple[type[Rule], Callable[[Group], dict[str, Any]]]] = {
     torch.optim.SGD: (
         pytorch.SGD,
@@ -61,18 +58,18 @@ _RULES: dict[type, tuple[type[Rule], Callable[[Group], dict[str, Any]]]] = {
 
 
 def rule_of(optimizer: torch.optim.Optimizer, group: Group, state: Group) -> Rule:
-    """The rule by which `optimizer` moves a table of a parameter group, with this state so far.
+    """Return the rule by which `optimizer` steps a table of a parameter group, in this state.
 
     Raises:
-        NoRule: torch has to make the steps itself.
+        DenseFallback: torch has to make the steps itself.
     """
     name = type(optimizer).__name__
     for option in ("differentiable", "capturable"):
         if group.get(option):
-            raise NoRule(f"{name}({option}=True) has no rule by rows")
+            raise DenseFallback(f"{name}({option}=True) has no exact lazy update")
     rate = float(group["lr"])
     if not math.isfinite(rate):
-        raise NoRule(f"the learning rate {rate} is none that a rule by rows takes")
+        raise DenseFallback(f"the learning rate {rate} is none that an exact lazy update takes")
     rule, arguments = next(entry for kind, entry in _RULES.items() if isinstance(optimizer, kind))
     try:
         found = rule(
@@ -82,17 +79,19 @@ def rule_of(optimizer: torch.optim.Optimizer, group: Group, state: Group) -> Rul
             **arguments(group),
         )
     except (TypeError, ValueError) as error:
-        raise NoRule(f"{name}: {error}") from error
+        raise DenseFallback(f"{name}: {error}") from error
     if isinstance(found, pytorch.NAdam) and "mu_product" in state:
         _check_momentum_product(state, found)
     return found
 
 
 def _check_momentum_product(state: Group, rule: pytorch.NAdam) -> None:
-    """NAdam keeps the product of its momentums beside the count of its steps."""
-    kept, expected = float(state["mu_product"]), rule.momentum_product(int(state["step"]))
-    if not math.isclose(kept, expected, rel_tol=1e-3, abs_tol=1e-6):
-        raise NoRule(f"its momentum product is {kept:g}, where its steps make {expected:g}")
+    """Check the product of NAdam's momentums against the count of its steps."""
+    stored, expected = float(state["mu_product"]), rule.momentum_product(int(state["step"]))
+    if not math.isclose(stored, expected, rel_tol=1e-3, abs_tol=1e-6):
+        raise DenseFallback(
+            f"its momentum product is {stored:g}, where its steps make {expected:g}"
+        )
 
 
 def _decoupled_decay(optimizer: torch.optim.Optimizer, group: Group) -> float | None:
@@ -102,13 +101,13 @@ def _decoupled_decay(optimizer: torch.optim.Optimizer, group: Group) -> float | 
     # lr (g + decay w) is a decay of w by itself where nothing but lr stands before it
     plain = isinstance(optimizer, torch.optim.SGD) and not group["momentum"]
     if not plain and not group.get("decoupled_weight_decay"):
-        raise NoRule(
+        raise DenseFallback(
             f"{type(optimizer).__name__}(weight_decay={decay:g}) gives every row a gradient at "
             "every step (AdamW's does not)"
         )
     return decay
 
 
-def learning_rate(group: Group, number: int) -> float:
-    """The rate of a group's step `number`, counted from 1."""
-    return float(group["lr"]) / (1 + (number - 1) * group.get("lr_decay", 0))
+def learning_rate(group: Group, iteration: int) -> float:
+    """Return the rate of a group's step `iteration`, counted from 1."""
+    return float(group["lr"]) / (1 + (iteration - 1) * group.get("lr_decay", 0))

@@ -38,11 +38,12 @@ class TableVariable(InCare, keras.Variable):
         """Takes up the memory of the table, which has been reordered, and so do its optimizer's
         slots. Gradients of the old rows, and sums of them, are dropped.
         """
-        self._value.lie_over_new_memory()
+        self._value.grad = None
+        self._value.rebind(self.table)
         self._shape = self.table.shape
         for slots in self.slots.values():
             for slot in slots.values():
-                slot.value.lie_over_new_memory()
+                slot.value.rebind(self.table)
                 slot._shape = self.table.shape
         for accumulator in self.accumulators.values():
             accumulator.start_anew(*self.table.shape)

@@ -1,4 +1,4 @@
-"""PyTorch's optimizers, which step embeddings on tables by rows and all else as PyTorch does.
+"""PyTorch's optimizers, with exact lazy updates of embeddings on tables; all else is PyTorch's.
 
 Each has the signature, the parameter groups and the `state_dict` of its namesake in `torch.optim`,
 and its numbers. What has no exact shortcut (a weight decay added to the gradient, an option that
@@ -18,38 +18,38 @@ from __future__ import annotations
 
 import torch
 
-from rowwise.torch.optim._optimizer import ByRows
+from rowwise.torch.optim._optimizer import TableOptimizer
 
 __all__ = ["SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RMSprop"]
 
 
-class SGD(ByRows, torch.optim.SGD):
-    """`torch.optim.SGD`; its weight_decay is by rows without momentum."""
+class SGD(TableOptimizer, torch.optim.SGD):
+    """`torch.optim.SGD`; its weight_decay is lazy without momentum."""
 
 
-class Adam(ByRows, torch.optim.Adam):
+class Adam(TableOptimizer, torch.optim.Adam):
     """`torch.optim.Adam`; its weight_decay is dense unless decoupled."""
 
 
-class AdamW(ByRows, torch.optim.AdamW):
+class AdamW(TableOptimizer, torch.optim.AdamW):
     """`torch.optim.AdamW`, weight decay included."""
 
 
-class RMSprop(ByRows, torch.optim.RMSprop):
+class RMSprop(TableOptimizer, torch.optim.RMSprop):
     """`torch.optim.RMSprop`; its weight_decay is dense."""
 
 
-class Adagrad(ByRows, torch.optim.Adagrad):
+class Adagrad(TableOptimizer, torch.optim.Adagrad):
     """`torch.optim.Adagrad`; its weight_decay is dense."""
 
 
-class Adadelta(ByRows, torch.optim.Adadelta):
+class Adadelta(TableOptimizer, torch.optim.Adadelta):
     """`torch.optim.Adadelta`; its weight_decay is dense."""
 
 
-class Adamax(ByRows, torch.optim.Adamax):
+class Adamax(TableOptimizer, torch.optim.Adamax):
     """`torch.optim.Adamax`; its weight_decay is dense."""
 
 
-class NAdam(ByRows, torch.optim.NAdam):
+class NAdam(TableOptimizer, torch.optim.NAdam):
     """`torch.optim.NAdam`; its weight_decay is dense unless decoupled."""

@@ -1,65 +1,68 @@
-"""What the optimizers share: tables stepped by rows, everything else by torch's own step."""
+"""The step that the optimizers share: lazy updates of tables, torch's own step for the rest."""
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from rowwise._binding import DenseFallback
 from rowwise.rules import Rule, pytorch
 from rowwise.store import BagGradient
 from rowwise.table import Table
 from rowwise.torch._lookup import rows_and_gradients
-from rowwise.torch._parameter import seen_by_numpy
-from rowwise.torch._rules import Group, NoRule, learning_rate, rule_of
+from rowwise.torch._parameter import TableParameter
+from rowwise.torch._rules import Group, learning_rate, rule_of
 from rowwise.torch._weight import Weight, optimizers
-from rowwise.torch.optim._state import give_back_slots, take_up_slots
+from rowwise.torch.optim._state import bind_slots, has_slots, release_slots
 
 
-class ByRows(torch.optim.Optimizer):
+class TableOptimizer(torch.optim.Optimizer):
     """Mixed into one of torch's optimizers, before it."""
 
     def add_param_group(self, param_group: Group) -> None:
-        """Adds a group; embeddings in it are in this optimizer's care from now on."""
+        """Add a group; this optimizer steps the embeddings in it from now on."""
         super().add_param_group(param_group)
-        self.take_into_care(self.param_groups[-1])
+        self.ensure_bound(self.param_groups[-1])
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         for group in self.param_groups:
-            self.take_into_care(group)
+            self.ensure_bound(group)
 
-    def take_into_care(self, group: Group) -> None:
-        """Tells the group's embeddings that this optimizer steps them."""
+    def ensure_bound(self, group: Group) -> None:
+        """Make this optimizer the owner of the group's embeddings."""
         optimizers.add(self)
         for weight in _weights(group):
-            weight.keeper = weakref.ref(self)
+            weight.binding.attach(self, "dense")
             self._decide(weight, group, aloud=False)
 
     def _decide(self, weight: Weight, group: Group, aloud: bool = True) -> Rule | None:
-        """The rule of the weight's next step, or None if torch has to make it."""
+        """Return the rule of the weight's next step, or None if torch has to make it."""
+        binding = weight.binding
         try:
             rule = rule_of(self, group, self.state.get(weight, {}))
-        except NoRule as cause:
+        except DenseFallback as reason:
+            if binding.owner is self:
+                binding.attach(self, "dense")
             if aloud:
-                weight.warn_once(str(cause))
-            rule = None
-        if weight.keeper is not None and weight.keeper() is self:
-            weight.rule = rule
+                weight.warn_of_dense_steps(reason)
+            return None
+        if binding.owner is self:
+            binding.attach(self, "sparse")
         return rule
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forgets the gradients, or makes zeros of them."""
-        if set_to_none:  # untrained: asked for, bags would be summed by rows first
+        """Forget the gradients, or make zeros of them."""
+        if set_to_none:  # reading them would sum bags by row first
             for group in self.param_groups:
                 for weight in _weights(group):
                     weight.grad = None
         super().zero_grad(set_to_none)
 
     def step(self, closure: Any = None) -> Any:
-        """Makes one step of every parameter that has a gradient.
+        """Make one step of every parameter that has a gradient.
 
         Args:
             closure: evaluates the model again and returns the loss, which is returned.
@@ -68,7 +71,7 @@ class ByRows(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        by_rows = []
+        sparse_steps = []
         for group in self.param_groups:
             for weight in _weights(group):
                 gradient = weight.gradient_for_step()
@@ -76,28 +79,28 @@ class ByRows(torch.optim.Optimizer):
                     continue
                 rule = self._decide(weight, group)
                 if rule is not None:
-                    by_rows.append((weight, gradient, group, rule))
+                    sparse_steps.append((weight, gradient, group, rule))
                 else:
                     self._prepare_for_torch(weight)
         try:
-            for weight, _, _, _ in by_rows:
+            for weight, _, _, _ in sparse_steps:
                 weight.grad = None  # which torch's step passes over
             _unhooked(super().step)(self)
         finally:
-            for weight, gradient, _, _ in by_rows:
+            for weight, gradient, _, _ in sparse_steps:
                 weight.set_gradient(gradient)
-        for entry in by_rows:
-            self._step_by_rows(*entry)
+        for entry in sparse_steps:
+            self._step_table(*entry)
         return loss
 
     def _prepare_for_torch(self, weight: Weight) -> None:
         if weight.grad.is_sparse:
             weight.grad = weight.grad.to_dense()
-        if weight.stepper is not None and weight.stepper() is self:
-            give_back_slots(weight, self.state[weight])
+        if has_slots(weight, self.state.get(weight, {})):
+            release_slots(weight, self.state[weight])
 
     @torch.no_grad()
-    def _step_by_rows(
+    def _step_table(
         self, weight: Weight, gradient: BagGradient | torch.Tensor, group: Group, rule: Rule
     ) -> None:
         # GradScaler leaves these to a fused optimizer.
@@ -107,53 +110,67 @@ class ByRows(torch.optim.Optimizer):
         # torch makes an entry for what has a state, and so is it here
         state = self.state[weight] if rule.slot_names or weight in self.state else {}
         first = not state.get("step", 0) and state.get("momentum_buffer") is None
-        take_up_slots(self, weight, rule, state)
-        number = 1 if first else int(state.get("step", 1)) + 1
+        self._take_over(weight)
+        bind_slots(weight, rule, state)
+        iteration = 1 if first else int(state.get("step", 1)) + 1
         _update(
             weight.table,
             gradient,
-            lambda gradients: _as_taken(gradients, scale, group["maximize"]),
-            learning_rate(group, number),
-            number,
+            lambda gradients: _rescaled(gradients, scale, group["maximize"]),
+            learning_rate(group, iteration),
+            iteration,
         )
         if "step" in state:
             state["step"] += 1
         if isinstance(rule, pytorch.NAdam):
-            state["mu_product"].fill_(rule.momentum_product(number))
-        if seen_by_numpy(weight.table):
+            state["mu_product"].fill_(rule.momentum_product(iteration))
+        tensors = [weight, *(t for t in state.values() if isinstance(t, TableParameter))]
+        if any(tensor.memory.is_exposed for tensor in tensors):
             weight.table.materialize()
         with torch._C.DisableTorchFunctionSubclass():
             torch.autograd.graph.increment_version(weight)
+
+    def _take_over(self, weight: Weight) -> None:
+        """Become the owner of a weight that another optimizer has stepped."""
+        binding = weight.binding
+        other = binding.owner
+        if other is self:
+            return
+        if other is not None and has_slots(weight, other.state.get(weight, {})):
+            weight.warn_of_dense_steps(
+                "several optimizers step this table, and at each change the slots change"
+            )
+        binding.attach(self, "sparse")
 
 
 def _update(
     table: Table,
     gradient: BagGradient | torch.Tensor,
-    taken: Callable[[Any], Any],
+    rescaled: Callable[[Any], Any],
     rate: float,
-    number: int,
+    iteration: int,
 ) -> None:
     if isinstance(gradient, BagGradient):
-        bags = gradient.with_values(taken(gradient.values))
-        table.apply(bags, rate, iteration=number)
+        bags = gradient.with_values(rescaled(gradient.values))
+        table.apply(bags, rate, iteration=iteration)
     else:
         ids, gradients = rows_and_gradients(gradient)
         # A NaN goes where torch would let it go.
-        table.update(ids, taken(gradients), rate, iteration=number, check_finite=False)
+        table.update(ids, rescaled(gradients), rate, iteration=iteration, check_finite=False)
 
 
-def _as_taken(gradients: Any, scale: torch.Tensor | None, maximize: bool) -> Any:
+def _rescaled(gradients: Any, scale: torch.Tensor | None, maximize: bool) -> Any:
     if scale is not None:
         gradients = gradients / scale.numpy()
     return -gradients if maximize else gradients
 
 
 def _weights(group: Group) -> list[Weight]:
-    return [p for p in group["params"] if isinstance(p, Weight) and p.owner is None]
+    return [p for p in group["params"] if isinstance(p, Weight) and p.base is None]
 
 
 def _unhooked(step: Any) -> Any:
-    """torch's step without the hooks around it: they have been called around ours."""
+    """Return torch's step without the hooks around it: they have been called around ours."""
     function = step.__func__
     while getattr(function, "hooked", False):
         function = function.__wrapped__
