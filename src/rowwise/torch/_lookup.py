@@ -69,7 +69,8 @@ def _by_rows(ctx: Any, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tenso
 
 def empty(shape: tuple[int, ...], dim: int) -> torch.Tensor:
     """Return vectors (..., dim) float32, not yet written, in memory reused by later batches."""
-    return torch.from_numpy(_native.empty(math.prod(shape), dim)).reshape(*shape, dim)
+    # Reshaped by NumPy: to torch it is no view, so that users may change it in place.
+    return torch.from_numpy(_native.empty(math.prod(shape), dim).reshape(*shape, dim))
 
 
 @torch.compiler.disable
