@@ -47,6 +47,7 @@ LASTING = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:a NumPy array")
 @pytest.mark.parametrize("kind", LASTING)
 def test_what_was_taken_before_training_is_current_after_it(kind, expected):
     model = Model(rowwise.torch)
@@ -81,6 +82,7 @@ WRITES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:a NumPy array")
 @pytest.mark.parametrize("kind", WRITES)
 def test_what_is_written_is_looked_up_and_trained_on(kind):
     weights = []
@@ -248,6 +250,7 @@ def test_a_tied_weight_trains_as_in_pytorch():
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:a NumPy array.* a retained graph")
 def test_a_weight_changed_by_a_step_cannot_be_gone_back_through():
     embedding, output = Embedding(5, 3), nn.Linear(3, 5)
     output.weight = embedding.weight

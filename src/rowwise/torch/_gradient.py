@@ -48,16 +48,15 @@ class RowGradientTensor(torch.Tensor):
         parameter = None if self.parameter is None else self.parameter()
         with torch._C.DisableTorchFunctionSubclass():
             held = parameter is not None and parameter.grad is self
-            dense = self.to_dense()
             if held:
                 parameter.grad = None  # type: ignore[union-attr]
             try:
-                torch._C._swap_tensor_impl(self, dense)
-            except RuntimeError as error:
-                raise RuntimeError(
-                    "this gradient is held by a graph or by another parameter too; "
-                    "take a dense copy of it first: gradient.to_dense()"
-                ) from error
+                if self._use_count() > 1:
+                    raise RuntimeError(
+                        "this gradient is held by a graph or by another parameter too, which would "
+                        "not see it become dense; give them a copy: gradient.clone()"
+                    )
+                torch._C._swap_tensor_impl(self, self.to_dense())
             finally:
                 if held:
                     parameter.grad = self  # type: ignore[union-attr]
@@ -108,11 +107,9 @@ def _itself(func: Any, gradient: Any) -> Any:
     return NotImplemented if gradient.requires_grad else gradient
 
 
-def _of_values(func: Any, gradient: Any, **named: Any) -> Any:
-    """-gradient, gradient.clone()."""
-    if named or not isinstance(gradient, RowGradientTensor):
-        return NotImplemented
-    return _like(gradient, gradient._indices().clone(), func(gradient._values()))
+def _cloned(func: Any, gradient: Any, **named: Any) -> Any:
+    """Return an ordinary copy; the gradient stays by row."""
+    return gradient.to_dense()
 
 
 def _scaled(func: Any, gradient: Any, factor: Any = None, *rest: Any, **named: Any) -> Any:
@@ -161,7 +158,7 @@ _BY_ROW: dict[Any, Callable[..., Any]] = {
         for name in ("mul", "div", "__mul__", "__truediv__", *_IN_PLACE)
     },
     **dict.fromkeys((torch.Tensor.data.__get__, torch.Tensor.detach), _itself),
-    **dict.fromkeys((torch.Tensor.clone, torch.clone, torch.Tensor.neg, torch.neg), _of_values),
+    **dict.fromkeys((torch.Tensor.clone, torch.clone), _cloned),
     torch.mul: _scaled,
     torch.div: _scaled,
     torch.linalg.vector_norm: _norm,

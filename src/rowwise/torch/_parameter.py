@@ -38,17 +38,20 @@ _METADATA = {
     torch.Tensor.is_shared,
 }  # fmt: skip
 
-# Functions that give a tensor other memory.
-_DATA_SETTERS = (torch.Tensor.data.__set__, torch.Tensor.set_)
-
 # Functions whose result reaches the memory without any call that torch would announce.
 _UNWATCHED = (
     torch.Tensor.numpy,
     torch.Tensor.__array__,
     torch.Tensor.__dlpack__,
-    torch.utils.dlpack.to_dlpack,
     torch.Tensor.untyped_storage,
+    torch.Tensor.storage,
 )
+
+# What sys.getrefcount says of an object that one attribute holds, and of a storage's object, which
+# torch holds too.
+_tensor = torch.empty(1)
+_storage, _object = _tensor.untyped_storage(), object()
+_STORAGE_WITH_ONE_HOLDER, _ONE_HOLDER = sys.getrefcount(_storage), sys.getrefcount(_object)
 
 # Tables by the address of their memory, for tensors over it that are not of this class.
 _at: weakref.WeakValueDictionary[int, Table] = weakref.WeakValueDictionary()
@@ -60,18 +63,22 @@ class TableMemory:
     Attributes:
         table: None once the table has other memory; these numbers then stay what they are.
         slot: name of the slot; None for the weights.
-        alias: an ordinary tensor over the memory, in a storage of its own. What cannot be watched
-            (NumPy arrays, DLPack capsules, storages) is made from it, so that the storage's count
-            of users tells whether any of that is alive.
+        data: an ordinary tensor over the memory, in the storage of the parameter and its views.
+        alias: another, in a storage of its own. What cannot be watched (NumPy arrays, DLPack
+            capsules, storages) is made from it.
+        watched: held by the parameter and by each of its views, to count them.
     """
 
     def __init__(self, table: Table, slot: str | None, alias: torch.Tensor | None = None) -> None:
         array = table.store.memory(slot)
         self.table: Table | None = table
         self.slot = slot
+        self.data = torch.from_numpy(array)
         self.alias = torch.from_numpy(array) if alias is None else alias
-        self._storage = self.alias.untyped_storage()
-        self._users = 3 if alias is not None else 2  # the table's array is one
+        self.watched = object()
+        self._data_storage = self.data.untyped_storage()
+        self._alias_storage = self.alias.untyped_storage()
+        self._alias_users = 3 if alias is not None else 2  # the table's array is one
         _at[array.ctypes.data] = table
 
     def materialize(self) -> None:
@@ -86,9 +93,17 @@ class TableMemory:
 
     @property
     def is_exposed(self) -> bool:
-        """Whether something that cannot be watched reaches the memory."""
-        users: int = torch._C._storage_Use_Count(self._storage._cdata)
-        return users > self._users or sys.getrefcount(self._storage) > 2
+        """Whether something that cannot be watched reaches the memory.
+
+        Torch counts the users of a storage: beside these tensors and storage objects, and those
+        that are watched, there is none.
+        """
+        watched = sys.getrefcount(self.watched) - _ONE_HOLDER
+        return (
+            _users(self._data_storage) > 2 + watched
+            or _users(self._alias_storage) > self._alias_users
+            or sys.getrefcount(self._alias_storage) > _STORAGE_WITH_ONE_HOLDER
+        )
 
 
 class TableParameter(torch.Tensor):
@@ -104,16 +119,16 @@ class TableParameter(torch.Tensor):
 
     def __new__(cls, table: Table, slot: str | None = None, requires_grad: bool = True) -> Self:
         """Make a parameter over the table's weights, or over the slot named."""
-        data = torch.from_numpy(table.store.memory(slot))
-        self: Self = torch.Tensor._make_subclass(cls, data, requires_grad)
-        self._bind(TableMemory(table, slot))
+        memory = TableMemory(table, slot)
+        self: Self = torch.Tensor._make_subclass(cls, memory.data, requires_grad)
+        self._bind(memory)
         return self
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
     def _bind(self, memory: TableMemory) -> None:
-        self.memory, self.base = memory, None
+        self.memory, self.base, self._watched = memory, None, memory.watched
         self._is_param = True  # torch's own sign: isinstance(self, torch.nn.Parameter)
 
     @property
@@ -133,11 +148,11 @@ class TableParameter(torch.Tensor):
             table: of the same slots.
             alias: the tensor whose memory the table took.
         """
-        slot = self.memory.slot
+        memory = TableMemory(table, self.memory.slot, alias)
         with torch._C.DisableTorchFunctionSubclass():
-            self.data = torch.from_numpy(table.store.memory(slot))
+            self.data = memory.data
         self.memory.table = None
-        self._bind(TableMemory(table, slot, alias))
+        self._bind(memory)
 
     def can_defer_bags(self, accumulation: Any) -> bool:
         """Return whether a gradient bound for this node of torch's graph may stay one of bags."""
@@ -165,9 +180,8 @@ class TableParameter(torch.Tensor):
                 return func(*args, **kwargs)
         first = args[0] if args else None
         if isinstance(first, TableParameter):
-            if func in _DATA_SETTERS:
-                first.set_data(_assigned(func, *args[1:], **kwargs))
-                return first if func is torch.Tensor.set_ else None
+            if func == torch.Tensor.data.__set__:
+                return first.set_data(args[1])
             if func is torch.Tensor.share_memory_:
                 return first.share_memory_with_others()
             if func in _UNWATCHED:
@@ -181,6 +195,12 @@ class TableParameter(torch.Tensor):
             for parameter in parameters:
                 parameter._adopt_views(result)
         return result
+
+    def set_(self, *args: Any, **kwargs: Any) -> TableParameter:  # type: ignore[override]
+        """Lie over other memory, as `torch.Tensor.set_`, of which torch tells no subclass."""
+        alone = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)
+        self.set_data(args[0] if alone else torch.empty(0).set_(*args, **kwargs))
+        return self
 
     def set_data(self, values: torch.Tensor) -> None:
         """Copy `values` into the memory, as `data` is assigned."""
@@ -219,6 +239,7 @@ class TableParameter(torch.Tensor):
             if _same_memory(self, result):
                 result.__class__ = type(self)
                 result.memory = self.memory  # type: ignore[attr-defined]
+                result._watched = self.memory.watched  # type: ignore[attr-defined]
                 result.base = self if self.base is None else self.base  # type: ignore[attr-defined]
         elif type(result) in (list, tuple):
             for part in result:
@@ -263,14 +284,9 @@ def materialize(tensor: Any) -> None:
             table.materialize()
 
 
-def _assigned(func: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Return the tensor whose memory `data = x` or `set_(...)` asks for."""
-    if func is not torch.Tensor.set_:
-        values: torch.Tensor = args[0]
-        return values
-    if len(args) == 1 and isinstance(args[0], torch.Tensor) and not kwargs:
-        return args[0]
-    return torch.empty(0).set_(*args, **kwargs)
+def _users(storage: torch.UntypedStorage) -> int:
+    users: int = torch._C._storage_Use_Count(storage._cdata)
+    return users
 
 
 def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -118,7 +118,7 @@ class Weight(TableParameter):
         self.memory.release()
         if gradient is not None and gradient.is_sparse:
             self.grad = gradient.to_dense()
-        for name in ("memory", "base", "_is_param", "binding", "asked_sparse", "bags"):
+        for name in ("memory", "base", "_watched", "_is_param", "binding", "asked_sparse", "bags"):
             self.__dict__.pop(name, None)
         self.__class__ = torch.nn.Parameter  # type: ignore[assignment]
 
@@ -178,9 +178,10 @@ def move_to_table(parameter: torch.nn.Parameter) -> None:
     Rowwise optimizers that have it among their parameters step it from now on.
     """
     table = Table(*parameter.shape, init=lambda _: parameter.detach().numpy())
-    parameter.data = torch.from_numpy(table.store.memory())
+    memory = TableMemory(table, None)
+    parameter.data = memory.data
     parameter.__class__ = Weight
-    parameter._bind(TableMemory(table, None))
+    parameter._bind(memory)
     for optimizer in list(optimizers):
         for group in optimizer.param_groups:
             if any(other is parameter for other in group["params"]):

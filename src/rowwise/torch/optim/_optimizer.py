@@ -127,6 +127,10 @@ class TableOptimizer(torch.optim.Optimizer):
         tensors = [weight, *(t for t in state.values() if isinstance(t, TableParameter))]
         if any(tensor.memory.is_exposed for tensor in tensors):
             weight.table.materialize()
+            weight.warn_of_dense_steps(
+                "a NumPy array, a storage, another tensor's `data` or a retained graph shares the "
+                "memory of this weight, or of its optimizer's state"
+            )
         with torch._C.DisableTorchFunctionSubclass():
             torch.autograd.graph.increment_version(weight)
 
