@@ -224,6 +224,7 @@ def test_compiled_and_traced(recwarn):
     assert torch.equal(exported.module()(ids), embedding(ids))
 
 
+@pytest.mark.filterwarnings("ignore:the weight is computed")
 def test_parametrized_and_pruned():
     embedding = Embedding(5, 2)
     nn.utils.parametrizations.weight_norm(embedding)

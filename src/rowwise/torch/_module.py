@@ -30,6 +30,7 @@ class TableBacked(torch.nn.Module):
     weight: Any
     untrained: Untrained = "as-is"
     pretrained: Any = None
+    num_embeddings: int
     sparse: bool
     scale_grad_by_freq: bool
     max_norm: float | None
@@ -145,18 +146,31 @@ class TableBacked(torch.nn.Module):
 
     def _can_use_table(self, ids: Any) -> bool:
         """Return whether the table can answer; if not, its memory is brought up to date."""
+        # Not self.weight: a parametrization computes that anew, and some change with each time.
         own = self._parameters.get("weight")
+        if own is None:
+            self._warn_of_computed_weight()
+            return False
         possible = (
-            own is self.weight
-            and isinstance(own, Weight)
+            isinstance(own, Weight)
             and own.base is None
             and is_ids(ids)
             and not torch._C._are_functorch_transforms_active()
         )
         if not possible:
             # torch.func puts another tensor in the weight's place, often one on the same memory
-            materialize(self.weight)
+            materialize(own)
         return possible
+
+    def _warn_of_computed_weight(self) -> None:
+        if self.training and torch.is_grad_enabled() and not self.__dict__.get("_warned", False):
+            self._warned = True
+            warnings.warn(
+                "the weight is computed from other parameters (parametrized, normed or pruned); "
+                f"every step visits all {self.num_embeddings} rows of this embedding, with the "
+                "numbers of dense training and at its speed",
+                stacklevel=5,
+            )
 
     def _wants_sparse_gradient(self) -> bool:
         """Return whether the gradient of this forward pass is made sparse."""
