@@ -232,3 +232,38 @@ def test_parametrized_and_pruned():
     embedding = Embedding(5, 2)
     prune.l1_unstructured(embedding, "weight", 4)
     assert int((embedding(torch.arange(5)) == 0).sum()) == 4
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["plain", "ours"])
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("convert", ["double", "half", "bfloat16"])
+@pytest.mark.filterwarnings("ignore:the gradient is dense", "ignore:.*trained densely")
+def test_a_gradient_is_converted_with_its_weight(convert, sparse, kept):
+    found = []
+    for library, optimizers in ((rowwise.torch, rowwise.torch.optim), (nn, torch.optim)):
+        embedding = make(library.Embedding, 5, 2, sparse=sparse)
+        optimizer = (optimizers if kept else torch.optim).SGD(embedding.parameters(), lr=0.1)
+        embedding(torch.tensor([1, 2, 1])).sum().backward()
+        getattr(embedding, convert)()
+        gradient = embedding.weight.grad
+        assert gradient.is_sparse == sparse
+        found.append((gradient.to_dense(), embedding.weight.detach()))
+        optimizer.step()
+    torch.testing.assert_close(*found)
+
+
+@both
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_ids(module):
+    nested = torch.nested.nested_tensor([torch.tensor([1, 2]), torch.tensor([3])])
+    embedding = module(5, 2)
+    vectors = embedding(nested).unbind()
+    assert torch.equal(vectors[0], embedding.weight[1:3])
+    assert torch.equal(vectors[1], embedding.weight[3:4])
+
+
+@pytest.mark.parametrize("name", ["Embedding", "EmbeddingBag"])
+def test_forward_reads_no_attribute_that_pytorchs_does_not(name):
+    module = getattr(rowwise.torch, name)(5, 2)
+    del module.__dict__["training"]
+    assert module(torch.tensor([[1]])).shape[-1] == 2

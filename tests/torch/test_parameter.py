@@ -166,16 +166,6 @@ def test_shared_memory_is_shared(expected):
     assert not torch.equal(model.embedding.weight, expected)
 
 
-def test_sending_a_parameter_away_leaves_the_memory_where_it_is():
-    embedding = Embedding(5, 2)
-    from multiprocessing.reduction import ForkingPickler
-
-    for sent in (embedding.weight, embedding.weight.detach(), embedding):
-        ForkingPickler.dumps(sent)
-    embedding.weight.data.fill_(3)
-    assert (embedding(torch.arange(5)) == 3).all()
-
-
 def test_an_assigned_weight_is_on_a_table():
     for assign in (
         lambda embedding, values: setattr(embedding, "weight", nn.Parameter(values)),

@@ -9,7 +9,10 @@ try:
 except ModuleNotFoundError as _error:
     raise ImportError("rowwise.torch needs PyTorch; install it: pip install torch") from _error
 
-from rowwise.torch import optim
+from rowwise.torch import (
+    _quantization,  # noqa: F401
+    optim,
+)
 from rowwise.torch._embedding import Embedding
 from rowwise.torch._embedding_bag import EmbeddingBag
 

@@ -150,8 +150,7 @@ class Embedding(TableBacked, torch.nn.Embedding):
             by_frequency=self.scale_grad_by_freq,
             on_dense_gradient=self.weight.on_dense_gradient,
         )
-        return (
-            vectors
-            if self.training
-            else with_untrained_filled(self.table, input, vectors, self.untrained)
-        )
+        if self.untrained == "as-is" or self.training:
+            return vectors
+        self._refresh_mean()
+        return with_untrained_filled(self.table, input, vectors, self.untrained)

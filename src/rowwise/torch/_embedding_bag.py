@@ -166,7 +166,8 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         ids, bounds, weights = self._without_padding(ids, bounds, weights)
         sparse = self._wants_sparse_gradient()
         on_dense_gradient = self.weight.on_dense_gradient
-        if not self.training and self.untrained != "as-is":
+        if self.untrained != "as-is" and not self.training:
+            self._refresh_mean()
             vectors = lookup(self.weight, ids, sparse, None, on_dense_gradient=on_dense_gradient)
             vectors = with_untrained_filled(self.table, ids, vectors, self.untrained)
             return torch.nn.functional.embedding_bag(

@@ -186,6 +186,11 @@ class TableBacked(torch.nn.Module):
             return False
         return True
 
+    def _refresh_mean(self) -> None:
+        """Let the mean of trained rows be computed anew where it may have changed unnoticed."""
+        if self.weight.memory.is_exposed:
+            self.weight.materialize()
+
     def _renormalize(self, ids: torch.Tensor) -> None:
         if self.max_norm is not None:
             renormalize(self.weight, ids, self.max_norm, self.norm_type)
@@ -204,4 +209,5 @@ def is_ids(ids: Any) -> bool:
         and ids.dtype in _INTEGERS
         and ids.device.type == "cpu"
         and ids.layout is torch.strided
+        and not ids.is_nested
     )

@@ -170,6 +170,13 @@ class TableParameter(torch.Tensor):
             offset = alias.storage_offset() + self.storage_offset()
             return alias.as_strided(self.shape, self.stride(), offset)
 
+    def _apart(self) -> torch.Tensor:
+        """Return `as_ordinary` in a storage of its own, which others may move elsewhere."""
+        self.materialize()
+        with torch._C.DisableTorchFunctionSubclass():
+            whole = torch.from_numpy(self.memory.data.numpy())
+            return whole.as_strided(self.shape, self.stride(), self.storage_offset())
+
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -266,7 +273,7 @@ class TableParameter(torch.Tensor):
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self.base is None:
             return self._reduced()
-        return self.as_ordinary().requires_grad_(self.requires_grad).__reduce_ex__(protocol)
+        return self._apart().requires_grad_(self.requires_grad).__reduce_ex__(protocol)
 
     def _reduced(self) -> tuple[Any, ...]:
         return type(self), (self.table, self.memory.slot, self.requires_grad)

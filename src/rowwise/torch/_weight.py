@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import reduce_tensor
 
 from rowwise._binding import OptimizerBinding
 from rowwise.store import BagGradient
 from rowwise.table import Table
-from rowwise.torch._gradient import as_row_gradient
+from rowwise.torch._gradient import RowGradientTensor, as_row_gradient
 from rowwise.torch._parameter import TableMemory, TableParameter
 
 # The rowwise optimizers that are alive.
@@ -116,8 +118,11 @@ class Weight(TableParameter):
     def _become_ordinary(self) -> None:
         gradient: Any = self.grad
         self.memory.release()
-        if gradient is not None and gradient.is_sparse:
-            self.grad = gradient.to_dense()
+        if isinstance(gradient, RowGradientTensor):
+            if self.asked_sparse:
+                gradient.__class__ = torch.Tensor
+            else:
+                gradient.make_dense()
         for name in ("memory", "base", "_watched", "_is_param", "binding", "asked_sparse", "bags"):
             self.__dict__.pop(name, None)
         self.__class__ = torch.nn.Parameter  # type: ignore[assignment]
@@ -138,7 +143,7 @@ class Weight(TableParameter):
 
     def _reduced(self) -> tuple[Any, ...]:
         trained = torch.from_numpy(self.table.is_trained())
-        return weight_of, (self.as_ordinary(), self.requires_grad, trained)
+        return weight_of, (self._apart(), self.requires_grad, trained)
 
 
 _GRADIENT_SETTERS = (torch.Tensor.grad.__set__, torch.Tensor.grad.__delete__)
@@ -158,6 +163,19 @@ def weight_of(values: torch.Tensor, requires_grad: bool = True, trained: Any = N
 
 
 torch.serialization.add_safe_globals([weight_of])
+
+
+def _reduce_for_process(weight: Weight) -> Any:
+    """Send a weight, or a view of it, to another process: in PyTorch both then share the memory."""
+    owner: Any = weight if weight.base is None else weight.base
+    if isinstance(owner, Weight):
+        owner.fall_back_to_dense("a weight sent to another process shares its memory")
+    if type(weight) is Weight:  # a view
+        weight.__class__ = torch.Tensor  # type: ignore[assignment]
+    return reduce_tensor(weight)
+
+
+ForkingPickler.register(Weight, _reduce_for_process)
 
 
 def table_can_hold(values: Any) -> bool:
