@@ -432,7 +432,7 @@ def test_what_reaches_the_memory_unwatched_is_noticed_while_it_lives():
     step(model, optimizer)
     weight = model.embedding.weight
     array = weight.detach().numpy()
-    with pytest.warns(UserWarning, match="shares the memory of the weight.* all 60 rows"):
+    with pytest.warns(UserWarning, match="memory of this weight.* all 60 rows"):
         step(model, optimizer)
     del array
     linear = nn.Linear(DIM, ROWS)

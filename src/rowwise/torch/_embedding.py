@@ -12,6 +12,7 @@ from rowwise._untrained import Untrained, check_untrained
 from rowwise.text._vocabulary import Vocabulary
 from rowwise.torch._lookup import lookup, with_untrained_filled
 from rowwise.torch._module import TableBacked
+from rowwise.torch._operator import embed
 from rowwise.vectors import Coverage
 
 
@@ -136,9 +137,16 @@ class Embedding(TableBacked, torch.nn.Embedding):
             untrained=untrained,
         )
 
-    @torch.compiler.disable
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the vectors (..., D) of the rows input (...,)."""
+        if torch.compiler.is_dynamo_compiling():
+            return super().forward(input) if torch.compiler.is_exporting() else embed(self, input)
+        if isinstance(input, torch.fx.Proxy):
+            return self._as_leaf(input)
+        return self.forward_eagerly(input)
+
+    def forward_eagerly(self, input: torch.Tensor) -> torch.Tensor:
+        """Return what `forward` returns; not seen by `torch.compile`."""
         if not self._can_use_table(input) or (self.sparse and self.scale_grad_by_freq):
             return super().forward(input)
         self._renormalize(input)

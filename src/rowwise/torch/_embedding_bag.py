@@ -12,6 +12,7 @@ from rowwise._untrained import Untrained, check_untrained
 from rowwise.text import Vocabulary
 from rowwise.torch._lookup import is_tracing, lookup, with_untrained_filled
 from rowwise.torch._module import TableBacked, is_ids
+from rowwise.torch._operator import embed
 from rowwise.torch._pooled import pool, pool_max
 
 _MODES = ("sum", "mean", "max")
@@ -137,7 +138,6 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
             untrained=untrained,
         )
 
-    @torch.compiler.disable
     def forward(
         self,
         input: torch.Tensor,
@@ -145,6 +145,20 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         per_sample_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the vectors (B, D) of bags of rows input (B, N), or (n,) with offsets (B,)."""
+        given = (input, offsets, per_sample_weights)
+        if torch.compiler.is_dynamo_compiling():
+            return super().forward(*given) if torch.compiler.is_exporting() else embed(self, *given)
+        if isinstance(input, torch.fx.Proxy):
+            return self._as_leaf(*given)
+        return self.forward_eagerly(*given)
+
+    def forward_eagerly(
+        self,
+        input: torch.Tensor,
+        offsets: torch.Tensor | None = None,
+        per_sample_weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return what `forward` returns; not seen by `torch.compile`."""
         bags = (
             self._bags(input, offsets, per_sample_weights) if self._can_use_table(input) else None
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from rowwise import _native
 from rowwise._ids import as_ids, outside
@@ -17,7 +18,7 @@ from rowwise._untrained import (
     untrained_mask_and_default_of_all,
 )
 from rowwise.table import Table
-from rowwise.torch._parameter import TableParameter
+from rowwise.torch._parameter import TableParameter, users_of
 
 
 class _Lookup(torch.autograd.Function):
@@ -45,7 +46,7 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> Any:
         (ids,) = ctx.saved_tensors
         if ctx.sparse:
-            gradient = _by_rows(ctx, ids, gradients[0])
+            gradient = _by_row(ctx, ids, gradients[0])
         else:
             if ctx.on_dense_gradient is not None:
                 ctx.on_dense_gradient()
@@ -56,8 +57,12 @@ class _Lookup(torch.autograd.Function):
         return gradient, None, None, None, None, None
 
 
-def _by_rows(ctx: Any, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    ids, values = ids.reshape(-1), gradient.reshape(-1, ctx.shape[1]).contiguous()
+def _by_row(ctx: Any, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    # What is handed on is kept, and changed in place by clipping: nobody else may have it.
+    own = gradient._use_count() == 1 and users_of(gradient.untyped_storage()) == 2
+    ids, values = ids.reshape(-1), gradient.reshape(-1, ctx.shape[1])
+    if not own or values.stride() != (ctx.shape[1], 1):
+        values = values.clone(memory_format=torch.contiguous_format)
     if ctx.frozen is not None:
         moving = ids != ctx.frozen
         ids, values = ids[moving], values[moving]
@@ -97,7 +102,7 @@ def lookup(
         IndexError, TypeError, ValueError: as `rowwise.Table.lookup`.
     """
     if is_tracing():
-        present = torch.from_numpy(parameter.table.to_numpy())
+        present = parameter.as_ordinary()
         return torch.nn.functional.embedding(ids.long(), present)
     ids_here = whole_ids(ids).cpu().contiguous()
     vectors: torch.Tensor = _Lookup.apply(
@@ -167,7 +172,11 @@ def check_range(ids: torch.Tensor, rows: int) -> None:
 
 def is_tracing() -> bool:
     """Return whether torch is recording a graph, in which only its own operations are seen."""
-    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+    return (
+        torch.compiler.is_exporting()
+        or torch.jit.is_tracing()
+        or get_proxy_mode() is not None  # make_fx
+    )
 
 
 def _values(tensor: torch.Tensor) -> NDArray[Any]:

@@ -11,7 +11,9 @@ from torch.nn.parallel import DistributedDataParallel
 from rowwise._init import Init, standard_normal
 from rowwise._untrained import Untrained
 from rowwise.table import Table
-from rowwise.torch._parameter import TableParameter, materialize
+from rowwise.torch._lookup import is_tracing
+from rowwise.torch._operator import register
+from rowwise.torch._parameter import TableParameter, materialize, unrecorded
 from rowwise.torch._pretrained import pretrained_weight
 from rowwise.torch._renorm import renormalize
 from rowwise.torch._weight import Weight, move_to_table, table_can_hold
@@ -48,6 +50,7 @@ class TableBacked(torch.nn.Module):
     def _finish_init(self, untrained: Untrained, given: Any) -> None:
         """Complete the constructor: `given` are the user's values for the weight, or None."""
         self.untrained = untrained
+        register(self)
         if given is not None:
             self._mark_trained()
 
@@ -110,6 +113,36 @@ class TableBacked(torch.nn.Module):
             )
         return weight.table
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle holds; each has a number and anchor of its own."""
+        return {k: v for k, v in self.__dict__.items() if k not in ("_number", "_anchor")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        register(self)
+
+    def _as_leaf(self, *inputs: Any) -> Any:
+        """Return a call of this module in a graph of `torch.fx`, as of PyTorch's own modules."""
+        tracer = inputs[0].tracer
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, {})
+
+    def __prepare_scriptable__(self) -> torch.nn.Module:
+        """Return PyTorch's module for `torch.jit.script`, with this weight as its parameter."""
+        kinds = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+        kind = next(kind for kind in kinds if isinstance(self, kind))
+        if type(self).__module__.partition(".")[0] != "rowwise":
+            return self
+        if self.untrained != "as-is":
+            raise ValueError(
+                f"untrained={self.untrained!r} cannot be scripted; use torch.export or "
+                'torch.jit.trace, or set module.untrained = "as-is" first'
+            )
+        if isinstance(self.weight, Weight):
+            self.weight.fall_back_to_dense("torch.jit.script compiles PyTorch's own module")
+        twin: torch.nn.Module = object.__new__(kind)
+        twin.__dict__.update(self.__getstate__())
+        return twin
+
     def extra_repr(self) -> str:
         """Return PyTorch's description, with `untrained` where it is not the default."""
         more = "" if self.untrained == "as-is" else f", untrained={self.untrained!r}"
@@ -151,16 +184,27 @@ class TableBacked(torch.nn.Module):
         if own is None:
             self._warn_of_computed_weight()
             return False
+        tracing = is_tracing()
+        if tracing:
+            self._prepare_trace(own)
         possible = (
             isinstance(own, Weight)
             and own.base is None
             and is_ids(ids)
+            and not tracing
             and not torch._C._are_functorch_transforms_active()
         )
         if not possible:
             # torch.func puts another tensor in the weight's place, often one on the same memory
             materialize(own)
         return possible
+
+    def _prepare_trace(self, weight: Any) -> None:
+        """Leave the table where the trace may be trained: the gradient would miss the weight."""
+        trained = self.training and weight.requires_grad and not torch.compiler.is_exporting()
+        if trained and isinstance(weight, Weight):
+            with unrecorded():
+                weight.fall_back_to_dense("a trace made in training mode may be trained")
 
     def _warn_of_computed_weight(self) -> None:
         if self.training and torch.is_grad_enabled() and not self.__dict__.get("_warned", False):

@@ -5,9 +5,14 @@ from __future__ import annotations
 import copy
 import sys
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_map_only
 
 from rowwise.table import Table
 
@@ -100,8 +105,8 @@ class TableMemory:
         """
         watched = sys.getrefcount(self.watched) - _ONE_HOLDER
         return (
-            _users(self._data_storage) > 2 + watched
-            or _users(self._alias_storage) > self._alias_users
+            users_of(self._data_storage) > 2 + watched
+            or users_of(self._alias_storage) > self._alias_users
             or sys.getrefcount(self._alias_storage) > _STORAGE_WITH_ONE_HOLDER
         )
 
@@ -194,6 +199,11 @@ class TableParameter(torch.Tensor):
             if func in _UNWATCHED:
                 ordinary = first.as_ordinary().requires_grad_(first.requires_grad)
                 return func(ordinary, *args[1:], **kwargs)
+        if torch.jit.is_tracing() or get_proxy_mode() is not None:
+            # The trace reads an ordinary tensor, which exposes the memory as long as it lives.
+            with unrecorded():
+                args, kwargs = tree_map_only(TableParameter, cls.as_ordinary, (args, kwargs))
+            return func(*args, **kwargs)
         parameters = _parameters_in([args, kwargs])
         for parameter in parameters:
             parameter.materialize()
@@ -291,7 +301,20 @@ def materialize(tensor: Any) -> None:
             table.materialize()
 
 
-def _users(storage: torch.UntypedStorage) -> int:
+@contextmanager
+def unrecorded() -> Iterator[None]:
+    """Leave what is done out of the trace being made, if any."""
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)
+    try:
+        with _disable_current_modes():
+            yield
+    finally:
+        torch._C._set_tracing_state(state)
+
+
+def users_of(storage: torch.UntypedStorage) -> int:
+    """Return how many tensors, and Python objects, use a storage; `storage` is one."""
     users: int = torch._C._storage_Use_Count(storage._cdata)
     return users
 

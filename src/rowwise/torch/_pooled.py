@@ -195,7 +195,7 @@ def _recorded(
     offsets: torch.Tensor | None,
     weights: torch.Tensor | None,
 ) -> torch.Tensor:
-    present = torch.from_numpy(parameter.table.to_numpy())
+    present = parameter.as_ordinary()
     if offsets is None:
         vectors = torch.nn.functional.embedding(ids.long(), present)
         return (vectors if weights is None else vectors * weights[..., None]).sum(dim=-2)
