@@ -250,14 +250,28 @@ class TableParameter(torch.Tensor):
         self.__class__ = torch.nn.Parameter if hasattr(self, "_is_param") else torch.Tensor  # type: ignore[assignment]
         self.data = values
 
+    def as_view(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a view of this parameter: `tensor` itself, where it can become one.
+
+        Whoever else holds the tensor sees the changes to come, as of a state that torch has loaded.
+        """
+        with torch._C.DisableTorchFunctionSubclass():
+            if tensor.shape != self.shape or tensor.dtype != self.dtype or tensor.requires_grad:
+                tensor = self.detach()
+            tensor.data = self.memory.data
+        self._adopt(tensor)
+        return tensor
+
+    def _adopt(self, view: Any) -> None:
+        view.__class__ = type(self)
+        view.memory, view._watched = self.memory, self.memory.watched
+        view.base = self if self.base is None else self.base
+
     def _adopt_views(self, result: Any) -> None:
         """Make what lies in the same memory a view, as up to date as this parameter is."""
         if type(result) is torch.Tensor:
             if _same_memory(self, result):
-                result.__class__ = type(self)
-                result.memory = self.memory  # type: ignore[attr-defined]
-                result._watched = self.memory.watched  # type: ignore[attr-defined]
-                result.base = self if self.base is None else self.base  # type: ignore[attr-defined]
+                self._adopt(result)
         elif type(result) in (list, tuple):
             for part in result:
                 self._adopt_views(part)

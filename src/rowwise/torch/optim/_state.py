@@ -32,10 +32,12 @@ def bind_slots(weight: Weight, rule: Rule, state: State) -> None:
             state.setdefault("mu_product", torch.ones(()))
     for name in rule.slot_names:
         if not _lies_on_slot(weight, name, state):
-            slot = TableParameter(table, name, requires_grad=False)
-            if state.get(name) is not None:
-                slot.copy_(state[name])
-            state[name] = slot.detach()
+            slot, loaded = TableParameter(table, name, requires_grad=False), state.get(name)
+            if loaded is None:
+                state[name] = slot.detach()
+            else:
+                slot.copy_(loaded)
+                state[name] = slot.as_view(loaded)
 
 
 def release_slots(weight: Weight, state: State) -> None:
