@@ -1,12 +1,21 @@
 """Gradients averaged by hand over the processes of a group, as PyTorch's tutorials do it."""
 
 import os
+import warnings
 
 import pytest
 import torch
 import torch.distributed as dist
 from beside_torch import Model, batches
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 
 import rowwise.torch
 
@@ -72,3 +81,72 @@ def test_a_gradient_averaged_by_hand_trains_as_in_pytorch(way, states):
         )
     for name, value in states[0][way, "rowwise.torch"].items():
         torch.testing.assert_close(value, states[1][way, "rowwise.torch"][name], rtol=0, atol=0)
+
+
+# ---------------------------------------------------------------- weights that others shard
+
+
+def _fsdp2(model, mesh):
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def _tensor_parallel(style):
+    def wrap(model, mesh):
+        return parallelize_module(model, mesh, {"embedding": style()})
+
+    return wrap
+
+
+WRAPPERS = {
+    "FSDP": lambda model, mesh: FullyShardedDataParallel(model, device_id=torch.device("cpu")),
+    "FSDP, original parameters": lambda model, mesh: FullyShardedDataParallel(
+        model, device_id=torch.device("cpu"), use_orig_params=True
+    ),
+    "FSDP2": _fsdp2,
+    "tensor parallel, rows": _tensor_parallel(
+        lambda: RowwiseParallel(input_layouts=Replicate(), output_layouts=Replicate())
+    ),
+    "tensor parallel, columns": _tensor_parallel(
+        lambda: ColwiseParallel(output_layouts=Replicate())
+    ),
+    "DDP": lambda model, mesh: nn.parallel.DistributedDataParallel(model),
+}
+
+
+def _shard(rank, folder):
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    found = {}
+    for name, wrap in WRAPPERS.items():
+        for library, optimizers in ((rowwise.torch, rowwise.torch.optim), (nn, torch.optim)):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                model = wrap(Model(library), mesh)
+                optimizer = optimizers.Adam(model.parameters(), lr=0.01)
+                for ids, targets in batches(6):
+                    optimizer.zero_grad()
+                    (model(ids) - targets).square().mean().backward()
+                    optimizer.step()
+            said = [str(w.message) for w in caught if "dense" in str(w.message)]
+            found[name, library.__name__] = model(torch.arange(60)[:, None]).detach(), said
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.barrier()
+    os._exit(0)
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharded")
+    torch.multiprocessing.spawn(_shard, (str(folder),), nprocs=2)
+    return torch.load(folder / "0.pt", weights_only=False)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_a_weight_that_others_shard_has_pytorchs_numbers_and_one_warning(wrapper, sharded):
+    ours, said = sharded[wrapper, "rowwise.torch"]
+    theirs, nothing = sharded[wrapper, "torch.nn"]
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert not nothing
+    assert len(said) == 1

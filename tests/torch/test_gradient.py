@@ -102,3 +102,31 @@ def test_gradients_add_up_over_backward_passes():
     torch.testing.assert_close(weight.grad.to_dense(), dense.grad * 1.5)
     weight.sum().backward()  # and dense ones
     torch.testing.assert_close(weight.grad, dense.grad * 1.5 + 1)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("ids", [[1], [1, 1], [1, 2]])
+def test_an_expanded_gradient(ids, dim):
+    found = []
+    for library, optimizers in ((rowwise.torch, rowwise.torch.optim), (torch.nn, torch.optim)):
+        embedding = library.Embedding(5, dim, _weight=torch.ones(5, dim))
+        optimizer = optimizers.SGD(embedding.parameters(), lr=1.0)
+        embedding(torch.tensor(ids)).sum().backward()
+        seen = embedding.weight.grad.to_dense().clone()
+        norm = torch.nn.utils.clip_grad_norm_(embedding.parameters(), 0.5)
+        optimizer.step()
+        found.append((seen, norm, embedding.weight.grad.to_dense(), embedding.weight.detach()))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (2, 2)])
+def test_a_gradient_is_not_the_tensor_that_backward_was_given(shape):
+    embedding = rowwise.torch.Embedding(5, 2)
+    optimizer = rowwise.torch.optim.SGD(embedding.parameters(), lr=1.0)
+    given = torch.ones(*shape, 2)
+    embedding(torch.ones(shape, dtype=torch.int64)).backward(given)
+    given.zero_()
+    assert embedding.weight.grad[1].tolist() == [shape[0] * shape[1]] * 2
+    embedding.weight.grad.mul_(2)
+    optimizer.step()
+    assert not given.any()

@@ -80,7 +80,7 @@ class TableBacked(torch.nn.Module):
             return
         if table_can_hold(weight):
             move_to_table(weight)
-        elif warn and weight.numel():
+        elif warn and (weight.dtype is not torch.float32 or weight.device.type != "cpu"):
             warnings.warn(
                 f"an embedding of {weight.dtype} on {weight.device} is trained densely, as "
                 "torch.nn's is; rowwise's tables are float32 on the CPU",
@@ -181,8 +181,9 @@ class TableBacked(torch.nn.Module):
         """Return whether the table can answer; if not, its memory is brought up to date."""
         # Not self.weight: a parametrization computes that anew, and some change with each time.
         own = self._parameters.get("weight")
+        if not isinstance(own, Weight):
+            self._warn_of_dense_steps(own)
         if own is None:
-            self._warn_of_computed_weight()
             return False
         tracing = is_tracing()
         if tracing:
@@ -206,15 +207,32 @@ class TableBacked(torch.nn.Module):
             with unrecorded():
                 weight.fall_back_to_dense("a trace made in training mode may be trained")
 
-    def _warn_of_computed_weight(self) -> None:
-        if self.training and torch.is_grad_enabled() and not self.__dict__.get("_warned", False):
-            self._warned = True
-            warnings.warn(
-                "the weight is computed from other parameters (parametrized, normed or pruned); "
-                f"every step visits all {self.num_embeddings} rows of this embedding, with the "
-                "numbers of dense training and at its speed",
-                stacklevel=5,
+    def _warn_of_dense_steps(self, weight: Any) -> None:
+        """Warn once where nobody else has: of weights that are computed, or put here past setattr.
+
+        Args:
+            weight: the parameter; None where it is computed from others.
+        """
+        if not (self.training and torch.is_grad_enabled()) or self.__dict__.get("_warned", False):
+            return
+        if weight is None:
+            cause = (
+                "the weight is computed from other parameters (parametrized, normed, pruned, FSDP)"
             )
+        elif not isinstance(weight, torch.nn.Parameter) or hasattr(weight, "fell_back"):
+            return
+        elif type(weight) is not torch.nn.Parameter or table_can_hold(weight):
+            cause = (
+                f"the weight is a {type(weight).__name__} that FSDP or tensor parallelism put here"
+            )
+        else:
+            return
+        self._warned = True
+        warnings.warn(
+            f"{cause}; every step visits all {self.num_embeddings} rows of this embedding, with "
+            "the numbers of dense training and at its speed",
+            stacklevel=5,
+        )
 
     def _wants_sparse_gradient(self) -> bool:
         """Return whether the gradient of this forward pass is made sparse."""

@@ -85,11 +85,8 @@ class Weight(TableParameter):
             values = values.as_ordinary()
         if self.base is not None:
             self._leave_memory(values)
-        elif not table_can_hold(values):
-            self.fall_back_to_dense(f"{values.dtype} on {values.device}")
-            self.data = values
-        elif not values.is_contiguous():
-            self.fall_back_to_dense("memory that is not contiguous")
+        elif (reason := obstacle(values) or _order_of(values)) is not None:
+            self.fall_back_to_dense(reason)
             self.data = values
         elif values.shape != self.shape:
             self._become_ordinary()
@@ -114,6 +111,7 @@ class Weight(TableParameter):
             stacklevel=4,
         )
         self._become_ordinary()
+        self.fell_back = True  # the module need not say it again
 
     def _become_ordinary(self) -> None:
         gradient: Any = self.grad
@@ -178,16 +176,24 @@ def _reduce_for_process(weight: Weight) -> Any:
 ForkingPickler.register(Weight, _reduce_for_process)
 
 
-def table_can_hold(values: Any) -> bool:
-    """Return whether a table can take the values of this tensor."""
-    return (
-        values.dtype is torch.float32
-        and values.device.type == "cpu"
-        and values.layout is torch.strided
-        and values.dim() == 2
-        and values.numel() > 0
-        and not values.is_shared()
-    )
+def obstacle(values: torch.Tensor) -> str | None:
+    """Return why a table cannot take the values of a tensor; None if it can."""
+    if values.dtype is not torch.float32 or values.device.type != "cpu":
+        return f"{values.dtype} on {values.device}"
+    if values.layout is not torch.strided:
+        return f"a weight of layout {values.layout}"
+    if values.dim() != 2 or not values.numel():
+        return f"a weight of shape {tuple(values.shape)}"
+    return "shared memory" if values.is_shared() else None
+
+
+def _order_of(values: torch.Tensor) -> str | None:
+    return None if values.is_contiguous() else "memory that is not contiguous"
+
+
+def table_can_hold(values: torch.Tensor) -> bool:
+    """Return whether a table can take the values of a tensor."""
+    return obstacle(values) is None
 
 
 def move_to_table(parameter: torch.nn.Parameter) -> None:
