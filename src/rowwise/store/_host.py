@@ -351,10 +351,10 @@ class HostStore:
     def use_memory(self, weights: Floats) -> None:
         """Take an array (rows, dim) of the caller's as the rows, with the values in it."""
         with self._writing:
-            self._native.sync()
-            pristine = self._native.fresh
+            self._native.materialize()
+            pristine = self._native.slots_pristine
             self._weights = weights
-            self._native = _native.Rows(weights, self._row_states.view(np.uint8).reshape(-1))
+            self._native = _native.Table(weights, self._row_states.view(np.uint8).reshape(-1))
             self._bind(self.rule, slots_pristine=pristine)
 
     def record_external_step(self, ids: Ids) -> None:

@@ -36,9 +36,9 @@ def pretrained_weight(
         TypeError: vocabulary without words to look up.
         ValueError: embeddings that are not (V, D).
     """
-    if isinstance(embeddings, torch.Tensor) and embeddings.dim() == 2 and vocabulary is None:
-        if not table_can_hold(embeddings):
-            return embeddings, None
+    is_matrix = isinstance(embeddings, torch.Tensor) and embeddings.dim() == 2
+    if is_matrix and vocabulary is None and not table_can_hold(embeddings):
+        return embeddings, None
     pretrained = pretrained_rows(embeddings, vocabulary, init, seed=seed)
     table = Table(*pretrained.rows.shape, init=lambda _: pretrained.rows)
     table.mark_trained(pretrained.found.nonzero()[0])
