@@ -23,14 +23,14 @@ WARM_UP, STEPS = 10, 25
 
 
 def model_of(*layers: Any) -> Any:
-    """A compiled model that ends in `Dense(1)`."""
+    """Return a compiled model that ends in `Dense(1)`."""
     model = keras.Sequential([*layers, keras.layers.Dense(1)])
     model.compile(keras.optimizers.Adam(RATE), "mse")
     return model
 
 
 def main() -> None:
-    """Prints one table."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10**6)
     parser.add_argument("--lengths", type=int, nargs="+", default=[16, 128])

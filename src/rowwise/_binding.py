@@ -33,7 +33,8 @@ class OptimizerBinding:
     @property
     def mode(self) -> Mode:
         """How the next step will be made."""
-        return "sparse" if self._sparse and self.owner is not None else "dense"
+        alive = self._owner is not None and self._owner() is not None
+        return "sparse" if self._sparse and alive else "dense"
 
     def attach(self, optimizer: Any, mode: Mode = "sparse") -> None:
         """Make `optimizer` the owner."""

@@ -29,10 +29,9 @@ if BACKEND == "tensorflow":
     import tensorflow as tf
     from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-    from rowwise.keras.around import around
-    from rowwise.keras.variables import TableVariable
+    from rowwise.keras._backend import backend
+    from rowwise.keras._patches import Patch
 
-    @around(BaseOptimizer, "apply")
     def _of_whole_gradients(original, self, grads, trainable_variables=None):
         """Keras's own steps of variables that are no tables are made with whole gradients.
 
@@ -44,13 +43,13 @@ if BACKEND == "tensorflow":
             variables = trainable_variables = list(trainable_variables)
         grads = [
             tf.convert_to_tensor(gradient)
-            if isinstance(gradient, tf.IndexedSlices) and not isinstance(variable, TableVariable)
+            if isinstance(gradient, tf.IndexedSlices)
+            and not isinstance(variable, backend.TableVariable)
             else gradient
             for gradient, variable in zip(grads, variables, strict=True)
         ]
         return original(self, grads, trainable_variables)
 
-    @around(BaseOptimizer, "build")
     def _of_rounded_constants(original, self, variables):
         """In float64 as in float32 an optimizer has the constants that Keras makes of Python's
         floats on TensorFlow: those of float32. beta_2 is 0.99900001 there, also in the truth.
@@ -59,6 +58,9 @@ if BACKEND == "tensorflow":
             if type(value) is float:
                 object.__setattr__(self, name, float(np.float32(value)))
         return original(self, variables)
+
+    Patch(BaseOptimizer, "apply", _of_whole_gradients).install()
+    Patch(BaseOptimizer, "build", _of_rounded_constants).install()
 
 
 def data(n=256, length=5, rows=ROWS):
@@ -239,9 +241,9 @@ def values_of(variables):
     return [keras.ops.convert_to_tensor(numpy_of(variable).copy()) for variable in variables]
 
 
-def assert_made_by_rows(layer):
-    """The table has made the steps itself, from gradients of the batches' rows."""
-    assert layer._embeddings.lazy
+def assert_sparse_steps(layer):
+    """Assert that the table made the steps, from the gradients of the batches' rows."""
+    assert layer._embeddings.binding.mode == "sparse"
     assert layer.table.steps > 0
     if BACKEND == "torch":
         assert layer._embeddings.value.grad.is_sparse
@@ -252,6 +254,6 @@ def at_reads_of_whole_tables(monkeypatch, do):
     if BACKEND == "torch":
         from rowwise.torch._parameter import TableParameter
 
-        monkeypatch.setattr(TableParameter, "bring_to_now", lambda parameter: do())
+        monkeypatch.setattr(TableParameter, "materialize", lambda parameter: do())
     else:
         monkeypatch.setattr(rowwise.Table, "to_numpy", lambda table: do())

@@ -128,7 +128,7 @@ MODELS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*is trained densely", "ignore:.*has no rule by rows")
+@pytest.mark.filterwarnings("ignore:.*is trained densely", "ignore:.*has no exact lazy update")
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("good", [1, 2, 3])
 def test_fit_stops_at_a_bad_id_with_everything_as_it_was_before_that_batch(kind, good):

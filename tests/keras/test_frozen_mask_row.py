@@ -8,7 +8,7 @@ from side_by_side import (
     DIM,
     ROWS,
     assert_equal,
-    assert_made_by_rows,
+    assert_sparse_steps,
     classifier,
     data,
     float64_there_is,
@@ -129,7 +129,7 @@ def test_it_is_counted_as_never_trained():
     train_and_compare(model, "adam")
     assert model.layers[0].table.update_counts[0] == 0
     assert 0 in model.layers[0].table.untrained()
-    assert_made_by_rows(model.layers[0])
+    assert_sparse_steps(model.layers[0])
 
 
 @pytest.mark.parametrize("way", [None, "int8"])

@@ -81,6 +81,54 @@ def test_rows_are_dropped_and_moved():
     train(model, 2, 3)
 
 
+def test_new_rows_start_as_asked_for():
+    values = np.arange(12 * DIM, dtype=np.float32).reshape(12, DIM)
+    layer = model_of(embeddings_initializer="ones")[1]
+    layer.grow(11)
+    np.testing.assert_array_equal(layer.get_weights()[0][10], np.ones(DIM))
+    layer.grow(12, init=values)
+    np.testing.assert_array_equal(layer.get_weights()[0][11], values[11])
+    layer.remap([3, -1], init="zeros")
+    np.testing.assert_array_equal(layer.get_weights()[0], [np.ones(DIM), np.zeros(DIM)])
+
+
+@pytest.mark.parametrize("of", [np.asarray, list, keras.ops.convert_to_tensor])
+def test_a_layer_starts_with_given_vectors_which_count_as_trained(of, capsys):
+    values = np.arange(6, dtype=np.float32).reshape(3, 2)
+    layer = rowwise.keras.Embedding.from_pretrained(of(values), trainable=False, untrained="zeros")
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(np.arange(3))), values)
+    assert layer.table.is_trained().all()
+    assert not layer.trainable
+    assert layer.pretrained is None
+    assert capsys.readouterr().out == ""
+    with pytest.raises(TypeError, match="vocabulary= needs words"):
+        rowwise.keras.Embedding.from_pretrained(of(values), ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"shape \(3,\)"):
+        rowwise.keras.Embedding.from_pretrained(of(values[:, 0]))
+
+
+def test_given_weights_count_as_trained():
+    layer = rowwise.keras.Embedding(3, 2, weights=np.ones((3, 2)), untrained="zeros")
+    assert layer.table.is_trained().all()
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(np.arange(3))), np.ones((3, 2)))
+
+
+def test_a_layers_repr_shows_what_is_not_a_default():
+    layer = rowwise.keras.Embedding(3, 2, name="e")
+    assert repr(layer) == "<Embedding name=e, built=False, input_dim=3, output_dim=2>"
+    layer = rowwise.keras.EmbedReduce(
+        3, 2, "zeros", mask_zero=True, freeze_mask_row=True, untrained="mean", combiner="sum"
+    )
+    for shown in (
+        "embeddings_initializer=Zeros",
+        "mask_zero=True",
+        "freeze_mask_row=True",
+        "untrained=mean",
+        "combiner=sum",
+    ):
+        assert shown in repr(layer)
+
+
 def test_what_untrained_rows_give_when_the_model_does_not_train():
     for untrained in ("zeros", "mean"):
         model, layer = model_of(embeddings_initializer="uniform", untrained=untrained)

@@ -11,7 +11,7 @@ from side_by_side import (
     ROWS,
     apply,
     assert_equal,
-    assert_made_by_rows,
+    assert_sparse_steps,
     both,
     classifier,
     data,
@@ -55,7 +55,7 @@ def compiled_with(**options):
 )
 def test_steps_made_in_any_way_are_kerass(options):
     ours, theirs = both(compiled_with(**options))
-    assert_made_by_rows(ours.layers[0])
+    assert_sparse_steps(ours.layers[0])
     assert ours.layers[0].table.steps == 64
     assert_equal(ours, theirs, rtol=1e-4, atol=5e-6)
 
@@ -376,7 +376,7 @@ def test_samples_mapped_one_by_one_train_to_the_same_numbers(layer, weights):
         model = keras.Model(inputs, outputs)
         model.compile(keras.optimizers.Adam(0.1), "mse")
         model.fit(ids, np.ones((3, 1)), epochs=3, verbose=0)
-        assert inner.embeddings.lazy
+        assert inner.embeddings.binding.mode == "sparse"
         return model.get_weights()
 
     for mapped, plain in zip(trained(True), trained(False), strict=True):
@@ -388,9 +388,9 @@ def test_steps_that_are_not_compiled_leave_nothing_behind(how):
     model = classifier(Embedding)
     model.compile("adam", "mse", **how)
     fit(model, 0, 2)
-    calls = dict(model.layers[0].embeddings._calls)
+    calls = dict(model.layers[0].embeddings._callbacks)
     fit(model, 2, 6)
-    assert model.layers[0].embeddings._calls == calls
+    assert model.layers[0].embeddings._callbacks == calls
 
 
 def test_a_bad_id_in_an_epochs_last_batch_is_raised_before_the_epoch_is_over(tmp_path):
@@ -423,10 +423,10 @@ def test_bad_batches_leave_no_gradients_waiting():
     for _ in range(3):
         with pytest.raises(IndexError, match="id 7"):
             model.train_on_batch([good, bad], answers)
-        assert len(first.passes._kept) == 1  # which is summed up
+        assert len(first.pending._pending) == 1  # which is summed up
     for _ in range(2):
         model.train_on_batch([good, good], answers)
-    assert len(first.passes._kept) == 0
+    assert len(first.pending._pending) == 0
     assert model.layers[2].table.steps == 1
 
 

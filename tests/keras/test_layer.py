@@ -367,7 +367,7 @@ DENSE = {
 
 
 @pytest.mark.parametrize("name", DENSE)
-def test_what_has_no_rule_by_rows_is_kerass_own_step_with_one_warning(name):
+def test_what_has_no_exact_lazy_update_is_kerass_own_step_with_one_warning(name):
     def train(model):
         ours = isinstance(model.layers[0], Embedding)
         model.compile(DENSE[name](), "mse")

@@ -1,4 +1,4 @@
-"""What optimizers carry besides their rule: by rows, with the numbers of the whole gradient."""
+"""What optimizers carry besides their rule: sparse steps with the numbers of the dense gradient."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ def fit(optimizer, epochs=2):
             # On JAX Keras does not keep all of Nadam where a LossScaleOptimizer is around it.
             lost = keras.backend.backend() == "jax" and hasattr(model.optimizer, "inner_optimizer")
             lost = lost and isinstance(model.optimizer.inner_optimizer, optimizers.Nadam)
-            assert model.layers[0]._embeddings.lazy is not lost
+            assert model.layers[0]._embeddings.binding.mode == ("dense" if lost else "sparse")
 
     return train
 
@@ -76,7 +76,7 @@ def test_a_file_keeps_gradients_that_wait_for_their_step(tmp_path):
         loaded = keras.saving.load_model(path)
         for start in range(64, 256, 8):
             loaded.train_on_batch(ids[start : start + 8], answers[start : start + 8])
-        assert not ours or loaded.layers[0]._embeddings.lazy
+        assert not ours or loaded.layers[0]._embeddings.binding.mode == "sparse"
         model.set_weights(loaded.get_weights())
         model.optimizer.set_weights([v.numpy() for v in loaded.optimizer.variables])
 
@@ -84,7 +84,7 @@ def test_a_file_keeps_gradients_that_wait_for_their_step(tmp_path):
 
 
 def test_gradients_wait_through_a_switch_to_dense_training():
-    """A learning rate that no rule by rows takes comes while gradients wait."""
+    """A learning rate that no exact lazy update takes comes while gradients wait."""
     ids, answers = data()
 
     def train(model):
@@ -94,7 +94,7 @@ def test_gradients_wait_through_a_switch_to_dense_training():
                 model.optimizer.learning_rate = -0.1
             model.train_on_batch(ids[start : start + 8], answers[start : start + 8])
 
-    with pytest.warns(UserWarning, match=r"learning rate -0\.1.* visits all"):
+    with pytest.warns(UserWarning, match=r"learning_rate=-0\.1.* visits all"):
         models = both(train)
     assert_equal(*models)
 

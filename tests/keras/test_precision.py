@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from side_by_side import DIM, ROWS, assert_made_by_rows, both, classifier, data, numpy_of
+from side_by_side import DIM, ROWS, assert_sparse_steps, both, classifier, data, numpy_of
 
 from rowwise.keras import Embedding
 
@@ -11,13 +11,13 @@ HALVES = pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 
 
 @HALVES
-def test_a_layer_of_mixed_precision_in_a_float32_model_trains_by_rows(policy):
+def test_a_layer_of_mixed_precision_in_a_float32_model_has_sparse_steps(policy):
     def train(model):
         model.compile("adam", "mse")
         model.fit(*data(), batch_size=16, epochs=2, shuffle=False, verbose=0)
 
     ours, theirs = both(train, lambda layer: classifier(layer, dtype=policy))
-    assert_made_by_rows(ours.layers[0])
+    assert_sparse_steps(ours.layers[0])
     for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(mine, other, atol=4e-3)  # gradients are rounded to half
 

@@ -46,7 +46,7 @@ def fit(optimizer, batch_size=8, epochs=2, **options):
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_fit_gives_the_same_weights_and_slots(name, batch_size):
     models = all_three(fit(OPTIMIZERS[name], batch_size, epochs={1: 1, 32: 5}[batch_size]))
-    assert models[0].layers[0]._embeddings.lazy
+    assert models[0].layers[0]._embeddings.binding.mode == "sparse"
     assert_as_exact(*models)
 
 

@@ -206,7 +206,7 @@ def test_a_negative_rate_is_kerass_own_step_with_one_warning():
         fit(model)
         model.optimizer.learning_rate = -0.01
         if isinstance(model.layers[0], Embedding):
-            with pytest.warns(UserWarning, match="learning rate -0.0") as warned:
+            with pytest.warns(UserWarning, match=r"learning_rate=-0\.0") as warned:
                 fit(model)
             assert len([w for w in warned if "visits all" in str(w.message)]) == 1
         else:

@@ -4,10 +4,13 @@ Change `from keras.layers import Embedding` into `from rowwise.keras import Embe
 `compile`, `fit`, optimizers, schedules, callbacks and files stay as they are.
 """
 
-import rowwise.keras.backend  # noqa: F401  (first: says what is missing, if anything is)
+import rowwise.keras._backend  # noqa: F401  (first: says what is missing, if anything is)
+from rowwise.keras import _patches
 from rowwise.keras.backup import BackupAndRestore
 from rowwise.keras.embed_reduce import EmbedReduce
 from rowwise.keras.embedding import Embedding
 from rowwise.keras.loading import load_model
 
 __all__ = ["BackupAndRestore", "EmbedReduce", "Embedding", "load_model"]
+
+_patches.install()

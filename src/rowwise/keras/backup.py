@@ -1,4 +1,4 @@
-"""Training that goes on after the process was killed, to the same bits."""
+"""Checkpoints from which training goes on, after the process was killed, to the same bits."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 
 from rowwise.files._atomic import replacing
 from rowwise.files._container import Container, write
-from rowwise.keras.backend import random_state, set_random_state
-from rowwise.keras.variables import AccumulatorVariable, SlotVariable, TableVariable
+from rowwise.keras._backend import backend
+from rowwise.keras._variable import TableVariableBase
 from rowwise.table import Table
 
 _FORMAT = "rowwise backup 1"
@@ -23,7 +23,7 @@ _LATEST = "latest.json"  # names the epoch and the files of the checkpoint that 
 
 
 class BackupAndRestore(keras.callbacks.Callback):
-    """Backs the training up after each epoch, and goes on from there when `fit` is called again.
+    """Back the training up after each epoch, and go on from there when `fit` is called again.
 
     What `keras.callbacks.BackupAndRestore` is for, with two differences. A checkpoint counts
     once all of it is on the disk, so that a process killed at any moment finds the last one whole.
@@ -60,7 +60,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         self.delete_checkpoint = delete_checkpoint
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Takes up the last checkpoint, if there is one."""
+        """Restore the last checkpoint, if there is one."""
         if not self.model.built:
             raise ValueError(
                 "BackupAndRestore needs to know the model's variables before fit: begin the model "
@@ -73,7 +73,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             self._restore(json.loads(latest.read_bytes()))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Writes a checkpoint; the one before it goes once this one is whole."""
+        """Write a checkpoint; remove the one before it once this one is whole."""
         self.backup_dir.mkdir(parents=True, exist_ok=True)
         tables, others = self._variables()
         names = [f"epoch-{epoch + 1}.table-{i}.safetensors" for i in range(len(tables))]
@@ -81,7 +81,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             variable.table.save(self.backup_dir / name)
         state = f"epoch-{epoch + 1}.safetensors"
         arrays = {str(i): keras.ops.convert_to_numpy(v) for i, v in enumerate(others)}
-        arrays |= {f"touched.{i}": v.by_row.touched for i, v in _accumulators(others)}
+        arrays |= {f"touched.{i}": v.sums.touched for i, v in _accumulators(others)}
         write(self.backup_dir / state, arrays | _random_arrays(), {"random": _random_numbers()})
         latest = {
             "format": _FORMAT,
@@ -98,7 +98,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 path.unlink()
 
     def on_train_end(self, logs: Any = None) -> None:
-        """Removes the folder, if asked to."""
+        """Remove the folder, if asked to."""
         if self.delete_checkpoint:
             shutil.rmtree(self.backup_dir, ignore_errors=True)
 
@@ -130,31 +130,33 @@ class BackupAndRestore(keras.callbacks.Callback):
             numbers = file.about["random"]
         for variable, table in zip(tables, loaded, strict=True):
             variable.table.load_state(table.state())
-            variable.lie_over_new_memory()
+            variable.rebind_table()
         for i, variable in enumerate(others):
             variable.assign(arrays[str(i)].reshape(variable.shape))
         for i, accumulator in _accumulators(others):
-            accumulator.by_row.touched = arrays[f"touched.{i}"]
+            accumulator.sums.touched = arrays[f"touched.{i}"]
         _set_random(arrays, numbers)
         self.model._initial_epoch = latest["epoch"]
 
-    def _variables(self) -> tuple[list[TableVariable], list[Any]]:
-        """The model's tables, and all other variables of model and optimizer but their slots."""
+    def _variables(self) -> tuple[list[Any], list[Any]]:
+        """Return the model's tables, and all other variables of model and optimizer but slots."""
         everything = [*self.model.variables, *self.model.optimizer.variables]
-        tables = [v for v in everything if isinstance(v, TableVariable)]
-        return tables, [v for v in everything if not isinstance(v, TableVariable | SlotVariable)]
+        tables = [v for v in everything if isinstance(v, TableVariableBase)]
+        return tables, [
+            v for v in everything if not isinstance(v, TableVariableBase | backend.SlotVariable)
+        ]
 
 
-def _accumulators(variables: list[Any]) -> list[tuple[int, AccumulatorVariable]]:
-    """Those whose sums are kept by row; a row may be touched though its sum is zero."""
-    sums = [(i, v) for i, v in enumerate(variables) if isinstance(v, AccumulatorVariable)]
-    return [(i, v) for i, v in sums if hasattr(v, "by_row")]
+def _accumulators(variables: list[Any]) -> list[tuple[int, Any]]:
+    """Return the variables that sum by row; a row may be touched though its sum is zero."""
+    sums = [(i, v) for i, v in enumerate(variables) if isinstance(v, backend.AccumulatorVariable)]
+    return [(i, v) for i, v in sums if hasattr(v, "sums")]
 
 
 def _random_arrays() -> dict[str, Any]:
     state: Any = np.random.get_state()
     return {"random.numpy": np.asarray(state[1], dtype=np.uint32)} | {
-        f"random.{name}": array for name, array in random_state().items()
+        f"random.{name}": array for name, array in backend.random_state().items()
     }
 
 
@@ -164,8 +166,8 @@ def _random_numbers() -> str:
 
 
 def _set_random(arrays: dict[str, Any], numbers: str) -> None:
-    told = json.loads(numbers)
-    set_random_state({name: arrays[f"random.{name}"] for name in random_state()})
-    np.random.set_state(("MT19937", arrays["random.numpy"], *told["numpy"]))
-    version, state, gauss = told["python"]
+    numbered = json.loads(numbers)
+    backend.set_random_state({n: arrays[f"random.{n}"] for n in backend.random_state()})
+    np.random.set_state(("MT19937", arrays["random.numpy"], *numbered["numpy"]))
+    version, state, gauss = numbered["python"]
     random.setstate((version, tuple(state), gauss))

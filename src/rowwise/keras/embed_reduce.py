@@ -8,14 +8,14 @@ import keras
 from keras import ops
 
 from rowwise._pooling import WEIGHTED as COMBINERS
-from rowwise.keras.backend import ids_of, pooled
+from rowwise.keras._backend import backend
+from rowwise.keras._variable import TableVariableBase
 from rowwise.keras.embedding import Embedding
-from rowwise.keras.variables import TableVariable
 
 
 @keras.saving.register_keras_serializable(package="rowwise")
 class EmbedReduce(Embedding):
-    """Embeds ids and combines those of the last axis into one vector.
+    """Embed ids and combine those of the last axis into one vector.
 
     What `Embedding` followed by a weighted mean or sum gives, in training too, without the vectors
     of single ids ever standing in memory: time and memory are those of the distinct ids and the
@@ -92,7 +92,7 @@ class EmbedReduce(Embedding):
         self.supports_masking = True
 
     def build(self, input_shape: Any = None) -> None:
-        """Makes the table."""
+        """Make the table."""
         if self.quantization_mode is not None:
             raise NotImplementedError(
                 f"{self.name}: EmbedReduce has no {self.quantization_mode} form; reduce the output "
@@ -103,8 +103,8 @@ class EmbedReduce(Embedding):
     def call(  # type: ignore[override]
         self, inputs: Any, weights: Any = None, mask: Any = None, training: Any = None
     ) -> Any:
-        """Combined vectors (..., D) of the rows inputs (..., length)."""
-        inputs = ids_of(inputs)
+        """Return combined vectors (..., D) of the rows inputs (..., length)."""
+        inputs = backend.to_ids(inputs)
         single = len(inputs.shape) < 2
         if single and self.combiner != "sum":
             weights = None  # w v / w
@@ -121,7 +121,7 @@ class EmbedReduce(Embedding):
         return ops.cast(summed, self.compute_dtype)
 
     def _effective_weights(self, inputs: Any, weights: Any, mask: Any) -> Any:
-        """Weights of the shape of inputs, 0 where masked, or None: all are 1."""
+        """Return weights of the shape of inputs, 0 where masked, or None: all are 1."""
         if weights is not None:
             weights = ops.cast(ops.convert_to_tensor(weights), self._dtype_of_sums)
             _check_shape("weights", weights, inputs)
@@ -139,15 +139,15 @@ class EmbedReduce(Embedding):
 
     @property
     def _dtype_of_sums(self) -> str:
-        """Half precision holds neither long sums nor the squares of weights."""
+        """Return the dtype of sums: half precision holds neither long ones nor squares."""
         return str(keras.backend.result_type(self.variable_dtype, "float32"))
 
     def _sum(self, inputs: Any, weights: Any, learned: bool, training: Any) -> Any:
-        """The weighted sum (..., D) of the rows inputs (..., length)."""
+        """Return the weighted sum (..., D) of the rows inputs (..., length)."""
         embeddings = self._embeddings
-        as_they_are = bool(training) or self.untrained == "as-is"
-        if isinstance(embeddings, TableVariable) and not self.lora_enabled and as_they_are:
-            summed = pooled(embeddings, inputs, weights, learned)
+        as_is = bool(training) or self.untrained == "as-is"
+        if isinstance(embeddings, TableVariableBase) and not self.lora_enabled and as_is:
+            summed = backend.pool(embeddings, inputs, weights, learned)
             if summed is not None:
                 return summed
         vectors = ops.cast(super().call(inputs, training), self._dtype_of_sums)
@@ -156,7 +156,7 @@ class EmbedReduce(Embedding):
         return ops.sum(vectors, axis=-2)
 
     def _divided(self, summed: Any, weights: Any) -> Any:
-        """The sum (..., D), divided as the combiner says."""
+        """Return the sum (..., D), divided as the combiner says."""
         total = ops.sum(weights if self.combiner == "mean" else weights * weights, axis=-1)
         total = _column(total, summed.dtype)
         # Nowhere a division by 0, or the root of it: their gradients would be NaN.
@@ -166,25 +166,29 @@ class EmbedReduce(Embedding):
         return ops.where(nothing, ops.zeros_like(summed), summed / divisor)
 
     def compute_mask(self, inputs: Any, mask: Any = None) -> None:
-        """None: what was masked has been left out."""
+        """Return None: what was masked has been left out."""
         return None
 
     def compute_output_shape(self, input_shape: Any, weights_shape: Any = None) -> Any:
-        """(..., D) for ids (..., length)."""
+        """Return (..., D) for ids (..., length)."""
         shape = tuple(input_shape)
         return (*(shape if len(shape) < 2 else shape[:-1]), self.output_dim)
 
     def compute_output_spec(self, inputs: Any, weights: Any = None, mask: Any = None) -> Any:
-        """Shape and dtype of what a call returns."""
+        """Return the shape and dtype of what a call returns."""
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` needs to make the layer again."""
+        """Return what `from_config` needs to make the layer again."""
         return {**super().get_config(), "combiner": self.combiner}
+
+    def _own_options(self) -> dict[str, Any]:
+        combiner = {} if self.combiner == "mean" else {"combiner": self.combiner}
+        return {**super()._own_options(), **combiner}
 
 
 def _column(weights: Any, dtype: Any) -> Any:
-    """Weights (...,) as (..., 1), to be multiplied with vectors (..., D)."""
+    """Return weights (...,) as (..., 1), to be multiplied with vectors (..., D)."""
     return ops.cast(ops.expand_dims(weights, -1), keras.backend.standardize_dtype(dtype))
 
 

@@ -12,28 +12,31 @@ import numpy as np
 
 from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
-from rowwise.keras.backend import compiles, ids_of, rows_of, with_untrained_filled
-from rowwise.keras.frozen import freeze_row
-from rowwise.keras.inputs import takes_ids
-from rowwise.keras.quantized import dequantized_int4, dequantized_int8
-from rowwise.keras.scopes import only_shapes_count
-from rowwise.keras.variables import TableVariable
+from rowwise.keras._backend import backend
+from rowwise.keras._ids import takes_ids
+from rowwise.keras._optimizer import freeze_row
+from rowwise.keras._quantized import dequantize_int4, dequantize_int8
+from rowwise.keras._scopes import is_symbolic_call
+from rowwise.keras._variable import TableVariableBase
 from rowwise.table import Table
-from rowwise.text._vocabulary import Vocabulary
-from rowwise.vectors import Coverage, Vectors, rows_for
+from rowwise.text import Vocabulary
+from rowwise.vectors import Coverage, pretrained_rows
 
 _STATISTICS = "rows.npz"
+
+# What files of version 0.1.0 call an option, and its values.
+_OLD_UNTRAINED = {"as-is": "as-is", "zero": "zeros", "mean": "mean", "error": "error"}
 
 
 @takes_ids
 @keras.saving.register_keras_serializable(package="rowwise")
 class Embedding(keras.layers.Embedding):
-    """Turns nonnegative integers (indexes) into dense vectors of fixed size.
+    """Turn nonnegative integers (indexes) into dense vectors of fixed size.
 
     Arguments, shapes, masking, weights and files are those of `keras.layers.Embedding`, and so
     are the numbers, in training too; but a training step costs what the batch costs, however
     many rows the table has. Where an option needs every row at every step (an
-    `embeddings_regularizer` or `embeddings_constraint`, an optimizer that is not known by rows),
+    `embeddings_regularizer` or `embeddings_constraint`, an optimizer without an exact lazy update),
     every row is visited, to Keras's numbers, with a warning that names the cause.
 
     Args:
@@ -43,7 +46,7 @@ class Embedding(keras.layers.Embedding):
         embeddings_regularizer: a penalty on the embeddings, added to the loss.
         embeddings_constraint: applied to the embeddings after each step.
         mask_zero: whether id 0 is padding, to be masked out by the layers that follow.
-        weights: the initial embeddings, (V, D), instead of the initializer's.
+        weights: the initial embeddings, (V, D), instead of the initializer's; they are trained.
         lora_rank, lora_alpha, quantization_config: as in Keras.
         input_length: length of the input sequences, where the input shape leaves it open.
         freeze_mask_row: whether row 0, which `mask_zero` makes padding, stays bit for bit what it
@@ -113,10 +116,10 @@ class Embedding(keras.layers.Embedding):
             quantization_config,
             **kwargs,
         )
-        self.supports_jit = compiles
+        self.supports_jit = backend.supports_jit
 
     def add_weight(self, *args: Any, name: str | None = None, **options: Any) -> Any:
-        """Makes a variable, as Keras does; on a table, if it is one row per id."""
+        """Make a variable, as Keras does; on a table, if it has one row per id."""
         given = dict(zip(("shape", "initializer", "dtype"), args, strict=False))
         if (
             name not in ("embeddings", "lora_embeddings_a")
@@ -152,9 +155,9 @@ class Embedding(keras.layers.Embedding):
         regularizer: Any = None,
         constraint: Any = None,
         **options: Any,
-    ) -> TableVariable:
+    ) -> Any:
         with keras.name_scope(self.name, caller=self):
-            variable = TableVariable(
+            variable = backend.TableVariable(
                 initializer=keras.initializers.get(initializer or "glorot_uniform"),
                 shape=shape,
                 dtype="float32",
@@ -170,43 +173,45 @@ class Embedding(keras.layers.Embedding):
 
     @property
     def table(self) -> Table:
-        """The rowwise table behind the layer: counts of updates, untrained rows, `save`.
+        """Return the rowwise table behind the layer: counts of updates, untrained rows, `save`.
 
         Raises:
             ValueError: the layer is not built, or its weights are not kept in a table (quantized,
                 or not float32).
         """
         embeddings = getattr(self, "_embeddings", None)
-        if not isinstance(embeddings, TableVariable):
+        if not isinstance(embeddings, TableVariableBase):
             raise ValueError(f"layer {self.name!r} has no table: is it built, and float32?")
         return embeddings.table
 
     def call(self, inputs: Any, training: Any = None) -> Any:
-        """vectors (..., D) of the rows inputs (...,)."""
-        ids = ids_of(inputs)
-        rows = rows_of(self._embeddings, ids)
-        if self.untrained != "as-is" and not training and not only_shapes_count():
-            self.table  # noqa: B018 - says so where there is none
-            rows = with_untrained_filled(self._embeddings, ids, rows, self.untrained)
+        """Return vectors (..., D) of the rows inputs (...,)."""
+        ids = backend.to_ids(inputs)
+        rows = backend.lookup(self._embeddings, ids)
+        if self.untrained != "as-is" and not training and not is_symbolic_call():
+            self.table  # noqa: B018 - raises where there is none
+            rows = backend.fill_untrained(self._embeddings, ids, rows, self.untrained)
         return self._adapted(rows, ids)
 
     def _int8_call(self, inputs: Any, training: Any = None) -> Any:
-        ids = ids_of(inputs)
-        return self._adapted(dequantized_int8(self, ids), ids)
+        ids = backend.to_ids(inputs)
+        return self._adapted(dequantize_int8(self, ids), ids)
 
     def _int4_call(self, inputs: Any, training: Any = None) -> Any:
-        ids = ids_of(inputs)
-        return self._adapted(dequantized_int4(self, ids), ids)
+        ids = backend.to_ids(inputs)
+        return self._adapted(dequantize_int4(self, ids), ids)
 
     def _adapted(self, vectors: Any, ids: Any) -> Any:
-        """vectors (..., D) of rows ids (...,), moved by LoRA: + alpha / rank * A[ids] @ B."""
+        """Return vectors (..., D) of rows ids (...,), and LoRA's: + alpha / rank * A[ids] @ B."""
         if self.lora_enabled:
-            moves = keras.ops.matmul(rows_of(self.lora_embeddings_a, ids), self.lora_embeddings_b)
+            moves = keras.ops.matmul(
+                backend.lookup(self.lora_embeddings_a, ids), self.lora_embeddings_b
+            )
             vectors = keras.ops.add(vectors, (self.lora_alpha / self.lora_rank) * moves)
         return keras.ops.cast(vectors, dtype=self.compute_dtype)
 
     def enable_lora(self, rank: int, *args: Any, **options: Any) -> None:
-        """Adapts the embeddings by A @ B, (V, rank) and (rank, D), and trains these alone.
+        """Adapt the embeddings by A @ B, (V, rank) and (rank, D), and train these alone.
 
         Arguments and errors are Keras's: rank, lora_alpha, a_initializer, b_initializer.
         """
@@ -217,51 +222,94 @@ class Embedding(keras.layers.Embedding):
             self.lora_embeddings_a.assign(a)
 
     def quantize(self, mode: Any = None, type_check: bool = True, config: Any = None) -> None:
-        """Quantizes the embeddings in place, as Keras does; they leave their table."""
+        """Quantize the embeddings in place, as Keras does; they leave their table."""
         super().quantize(mode, type_check and type(self) is not Embedding, config)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """(..., D), with `input_length` where the input's length is open."""
+        """Return (..., D), with `input_length` where the input's length is open."""
         shape = tuple(input_shape)
         if self.input_length is not None and len(shape) == 2 and shape[1] is None:
             shape = (shape[0], self.input_length)
         return (*shape, self.output_dim)
 
     def get_config(self) -> dict[str, Any]:
-        """What `from_config` needs to make the layer again."""
-        config = super().get_config()
-        if self.input_length is not None:
-            config["input_length"] = self.input_length
-        if self.freeze_mask_row:
-            config["freeze_mask_row"] = True
-        if self.untrained != "as-is":
-            config["untrained"] = self.untrained
-        return config
+        """Return what `from_config` needs to make the layer again."""
+        return {**super().get_config(), **self._own_options()}
+
+    def _own_options(self) -> dict[str, Any]:
+        """Return the options that Keras's layer does not have, but for defaults."""
+        own = {
+            "input_length": (self.input_length, None),
+            "freeze_mask_row": (self.freeze_mask_row, False),
+            "untrained": (self.untrained, "as-is"),
+        }
+        return {name: value for name, (value, default) in own.items() if value != default}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Make the layer of which `get_config` returned this, in this version or in 0.1.0."""
+        if "unseen" in config:
+            config = {**config, "untrained": _OLD_UNTRAINED[config["unseen"]]}
+            del config["unseen"]
+        return super().from_config(config)
+
+    def __repr__(self) -> str:
+        options = {
+            "trainable": (self.trainable, True),
+            "mask_zero": (self.mask_zero, False),
+            "embeddings_initializer": (
+                self.embeddings_initializer,
+                keras.initializers.get("uniform"),
+            ),
+            "embeddings_regularizer": (self.embeddings_regularizer, None),
+            "embeddings_constraint": (self.embeddings_constraint, None),
+            "lora_rank": (self.lora_rank, None),
+        }
+        shown = {"name": self.name, "built": self.built}
+        shown |= {"input_dim": self.input_dim, "output_dim": self.output_dim}
+        shown |= {name: v for name, (v, default) in options.items() if not _same(v, default)}
+        shown |= self._own_options()
+        listed = ", ".join(f"{name}={_short(value)}" for name, value in shown.items())
+        return f"<{type(self).__name__} {listed}>"
 
     # ------------------------------------------------------------------ growing
 
-    def grow(self, input_dim: int, *, seed: int | None = None) -> None:
-        """Adds rows at the end, up to `input_dim` in all; see `rowwise.Table.grow`.
+    def grow(self, input_dim: int, *, init: Init | None = None, seed: int | None = None) -> None:
+        """Add rows at the end, up to `input_dim` in all; see `rowwise.Table.grow`.
 
-        New rows start as `embeddings_initializer` says. A compiled model goes on training as it
-        is: the optimizer's slots grow with the rows.
+        A compiled model goes on training as it is: the optimizer's slots grow with the rows.
+
+        Args:
+            input_dim: number of rows.
+            init: what new rows start with, see `rowwise.Table.remap`; as `embeddings_initializer`
+                says unless given.
+            seed: of init.
 
         Raises:
             ValueError: fewer rows than there are; the layer has no table, or has LoRA weights;
-                an optimizer without a rule by rows has slots for the rows there are.
+                an optimizer has slots for the rows there are outside the table.
         """
-        self._table_to_change().grow(input_dim, init=self._new_rows, seed=seed)
-        self._take_new_memory()
+        new_rows = self._initial_rows if init is None else init
+        self._table_to_change().grow(input_dim, init=new_rows, seed=seed)
+        self._follow_table()
 
-    def remap(self, places: Any, *, seed: int | None = None) -> None:
-        """Makes row i what row places[i] was, with its slots; -1 makes a new row.
+    def remap(self, source_rows: Any, *, init: Init | None = None, seed: int | None = None) -> None:
+        """Make row i what row source_rows[i] was, with its slots; -1 makes a new row.
 
-        See `rowwise.Table.reorder`, and `rowwise.Vocabulary.indexer_from` for places.
+        See `rowwise.Table.remap`, and `rowwise.Vocabulary.indexer_from` for source_rows.
+
+        Args:
+            source_rows: (new rows,) ids of this layer, each at most once, or -1.
+            init, seed: see `grow`.
+
+        Raises:
+            ValueError, IndexError, TypeError: see `grow` and `rowwise.Table.remap`.
         """
-        self._table_to_change().remap(places, init=self._new_rows, seed=seed)
-        self._take_new_memory()
+        new_rows = self._initial_rows if init is None else init
+        self._table_to_change().remap(source_rows, init=new_rows, seed=seed)
+        self._follow_table()
 
-    def _new_rows(self, shape: tuple[int, int]) -> Any:
+    def _initial_rows(self, shape: tuple[int, int]) -> Any:
         return keras.ops.convert_to_numpy(self.embeddings_initializer(shape))
 
     def _table_to_change(self) -> Table:
@@ -274,16 +322,16 @@ class Embedding(keras.layers.Embedding):
         self._embeddings.check_rows_may_change()
         return table
 
-    def _take_new_memory(self) -> None:
-        self._embeddings.lie_over_new_memory()
+    def _follow_table(self) -> None:
+        self._embeddings.rebind_table()
         self.input_dim = self.table.rows
 
-    # ------------------------------------------------------------------ what came from elsewhere
+    # ------------------------------------------------------------------ values from elsewhere
 
     @classmethod
     def from_pretrained(
         cls,
-        vectors: Vectors,
+        embeddings: Any,
         vocabulary: Vocabulary | Iterable[str] | None = None,
         *,
         trainable: bool = True,
@@ -292,16 +340,21 @@ class Embedding(keras.layers.Embedding):
         verbose: bool = True,
         **kwargs: Any,
     ) -> Embedding:
-        """A built layer that starts with pretrained vectors.
+        """Make a built layer from vectors that were trained elsewhere; they count as trained.
 
         Args:
-            vectors: as `rowwise.vectors.load` gives them.
-            vocabulary: V words in the order of their ids; those of `vectors` unless given.
+            embeddings: (V, D) numbers (an array or a tensor), or `rowwise.Vectors`.
+            vocabulary: V words in the order of their ids; those of the vectors unless given. Only
+                with `Vectors`.
             trainable: whether training moves them.
             init: what words start with that have no vector, see `rowwise.vectors.rows_for`.
             seed: of init.
-            verbose: print how many words were found; the report is also `layer.pretrained`.
+            verbose: print how many words were found; the count is also `layer.pretrained`.
             **kwargs: of the layer: mask_zero, untrained, name...
+
+        Raises:
+            TypeError: vocabulary without words to look up.
+            ValueError: embeddings that are not (V, D).
 
         Example:
             >>> from rowwise.vectors import Vectors
@@ -311,42 +364,61 @@ class Embedding(keras.layers.Embedding):
             >>> layer.table.lookup([0]).tolist()
             [[3.0, 4.0]]
         """
-        words = vectors.words if vocabulary is None else vocabulary
-        pretrained = rows_for(vectors, words, init, seed=seed)
+        pretrained = pretrained_rows(embeddings, vocabulary, init, seed=seed)
         rows, dim = pretrained.rows.shape
         layer = cls(rows, dim, **kwargs)
         layer.build()
-        layer._embeddings.assign(pretrained.rows)  # not set_weights: not every row is known
+        layer._embeddings.assign(pretrained.rows)  # not set_weights: some may be untrained
         layer.trainable = trainable
         layer.pretrained = pretrained.coverage
         layer._mark_trained(np.flatnonzero(pretrained.found))
-        if verbose:
+        if verbose and pretrained.coverage is not None:
             print(pretrained.coverage)
         return layer
 
     def set_weights(self, weights: Any) -> None:
-        """Takes weights in Keras's order; their rows count as known."""
+        """Set the weights, in Keras's order; the rows count as trained."""
         super().set_weights(weights)
         self._mark_trained()
 
     def load_own_variables(self, store: Any) -> None:
-        """Takes weights from a file; their rows count as known."""
+        """Load the weights from a file; the rows count as trained."""
         super().load_own_variables(store)
         self._mark_trained()
 
     def _mark_trained(self, ids: Any = None) -> None:
-        if isinstance(getattr(self, "_embeddings", None), TableVariable):
+        if self._has_table():
             self.table.mark_trained(ids)
 
+    def _has_table(self) -> bool:
+        return isinstance(getattr(self, "_embeddings", None), TableVariableBase)
+
     def save_assets(self, folder: str) -> None:
-        """Writes how often and when each row was trained into a `.keras` file."""
-        if isinstance(getattr(self, "_embeddings", None), TableVariable):
+        """Write into a `.keras` file how often and when each row was trained."""
+        if self._has_table():
             with open(os.path.join(folder, _STATISTICS), "wb") as file:
                 np.savez(file, allow_pickle=False, **self.table.store.counts())
 
     def load_assets(self, folder: str | None) -> None:
-        """Reads that, where our layer wrote the file."""
+        """Read what `save_assets` wrote, in this version or in 0.1.0; nothing in Keras's files."""
         path = os.path.join(folder or "", _STATISTICS)
-        if isinstance(getattr(self, "_embeddings", None), TableVariable) and os.path.exists(path):
+        if self._has_table() and os.path.exists(path):
             with np.load(path, allow_pickle=False) as arrays:
-                self.table.store.load_counts(**arrays)
+                counts = dict(arrays)
+            if "updates" in counts:
+                counts["update_counts"] = counts.pop("updates")
+            self.table.store.load_counts(**counts)
+
+
+def _same(value: Any, default: Any) -> bool:
+    """Return whether an option is its default; initializers are compared by their config."""
+    if hasattr(value, "get_config") and type(value) is type(default):
+        return {**value.get_config(), "seed": None} == {**default.get_config(), "seed": None}
+    return bool(value == default)
+
+
+def _short(value: Any) -> str:
+    """Return what to show of an option: of an initializer and the like, its class."""
+    if isinstance(value, str | int | float | None):
+        return f"{value}"
+    return getattr(value, "__name__", type(value).__name__)

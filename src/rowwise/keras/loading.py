@@ -10,16 +10,13 @@ from contextvars import ContextVar
 from typing import Any
 
 import keras
-from keras.src.saving import serialization_lib
-from keras.src.trainers.trainer import Trainer
 
-from rowwise.keras.around import around
+from rowwise.keras._ids import id_layers_in
 from rowwise.keras.embedding import Embedding
-from rowwise.keras.inputs import layers_of_ids
 
 
 def load_model(filepath: Any, *, embedding: type = Embedding, **options: Any) -> Any:
-    """`keras.saving.load_model`, with every embedding layer opened as ours.
+    """Call `keras.saving.load_model`, and open every embedding layer as ours.
 
     Weights, optimizer and its slots go on where they were, on another backend, too, and what is
     compiled is decided anew there. (A file of a model with Keras's layer alone, written on
@@ -50,57 +47,59 @@ def load_model(filepath: Any, *, embedding: type = Embedding, **options: Any) ->
 # Where files written on the torch backend say that their optimizer is; others have it elsewhere.
 _TORCH_OPTIMIZERS = "keras.src.backend.torch.optimizers."
 
-_stand_in: ContextVar[Any] = ContextVar("stand_in", default=None)
+# The class to open embedding layers as, while `load_model` runs.
+_layer: ContextVar[Any] = ContextVar("layer", default=None)
 
 
 @contextmanager
 def _opening_embeddings_with(layer: type) -> Iterator[None]:
-    """While it lasts, a saved embedding layer, Keras's or ours, is opened as a `layer`."""
-    token = _stand_in.set(layer)
+    """Open saved embedding layers, Keras's or ours, as a `layer`."""
+    token = _layer.set(layer)
     try:
         yield
     finally:
-        _stand_in.reset(token)
+        _layer.reset(token)
 
 
-@around(serialization_lib, "_retrieve_class_or_fn")
-def _retrieve(
+def retrieve_class(
     original: Any, name: Any, registered_name: Any, module: Any, *args: Any, **kwargs: Any
 ) -> Any:
-    if _stand_in.get() is not None and str(module).startswith(_TORCH_OPTIMIZERS):
+    """Find the class of a saved object. Wraps Keras's function."""
+    if _layer.get() is not None and str(module).startswith(_TORCH_OPTIMIZERS):
         module = "keras.optimizers"
     saved_embedding = name == "Embedding" and module in ("keras.layers", "rowwise.keras.embedding")
-    if saved_embedding and _stand_in.get() is not None:
-        return _stand_in.get()
+    if saved_embedding and _layer.get() is not None:
+        return _layer.get()
     return original(name, registered_name, module, *args, **kwargs)
 
 
-# Models compiled as their backend sees fit.
+# Models compiled with jit_compile="auto".
 _automatic: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-@around(Trainer, "compile")
-def _compile(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-    asked = inspect.signature(original).bind(self, *args, **kwargs).arguments
-    (_automatic.add if asked.get("jit_compile", "auto") == "auto" else _automatic.discard)(self)
-    return original(self, *args, **kwargs)
+def compile_model(original: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    """Compile a model, and record whether it left `jit_compile` alone. Wraps Keras's method."""
+    given = inspect.signature(original).bind(model, *args, **kwargs).arguments
+    (_automatic.add if given.get("jit_compile", "auto") == "auto" else _automatic.discard)(model)
+    return original(model, *args, **kwargs)
 
 
-@around(Trainer, "get_compile_config")
-def _compile_config(original: Any, self: Any) -> Any:
-    """Keras writes what "auto" came to: on JAX that all is compiled, elsewhere that nothing is."""
-    config = original(self)
-    if config and self in _automatic and layers_of_ids(self):
+def compile_config(original: Any, model: Any) -> Any:
+    """Return what a file says of `compile`. Wraps Keras's method.
+
+    Keras writes what "auto" came to: on JAX that all is compiled, elsewhere that nothing is.
+    """
+    config = original(model)
+    if config and model in _automatic and id_layers_in(model):
         config["jit_compile"] = "auto"
     return config
 
 
-@around(Trainer, "compile_from_config")
-def _compile_again(original: Any, self: Any, config: Any) -> Any:
-    """The same for files that Keras's layer alone was in."""
-    if _stand_in.get() is not None:
+def compile_from_config(original: Any, model: Any, config: Any) -> Any:
+    """Compile a model as its file says, decided anew on this backend. Wraps Keras's method."""
+    if _layer.get() is not None:
         optimizer = config.get("optimizer")
         module = optimizer.get("module") if isinstance(optimizer, dict) else None
         if config.get("jit_compile") or str(module).startswith(_TORCH_OPTIMIZERS):
             config = {**config, "jit_compile": "auto"}
-    return original(self, config)
+    return original(model, config)

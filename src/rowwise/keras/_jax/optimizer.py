@@ -1,0 +1,154 @@
+"""Sparse steps of Keras's optimizers on JAX.
+
+Who makes a table's steps is decided when a trainer takes the model's state: either the state holds
+tokens, and the table makes them; or it holds whole arrays, and Keras does, as it would for any
+variable.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from rowwise.keras._jax.deferred_errors import watching
+from rowwise.keras._jax.host_callback import call
+from rowwise.keras._jax.variable import TableVariable, is_token, keep_tokens
+from rowwise.keras._optimizer import TableOptimizer
+from rowwise.rules import Rule
+
+
+class _TableStep:
+    """A table's step within an optimizer's: by how much each backward pass counts."""
+
+    def __init__(self, optimizer: Any, weights: Any, variable: TableVariable) -> None:
+        self.variable, self.weights, self._factor = variable, weights, None
+        self.now, self._sums = True, None
+        if several := optimizer.gradient_accumulation_steps:
+            self._sums = optimizer._accumulated_gradients[optimizer._get_variable_index(variable)]
+            self.now = (optimizer._iterations + 1) % several == 0
+            total = weights + self._sums.given
+            self._rest = jnp.where(self.now, jnp.zeros_like(total), total)
+            self.weights = total / several
+
+    @property
+    def norm(self) -> Any:
+        """The norm () of the gradient."""
+        return call(self.variable.callback("norm"), (), np.float32, self.weights)
+
+    def scale(self, before: Any, after: Any) -> None:
+        """Scale the gradient as a number was scaled."""
+        self._factor = jnp.where(before > 0, after / jnp.where(before > 0, before, 1), 1)
+
+    def make(self, optimizer: Any, good: Any) -> None:
+        """Ask the host for the step, if all is `good`."""
+        variable = self.variable
+        # As it is when the program is made: Keras, too, makes programs with the numbers of then.
+        rule: Rule = variable._table.rule  # type: ignore[assignment]
+        weights = self.weights
+        if self._factor is not None:  # which may be NaN: of passes that count, not of all places
+            weights = jnp.where(weights == 0, weights, weights * self._factor)
+        clipvalue = optimizer.clipvalue or None
+        numbers = (optimizer.iterations + 1, optimizer.learning_rate, self.now, good)
+        waiting = jnp.zeros(1) if self._sums is None else self._sums.given
+        batch = (variable.given, weights, waiting)
+        variable.assign(variable.stepped(rule, clipvalue, *batch, *numbers))
+        if self._sums is not None:
+            self._sums.assign(self._rest)
+
+
+# The tables' steps whose gradients are being clipped with the others'.
+_clipping: ContextVar[list[_TableStep]] = ContextVar("clipping", default=[])  # noqa: B039
+# Whether all variables may be stepped, by one optimizer or by several behind one.
+_good: ContextVar[Any] = ContextVar("good", default=None)
+
+
+class _StatelessMixin(TableOptimizer):
+    def stateless_apply(
+        self, optimizer_variables: Any, grads: Any, trainable_variables: Any
+    ) -> Any:
+        """Make a step; where the program has met a bad id, no variable moves."""
+        apply = super().stateless_apply  # type: ignore[misc]
+        if _good.get() is not None:  # within another's
+            return apply(optimizer_variables, grads, trainable_variables)
+        watch = watching.get()
+        # Known before the step, or all of what it makes would have to stand beside what it had.
+        good = True if watch is None else watch.no_errors(grads)
+        before = _good.set(good)
+        try:
+            result = apply(optimizer_variables, grads, trainable_variables)
+        finally:
+            _good.reset(before)
+        variables = self._trainable_variables
+        for variable, value in zip(variables, trainable_variables, strict=True):
+            if _is_table(variable) and variable.binding.mode == "sparse" and not is_token(value):
+                variable.warn_of_dense_loop()
+        if watch is None:
+            return result
+        # A table has made no step if there is an error; its token says so.
+        trainable, rest = result
+        chosen = [
+            new if _is_table(v) and is_token(new) else jnp.where(good, new, _value(old))
+            for v, new, old in zip(variables, trainable, trainable_variables, strict=True)
+        ]
+        pairs = zip(rest, optimizer_variables, strict=True)
+        return chosen, [jnp.where(good, new, _value(old)) for new, old in pairs]
+
+
+class OptimizerMixin(_StatelessMixin):
+    """Sparse steps of Keras's optimizers on JAX."""
+
+    def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
+        steps, rest = [], []
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            if _is_table(variable) and variable.holds_token:
+                steps.append(_TableStep(self, gradient, variable))
+            else:
+                rest.append((gradient, variable))
+        if not steps:
+            return super()._backend_apply_gradients(grads, trainable_variables)
+        clipping, tokens = _clipping.set(steps), keep_tokens.set(True)
+        try:
+            super()._backend_apply_gradients([g for g, _ in rest], [v for _, v in rest])
+        finally:
+            _clipping.reset(clipping)
+            keep_tokens.reset(tokens)
+        good = _good.get()
+        for step in steps:
+            step.make(self, True if good is None else good)
+        return None
+
+    def _clip_gradients(self, grads: Any) -> Any:
+        """Clip gradients, the tables' by their norms."""
+        clip = super()._clip_gradients  # type: ignore[misc]
+        steps = _clipping.get()
+        if not steps or not (self.clipnorm or self.global_clipnorm):
+            return clip(grads)
+        norms = [step.norm for step in steps]
+        clipped = clip([*grads, *norms])
+        for step, before, after in zip(steps, norms, clipped[len(grads) :], strict=True):
+            step.scale(before, after)
+        return clipped[: len(grads)]
+
+
+class LossScaleMixin(_StatelessMixin):
+    """Loss scaling around sparse steps on JAX."""
+
+    def check_finite(self, grads: Any) -> Any:
+        """Return whether every number of every gradient is finite."""
+        values = [
+            call(v.callback("finite"), (), np.float32, g) if _is_table(v) and is_token(g) else g
+            for g, v in zip(grads, self._trainable_variables, strict=True)
+        ]
+        return super().check_finite(values)  # type: ignore[misc]
+
+
+def _value(given: Any) -> Any:
+    return given.value if isinstance(given, keras.Variable) else given
+
+
+def _is_table(variable: Any) -> bool:
+    return isinstance(variable, TableVariable)

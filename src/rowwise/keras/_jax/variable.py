@@ -1,0 +1,523 @@
+"""Keras variables on a table, on JAX: its weights, the slots of its optimizer, sums of gradients.
+
+To whoever reads one it is the whole array (rows, dim), as it is now. In a trainer's state it is a
+token, a vector; whoever reads it there gets the whole array as well, by a call of the host.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+from keras.src.backend import in_stateless_scope
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+from numpy.typing import NDArray
+
+from rowwise import _native
+from rowwise._binding import DenseFallback
+from rowwise._ids import as_ids
+from rowwise._untrained import Untrained
+from rowwise._untrained import fill_untrained as fill
+from rowwise.keras import _gradients
+from rowwise.keras._gradients import coalesce, exclude_row, nonzero_rows
+from rowwise.keras._ids import validate_ids, validate_ids_in_range
+from rowwise.keras._jax.deferred_errors import DeferredErrors, defers_errors
+from rowwise.keras._jax.host_callback import HostCallback, call
+from rowwise.keras._jax.pending_gradients import CAPACITY, WHOLE, PendingGradients
+from rowwise.keras._variable import TableVariableBase
+from rowwise.rules import Rule
+from rowwise.table import Table
+
+Floats = NDArray[np.float32]
+
+# Whether a variable read in a program gives its token: to an optimizer that hands all it has round.
+keep_tokens: ContextVar[bool] = ContextVar("keep_tokens", default=False)
+# Of the variables that a trainer is reading for its state: those of which it gets the token.
+read_as_tokens: ContextVar[frozenset[int]] = ContextVar("read_as_tokens", default=frozenset())
+
+_VERSIONS = 2**24  # a float32 counts no further
+_orders = itertools.count()
+
+
+def is_token(value: Any) -> bool:
+    """Return whether a value in a state stands for a whole array."""
+    return getattr(value, "ndim", None) == 1
+
+
+def next_order() -> int:
+    """Return a number for a lookup, one more for each that is traced."""
+    return next(_orders) % 2**31
+
+
+def map_tokens(
+    original: Any, scope: Any, state_mapping: Any = None, *args: Any, **kwargs: Any
+) -> None:
+    """Make a stateless scope that maps variables to tokens, too. Wraps Keras's constructor.
+
+    Keras checks that values have their variables' shapes; tokens have not.
+    """
+    tokens, others = {}, []
+    for variable, value in state_mapping or ():
+        value = value.given if isinstance(value, TableBacked) and value.holds_token else value
+        if isinstance(variable, TableBacked) and is_token(value):
+            tokens[id(variable)] = value
+        else:
+            others.append((variable, value))
+    original(scope, others, *args, **kwargs)
+    scope.state_mapping.update(tokens)
+
+
+class TableBacked(keras.Variable):
+    """A variable (rows, dim) whose numbers lie with a table."""
+
+    def read_array(self) -> Floats:
+        """Return the present values (rows, dim)."""
+        raise NotImplementedError
+
+    def write_array(self, values: Floats) -> None:
+        """Set the values (rows, dim)."""
+        raise NotImplementedError
+
+    def token(self) -> Floats:
+        """Return what stands for the present values."""
+        return np.zeros(1, np.float32)
+
+    def restore_token(self, token: Any) -> None:
+        """Take back what `token` returned, or what became of it in a program."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is a table: not while Keras learns a model's shapes."""
+        return self._shape is not None and len(self._shape) == 2 and self._initializer is None
+
+    @property
+    def given(self) -> Any:
+        """What a caller's state holds for this variable; None if nothing."""
+        return get_stateless_scope().get_current_value(self) if in_stateless_scope() else None
+
+    @property
+    def holds_token(self) -> bool:
+        """Whether a caller's state holds a token for this variable."""
+        return is_token(self.given)
+
+    @property
+    def value(self) -> Any:
+        """The whole array; while a trainer takes its state, the token."""
+        given = self.given
+        if given is None:
+            if not self.ready:
+                return super().value
+            if id(self) in read_as_tokens.get():
+                return jnp.asarray(self.token())
+            jax.effects_barrier()  # steps that were asked for have been made
+            given = jnp.asarray(self.read_array())
+        elif is_token(given) and not keep_tokens.get():
+            given = self._array_in_a_program(given)
+        return self._maybe_autocast(given)
+
+    def _array_in_a_program(self, token: Any) -> Any:
+        return call(HostCallback(self, "copy_array"), self._shape, np.float32, token)
+
+    def copy_array(self, out: Any, token: Any) -> None:
+        """Answer a program that asks for the whole array."""
+        out[...] = self.read_array()
+
+    def assign(self, value: Any) -> Any:
+        """Set the whole array, or take back a token that comes from a program."""
+        if not is_token(value):
+            return super().assign(value)
+        if in_stateless_scope():
+            get_stateless_scope().add_update((self, value))
+        else:
+            self.restore_token(jax.block_until_ready(value))  # so are the steps that led to it
+        return value
+
+    def _direct_assign(self, value: Any) -> None:
+        jax.effects_barrier()
+        self.write_array(np.asarray(value))
+
+
+class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
+    """The embeddings: a trainable (rows, dim) float32 variable on a `rowwise.Table`."""
+
+    in_state_as_array = False  # whether a trainer's state holds the whole array
+
+    def _initialize(self, value: Any) -> None:
+        array = np.asarray(value)
+        self._table = Table(*array.shape, init=lambda _: array)
+        self._shape, self._value = self._table.shape, None
+        self.forget_optimizers()
+
+    @property
+    def table(self) -> Table:  # type: ignore[override]
+        """The table, all steps made that were asked for."""
+        jax.effects_barrier()
+        return self._table
+
+    def make_slot(self, slot: str, name: str) -> SlotVariable:
+        """Return a variable `name` of a slot of the table."""
+        return SlotVariable(self.table, slot, name)
+
+    def make_accumulator(self, name: str) -> AccumulatorVariable:
+        """Return a variable `name` of sums of the table's gradients."""
+        return AccumulatorVariable(self, name)
+
+    def forget_optimizers(self) -> None:
+        """Start without an optimizer."""
+        super().forget_optimizers()
+        self.pending = PendingGradients(self._path)
+        self._warned_of_loop = False
+        self._version = 0  # steps, and writes from outside
+        self.forget_programs()
+
+    def check_supported(self, optimizer: Any) -> None:
+        """Refuse an optimizer that JAX cannot follow by sparse steps.
+
+        Raises:
+            DenseFallback: with the cause.
+        """
+        if keras.distribution.distribution() is not None:
+            raise DenseFallback("a keras.distribution is set, and a table lies on one host")
+        several = optimizer.gradient_accumulation_steps
+        if several and several > CAPACITY // 4:
+            raise DenseFallback(
+                f"gradient_accumulation_steps={several} is above {CAPACITY // 4}, the gradients "
+                "that can wait on JAX"
+            )
+
+    def warn_of_dense_loop(self) -> None:
+        """Warn, once, that a caller's own loop steps the whole array."""
+        if not self._warned_of_loop:
+            self._warned_of_loop = True
+            warnings.warn(
+                f"{self.path}: the state of this loop holds the whole table, as it would any "
+                f"variable; every training step visits all {self.shape[0]} rows. fit and "
+                "train_on_batch visit those of the batch",
+                stacklevel=4,
+            )
+
+    @property
+    def regularizer(self) -> Any:
+        """Keras calls it with what a state holds; it gets the whole array."""
+        own = self._regularizer
+        return own and (lambda value: own(self.value if is_token(value) else value))
+
+    @regularizer.setter
+    def regularizer(self, value: Any) -> None:
+        keras.Variable.regularizer.fset(self, value)
+
+    def fall_back_to_dense(self, reason: DenseFallback) -> None:
+        """Leave the steps to Keras from now on, over all rows."""
+        mine = [*self.accumulators.values()]
+        mine += [slot for slots in self.slots.values() for slot in slots.values()]
+        for variable in mine:
+            variable.detach()
+        super().fall_back_to_dense(reason)
+
+    def read_array(self) -> Floats:
+        """Return the present rows (rows, dim)."""
+        return self._table.to_numpy()
+
+    def write_array(self, values: Floats) -> None:
+        """Set rows (rows, dim)."""
+        if self.in_state_as_array:  # Keras has made steps; nobody knows how many on which row
+            self._table.store.record_external_step(
+                np.flatnonzero((self.read_array() != values).any(axis=1))
+            )
+            self.in_state_as_array = False
+        self._table.store.write(values)
+        self._advance()
+
+    def token(self) -> Floats:
+        """Return (size,) the version, then zeros: the shape of a gradient."""
+        token = np.zeros(self.pending.size, np.float32)
+        token[0] = self._version
+        return token
+
+    def _array_in_a_program(self, token: Any) -> Any:
+        """Return the whole array, differentiable: the gradient is one of all rows."""
+
+        @jax.custom_vjp
+        def read(token: Any) -> Any:
+            return call(self.callback("copy_array"), self._shape, np.float32, token)
+
+        order = next_order()
+        read.defvjp(
+            lambda token: (read(token), token),
+            lambda token, gradient: (self.pushed("push_dense", order, token, gradient),),
+        )
+        return read(token)
+
+    # ------------------------------------------------------ what a program asks for
+
+    def pushed(self, method: str, order: int, token: Any, *batch: Any) -> Any:
+        """Return the gradient of the token, which counts the pass that `method` pushes."""
+        # The order is an argument: where nothing is compiled, each pass has one of its own.
+        batch = (jnp.int32(order), token, *batch)
+        size = (self.pending.size,)
+        return call(self.callback(method), size, np.float32, *batch, changes=True)
+
+    def stepped(
+        self,
+        rule: Rule,
+        clipvalue: float | None,
+        token: Any,
+        weights: Any,
+        waiting: Any,
+        *numbers: Any,
+    ) -> Any:
+        """Return the token after a step: numbers are (iteration, rate, whether now, or at all)."""
+        step = self.callback("step", rule, clipvalue)
+        kinds = ("int32", "float32", "bool", "bool")
+        whole = (jnp.asarray(n, kind) for n, kind in zip(numbers, kinds, strict=True))
+        return call(step, token.shape, np.float32, token, weights, waiting, *whole, changes=True)
+
+    # ------------------------------------------------------ what the host then does
+
+    @defers_errors
+    def lookup(self, out: Any, token: Any, ids: Any) -> None:
+        """Write vectors (..., dim) of the rows ids (...,), at the step that the token names."""
+        self._check_version(token)
+        self.lookup_now(out, ids)
+
+    def lookup_now(self, out: Any, ids: Any) -> None:
+        """Look up for whoever has no token, and gets the error."""
+        self._table.store.gather(validate_ids(ids), out)
+
+    @defers_errors
+    def pool(self, out: Any, token: Any, *batch: Any) -> None:
+        """Write weighted sums (..., dim) of the rows ids (..., length), at the token's step."""
+        self._check_version(token)
+        shape = (*out.shape[:-1], batch[0].shape[-1])  # under `jax.vmap`, some are of all samples
+        arrays = (np.broadcast_to(array, shape) for array in batch)
+        out[...] = _gradients.pool_bags(self._table, *arrays)
+
+    @defers_errors
+    def gradient_of_weights(self, out: Any, ids: Any, gradients: Any) -> None:
+        """Write the gradients (..., length) of such sums' weights."""
+        gradients = np.broadcast_to(gradients, (*out.shape[:-1], self._table.dim))
+        ids = np.broadcast_to(ids, out.shape)
+        out[...] = _gradients.gradient_of_weights(self._table, ids, gradients)
+
+    def fill_untrained_now(self, out: Any, untrained: Untrained, ids: Any, vectors: Any) -> None:
+        """Write vectors, those of untrained rows replaced; whoever has no token gets the error."""
+        out[...] = vectors
+        fill(self._table.store, as_ids(ids), out, untrained)
+
+    fill_untrained = defers_errors(fill_untrained_now)
+
+    @defers_errors
+    def norm(self, out: Any, weights: Any) -> None:
+        """Write the Euclidean norm () of a gradient."""
+        _, gradients = self.pending.summed(self._table, weights)
+        out[...] = np.sqrt(np.square(gradients, dtype=np.float64).sum())
+
+    @defers_errors
+    def finite(self, out: Any, weights: Any) -> None:
+        """Write 1 () if every number of a gradient is finite, else NaN."""
+        _, gradients = self.pending.summed(self._table, weights)
+        out[...] = 1 if np.isfinite(gradients).all() else np.nan
+
+    @defers_errors
+    def push_rows(self, out: Any, order: Any, token: Any, ids: Any, gradients: Any) -> None:
+        """Push gradients (..., dim) of rows ids (...,)."""
+        # JAX may have left out the lookup, and with it the check.
+        ids = validate_ids_in_range(ids, self._shape[0]).reshape(-1)
+        gradients = gradients.reshape(-1, self._table.dim)
+        if len(ids) > self._table.rows:  # so that sums are fewer
+            ids, gradients = coalesce(self._table, ids, gradients)
+        else:
+            ids, gradients = ids.copy(), _copy(gradients)
+        self._push(out, order, token, ids, gradients)
+
+    @defers_errors
+    def push_bags(self, out: Any, order: Any, token: Any, *batch: Any) -> None:
+        """Push gradients (..., dim) of weighted sums of the rows ids (..., length)."""
+        self._push(out, order, token, *_gradients.gradient_of_rows(self._table, *batch))
+
+    @defers_errors
+    def push_dense(self, out: Any, order: Any, token: Any, gradient: Any) -> None:
+        """Push a gradient (rows, dim) of all rows."""
+        self._push(out, order, token, *nonzero_rows(gradient))
+
+    def _push(self, out: Any, order: Any, token: Any, ids: Any, gradients: Any) -> None:
+        self._check_version(token)
+        out[...] = 0
+        if self.frozen_row is not None:
+            ids, gradients = exclude_row(self.frozen_row, ids, gradients)
+        out[self.pending.push(int(order), ids, gradients)] = WHOLE
+
+    def step(
+        self,
+        out: Any,
+        rule: Rule,
+        clipvalue: float | None,
+        token: Any,
+        weights: Any,
+        waiting: Any,
+        iteration: Any,
+        rate: Any,
+        now: Any,
+        good: Any,
+    ) -> None:
+        """Make a step, unless there is an error to be raised; write the next token."""
+        if not good:  # no step will take this batch's gradients
+            self.pending.clear({*self._summed_by_others(), *np.flatnonzero(waiting).tolist()})
+        elif now and not self.errors:
+            try:
+                self._check_version(token)
+                self._make_step(rule, clipvalue, weights, float(rate), int(iteration))
+            except Exception as error:
+                self.errors.append(error)
+        out[...] = 0
+        out[0] = self._version
+
+    def _make_step(
+        self, rule: Rule, clipvalue: float | None, weights: Any, rate: float, iteration: int
+    ) -> None:
+        if clipvalue is None:
+            ids, gradients = self.pending.weighted(weights)
+        else:
+            ids, gradients = self.pending.summed(self._table, weights)
+            gradients = np.clip(gradients, -clipvalue, clipvalue)
+        if rule is not self._table.rule and rule != self._table.rule:
+            self._table.set_hyperparameters(rule)
+        gradients = gradients.reshape(len(ids), self._table.dim)
+        self.step_table(self._table, ids, gradients, rate, iteration)
+        self.pending.clear(self._summed_by_others())  # and with them those that nobody applied
+        self._advance()
+
+    def _summed_by_others(self) -> list[int]:
+        """Return the places of gradients that other optimizers than the owner have summed up."""
+        if not self.accumulators:
+            return []
+        owner = self.binding.owner
+        sums = [own.token() for who, own in self.accumulators.items() if who is not owner]
+        return np.flatnonzero(np.any(sums, axis=0)).tolist() if sums else []
+
+    def _advance(self) -> None:
+        self._version = (self._version + 1) % _VERSIONS
+
+    def _check_version(self, token: Any) -> None:
+        versions = token[..., 0]
+        if (versions != self._version).any():
+            raise RuntimeError(
+                f"{self.path}: the state given is that of step {np.unique(versions)} and the table "
+                f"is at {self._version}; a table has one state, the present one"
+            )
+
+    def rebind_table(self) -> None:
+        """Follow the table to its new number of rows, and so do slots and sums."""
+        self._shape = self._table.shape
+        for slots in self.slots.values():
+            for slot in slots.values():
+                slot.rebind(self._table)
+        self.pending.reset()
+        for accumulator in self.accumulators.values():
+            accumulator.reset()
+        self._advance()
+
+    def __getstate__(self) -> dict[str, Any]:
+        dropped = ("pending", "errors", "_version", "_warned_of_loop", "_callbacks")
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name not in dropped}
+
+
+def _copy(gradients: Any) -> Floats:
+    """Return a copy (n, dim) in memory that is used again and again."""
+    own = _native.empty(*gradients.shape)
+    own[:] = gradients
+    return own
+
+
+class _BesideWeights(TableBacked):
+    """A variable whose numbers lie with the table while its steps are sparse."""
+
+    def __init__(self, name: str) -> None:
+        self._numbers: Floats | None = None  # once Keras makes the steps
+        super().__init__(np.zeros(()), dtype="float32", trainable=False, name=name)
+        self._ndim = 2
+
+    def _initialize(self, value: Any) -> None:
+        self._value = value  # for Keras to read a shape off
+
+    def rebind(self, table: Table) -> None:
+        """Take the variable's part of `table`."""
+        self.table, self._shape, self._value = table, table.shape, None
+        self._numbers = None
+
+    def detach(self) -> None:
+        """Keep the present values apart from the table, for Keras's own steps."""
+        if self._numbers is None:
+            self._numbers = self.read_array()
+
+    def read_array(self) -> Floats:
+        """Return the present values (rows, dim)."""
+        return self._read_table() if self._numbers is None else self._numbers
+
+    def write_array(self, values: Floats) -> None:
+        """Set the values (rows, dim)."""
+        if self._numbers is None:
+            self._write_table(values)
+        else:
+            self._numbers = values.copy()
+
+    def _read_table(self) -> Floats:
+        raise NotImplementedError
+
+    def _write_table(self, values: Floats) -> None:
+        raise NotImplementedError
+
+
+class SlotVariable(_BesideWeights):
+    """One slot of a table, as the optimizer's variable: (rows, dim) float32, not trainable."""
+
+    def __init__(self, table: Table, slot: str, name: str) -> None:
+        self._slot = slot
+        super().__init__(name)
+        self.rebind(table)
+
+    def _read_table(self) -> Floats:
+        return self.table.slot(self._slot)
+
+    def _write_table(self, values: Floats) -> None:
+        self.table.store.write_slot(self._slot, values)
+
+
+class AccumulatorVariable(_BesideWeights):
+    """Sums of gradients over several batches: as its token, by how much each pass counts."""
+
+    def __init__(self, variable: TableVariable, name: str) -> None:
+        super().__init__(name)
+        self._pending = variable.pending
+        self.rebind(variable._table)
+        self.reset()
+
+    def reset(self) -> None:
+        """Start sums of zero."""
+        self._shape = self.table.shape
+        self._weights = np.zeros(self._pending.size, np.float32)
+
+    def token(self) -> Floats:
+        """Return (size,) how much each pass counts."""
+        return self._weights
+
+    def restore_token(self, token: Any) -> None:
+        """Take back how much each pass counts."""
+        self._weights = np.array(token)
+
+    def _read_table(self) -> Floats:
+        sums = np.zeros(self._shape, np.float32)
+        ids, gradients = self._pending.summed(self.table, self._weights)
+        sums[ids] = gradients.reshape(len(ids), self.table.dim)
+        return sums
+
+    def _write_table(self, values: Floats) -> None:
+        self.reset()
+        self._weights[self._pending.push(-1, *nonzero_rows(values))] = WHOLE

@@ -1,0 +1,163 @@
+"""Everything private to Keras that this package wraps, in one table.
+
+`patches()` is the table. `install()` puts every wrapper in place, `uninstall()` takes it out again.
+A Keras that changes one of these methods fails in tests/keras/test_patches.py first.
+
+What else is private to Keras are the methods that mixins override with `super()`, on instances of
+optimizers that step tables alone: `_optimizer.py` and the backends' `OptimizerMixin`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+from keras.src.export.saved_model_export_archive import SavedModelExportArchive
+from keras.src.models import Functional
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+from keras.src.saving import serialization_lib
+from keras.src.trainers.trainer import Trainer
+
+from rowwise.keras import _ids, _optimizer, _scopes, loading
+from rowwise.keras._backend import BACKEND, backend
+from rowwise.keras._variable import TableVariableBase
+
+
+@dataclass
+class Patch:
+    """A method or function of Keras's, wrapped.
+
+    Attributes:
+        owner: the class or module that has it.
+        method: its name there.
+        wrapper: called as wrapper(original, *arguments) in its place.
+        parameters: the names of the parameters that it must have; None: they are only passed on.
+    """
+
+    owner: Any
+    method: str
+    wrapper: Callable[..., Any]
+    parameters: tuple[str, ...] | None = None
+    _original: Any = field(default=None, repr=False)
+
+    @property
+    def installed(self) -> bool:
+        """Whether the wrapper is in place."""
+        return self._original is not None
+
+    def install(self) -> None:
+        """Put the wrapper in place, once."""
+        if self.installed:
+            return
+        original, wrapper = vars(self.owner)[self.method], self.wrapper
+
+        @functools.wraps(original)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return wrapper(original, *args, **kwargs)
+
+        self._original = original
+        setattr(self.owner, self.method, wrapped)
+
+    def uninstall(self) -> None:
+        """Put Keras's own method back."""
+        if self.installed:
+            setattr(self.owner, self.method, self._original)
+            self._original = None
+
+
+def build_optimizer(original: Any, optimizer: Any, variables: Any) -> Any:
+    """Build an optimizer; where it meets a table, mix in the methods that step it."""
+    tables = [v for v in variables if isinstance(v, TableVariableBase)]
+    if tables or any(getattr(v, "frozen_row", None) is not None for v in variables):
+        _optimizer.mix_in(optimizer, backend.OptimizerMixin, backend.LossScaleMixin)
+        for variable in tables if not _optimizer.is_wrapper(optimizer) else ():
+            _optimizer.ensure_bound(optimizer, variable)
+    return original(optimizer, variables)
+
+
+def _everywhere() -> list[Patch]:
+    opening = ("name", "registered_name", "module", "obj_type", "full_config", "custom_objects")
+    flat = ("self", "flat_inputs")
+    return [
+        Patch(BaseOptimizer, "build", build_optimizer, ("self", "variables")),
+        Patch(Functional, "_convert_inputs_to_tensors", _ids.convert_inputs, flat),
+        Patch(serialization_lib, "_retrieve_class_or_fn", loading.retrieve_class, opening),
+        Patch(Trainer, "compile", loading.compile_model),
+        Patch(Trainer, "get_compile_config", loading.compile_config, ("self",)),
+        Patch(Trainer, "compile_from_config", loading.compile_from_config, ("self", "config")),
+    ]
+
+
+def _on_torch() -> list[Patch]:
+    return []
+
+
+def _on_jax() -> list[Patch]:
+    from keras.src.backend.common.stateless_scope import StatelessScope
+    from keras.src.backend.jax.trainer import JAXTrainer
+
+    from rowwise.keras._jax import training, variable
+
+    scope = ("self", "state_mapping", "collect_losses", "initialize_variables")
+    kinds = ("trainable", "non_trainable", "optimizer", "metrics")
+    state = ("self", *(f"{kind}_variables" for kind in kinds), "purge_model_variables")
+    force = ("self", "force")
+    return [
+        Patch(StatelessScope, "__init__", variable.map_tokens, scope),
+        Patch(keras.Layer, "__call__", training.call_layer),
+        Patch(JAXTrainer, "_get_jax_state", training.get_state, state),
+        Patch(JAXTrainer, "jax_state_sync", training.sync_state, ("self",)),
+        Patch(JAXTrainer, "make_train_function", training.make_train_function, force),
+        Patch(JAXTrainer, "make_test_function", training.make_function, force),
+        Patch(JAXTrainer, "make_predict_function", training.make_function, force),
+        *(Patch(JAXTrainer, name, training.run_on_batch) for name in _ON_BATCH),
+        *(Patch(JAXTrainer, name, training.run) for name in _LOOPS),
+        *(Patch(SavedModelExportArchive, name, _scopes.while_exporting) for name in _EXPORTS),
+    ]
+
+
+def _on_tensorflow() -> list[Patch]:
+    from keras.src.backend.tensorflow.export import TFExportArchive
+    from keras.src.backend.tensorflow.optimizer import TFOptimizer
+    from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+
+    from rowwise.keras._tensorflow import optimizer, training
+
+    force = ("self", "force")
+    functions = [f"make_{name}_function" for name in ("train", "test", "predict")]
+    return [
+        Patch(TFOptimizer, "_var_key", optimizer.key_of_variable, ("self", "variable")),
+        *(Patch(TensorFlowTrainer, name, training.make_function, force) for name in functions),
+        *(Patch(TensorFlowTrainer, name, training.run) for name in (*_ON_BATCH, *_LOOPS)),
+        Patch(TFExportArchive, "_backend_track_layer", training.track_layer, ("self", "layer")),
+        Patch(SavedModelExportArchive, "track", _scopes.while_exporting),
+        Patch(SavedModelExportArchive, "add_endpoint", _scopes.while_exporting),
+        Patch(SavedModelExportArchive, "write_out", training.write_out),
+    ]
+
+
+_ON_BATCH = ("train_on_batch", "test_on_batch", "predict_on_batch")
+_LOOPS = ("fit", "evaluate", "predict")
+_EXPORTS = ("track", "add_endpoint", "write_out")
+_ON_BACKEND = {"torch": _on_torch, "jax": _on_jax, "tensorflow": _on_tensorflow}
+
+
+@functools.cache
+def patches() -> tuple[Patch, ...]:
+    """Return the table, for the backend that Keras runs on."""
+    return (*_everywhere(), *_ON_BACKEND[BACKEND]())
+
+
+def install() -> None:
+    """Put every wrapper in place."""
+    for patch in patches():
+        patch.install()
+
+
+def uninstall() -> None:
+    """Put Keras's own methods back. Optimizers that step tables keep their mixins."""
+    for patch in patches():
+        patch.uninstall()

@@ -1,0 +1,139 @@
+"""Sparse steps of Keras's optimizers on TensorFlow."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from keras.src.backend import in_stateless_scope
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+from rowwise._binding import DenseFallback
+from rowwise.keras._gradients import SparseGradient, coalesce
+from rowwise.keras._optimizer import SparseGradientOptimizer, TableOptimizer, ensure_bound
+from rowwise.keras._tensorflow.host_callback import WeakCallback, call
+from rowwise.keras._tensorflow.variable import AccumulatorVariable, TableBacked, TableVariable
+from rowwise.keras._variable import TableVariableBase
+from rowwise.rules import Rule
+
+_ROWS = [tf.int64, tf.float32]
+
+
+class _OrderedMixin(TableOptimizer):
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Make a step once all gradients are there: a graph that fails must not count it."""
+        apply = super().apply  # type: ignore[misc]
+        if not self.built:  # what Keras builds in a graph stays as it is
+            return apply(grads, trainable_variables)
+        grads = list(grads)
+        with tf.control_dependencies([gradient for gradient in grads if gradient is not None]):
+            return apply(grads, trainable_variables)
+
+
+class OptimizerMixin(_OrderedMixin, SparseGradientOptimizer):
+    """Sparse steps of Keras's optimizers on TensorFlow."""
+
+    def add_keras_variable(self, reference_variable: Any, name: Any, initializer: Any) -> Any:
+        """Add a variable of Keras's own.
+
+        TensorFlow's optimizers ask where a variable lies, of a table by reading all it has.
+        """
+        if not isinstance(reference_variable, TableVariableBase):
+            return super().add_keras_variable(reference_variable, name, initializer)
+        add = BaseOptimizer.add_variable_from_reference
+        return add(self, reference_variable, name=name, initializer=initializer)
+
+    def read_gradient(self, variable: Any, gradient: Any) -> Any:
+        """Return a table's gradient for this step.
+
+        While it is summed up with others', there are no rows in it.
+        """
+        if in_stateless_scope():
+            return gradient
+        ids, gradients = _as_rows(gradient)
+        if not ensure_bound(self, variable):
+            call(WeakCallback(_count_step, variable), tf.float32, ids)
+            return tf.convert_to_tensor(gradient)
+        steps = self.gradient_accumulation_steps
+        if steps or self.clipnorm or self.clipvalue or self.global_clipnorm:
+            ids, gradients = call(WeakCallback(_coalesce, variable), _ROWS, ids, gradients)
+        if steps:
+            now = (self._iterations + 1) % steps == 0
+            accumulate = WeakCallback(_accumulate, variable.accumulators[self])
+            ids, gradients = call(accumulate, _ROWS, ids, gradients, now)
+        gradients.set_shape((None, variable._shape[1]))
+        return SparseGradient(ids, gradients)
+
+    def step_table(self, variable: Any, gradient: SparseGradient, learning_rate: Any) -> Any:
+        """Make a table's sparse step, when the program comes to it."""
+        step = WeakCallback(_step, variable, weakref.ref(self), variable._table.rule)
+        numbers = (learning_rate, self.iterations + 1)
+        batch = (gradient.ids, gradient.values)
+        call(step, tf.float32, *batch, *numbers, errors=variable.errors)
+
+
+class LossScaleMixin(_OrderedMixin):
+    """Loss scaling of sparse gradients on TensorFlow."""
+
+    def check_finite(self, grads: Any) -> Any:
+        """Return whether every number of every gradient is finite."""
+        values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in grads]
+        return super().check_finite(values)  # type: ignore[misc]
+
+
+def key_of_variable(original: Any, optimizer: Any, variable: Any) -> Any:
+    """Return what an optimizer knows a variable by, before it is built, too. Wraps Keras's method.
+
+    Keras asks the value of a variable, which of a table is an array of the moment.
+    """
+    if not isinstance(variable, TableBacked):
+        return original(optimizer, variable)
+    return (variable._value if variable._array is None else variable._array)._unique_id
+
+
+def _as_rows(gradient: Any) -> tuple[Any, Any]:
+    """Return ids (n,) and gradients (n, D); of a dense one, of the rows that are not zero."""
+    if isinstance(gradient, tf.IndexedSlices):
+        return tf.cast(gradient.indices, "int64"), tf.cast(gradient.values, "float32")
+    ids = tf.reshape(tf.where(tf.reduce_any(gradient != 0, axis=1)), [-1])
+    return ids, tf.cast(tf.gather(gradient, ids), "float32")
+
+
+# ---------------------------------------------------------------------- what the host does
+
+
+def _coalesce(variable: TableVariable, ids: Any, gradients: Any) -> Any:
+    return coalesce(variable._table, ids, np.ascontiguousarray(gradients))
+
+
+def _accumulate(accumulator: AccumulatorVariable, ids: Any, gradients: Any, now: Any) -> Any:
+    accumulator.sums.add(ids, gradients)
+    if now:
+        return accumulator.sums.pop()
+    return np.empty(0, np.int64), np.empty((0, gradients.shape[1]), np.float32)
+
+
+def _count_step(variable: TableVariable, ids: Any) -> np.float32:
+    variable._table.store.record_external_step(ids)
+    return np.float32(0)
+
+
+def _step(
+    variable: TableVariable,
+    optimizer: weakref.ref[Any],
+    rule: Rule,
+    ids: Any,
+    gradients: Any,
+    rate: Any,
+    iteration: Any,
+) -> np.float32:
+    """Make the step; a graph may run after another optimizer has been bound."""
+    table, own = variable._table, optimizer()
+    if own is not None and variable.binding.owner is not own and not ensure_bound(own, variable):
+        raise DenseFallback(f"{own.name!r} makes no sparse steps any more; compile the model again")
+    if rule is not table.rule and rule != table.rule:
+        table.set_hyperparameters(rule)
+    variable.step_table(table, ids, gradients, float(rate), int(iteration))
+    return np.float32(0)

@@ -1,0 +1,261 @@
+"""Keras's torch backend: the table is a parameter's memory, and a gradient is a sparse tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+from keras.src.backend import in_stateless_scope
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from rowwise._binding import DenseFallback
+from rowwise._untrained import Untrained
+from rowwise.keras._gradients import RowAccumulator, SparseGradient, coalesce
+from rowwise.keras._ids import explain_float_ids
+from rowwise.keras._optimizer import (
+    SparseGradientOptimizer,
+    TableOptimizer,
+    ensure_bound,
+    step_number,
+)
+from rowwise.keras._scopes import cast_like_variable, is_symbolic_call, uncast_value
+from rowwise.keras._variable import TableVariableBase
+from rowwise.table import Table
+from rowwise.torch._lookup import check_range, rows_and_gradients, whole_ids
+from rowwise.torch._lookup import lookup as lookup_rows
+from rowwise.torch._lookup import with_untrained_filled as filled_rows
+from rowwise.torch._parameter import TableParameter
+from rowwise.torch._pooled import pool as pool_rows
+
+supports_jit = False  # torch.compile would have to break the graph at every lookup
+
+
+# ---------------------------------------------------------------------- variables
+
+
+class TableVariable(TableVariableBase, keras.Variable):
+    """The embeddings: a trainable (rows, dim) float32 variable on a `rowwise.Table`.
+
+    To Keras it is a variable like any other.
+    """
+
+    def _initialize(self, value: Any) -> None:
+        array = keras.ops.convert_to_tensor(value).detach().cpu().numpy()
+        self.table = Table(*array.shape, init=lambda _: array)
+        self._value = TableParameter(self.table, requires_grad=self.trainable)
+        self.forget_optimizers()
+
+    def make_slot(self, slot: str, name: str) -> SlotVariable:
+        """Return a variable `name` of a slot of the table."""
+        return SlotVariable(self.table, slot, name)
+
+    def make_accumulator(self, name: str) -> AccumulatorVariable:
+        """Return a variable `name` of sums of the table's gradients."""
+        return AccumulatorVariable(self, name)
+
+    def rebind_table(self) -> None:
+        """Follow the table to its new memory and number of rows, and so do slots and sums."""
+        self._value.grad = None
+        self._value.rebind(self.table)
+        self._shape = self.table.shape
+        for slots in self.slots.values():
+            for slot in slots.values():
+                slot.value.rebind(self.table)
+                slot._shape = self.table.shape
+        for accumulator in self.accumulators.values():
+            accumulator.reset(*self.table.shape)
+
+
+class SlotVariable(keras.Variable):
+    """One slot of a table, as the optimizer's variable: (rows, dim) float32, not trainable."""
+
+    def __init__(self, table: Table, slot: str, name: str) -> None:
+        self.table, self.slot = table, slot
+        super().__init__(np.zeros(()), dtype="float32", trainable=False, name=name)
+
+    def _initialize(self, value: Any) -> None:
+        self.rebind(self.table)
+
+    def rebind(self, table: Table) -> None:
+        """Take the slot's memory of `table`."""
+        self.table = table
+        self._value = TableParameter(table, self.slot, requires_grad=False)
+        self._shape = table.shape
+
+    def detach(self) -> None:
+        """Keep the present values when the table gets new slots: they have their own memory."""
+
+
+class AccumulatorVariable(keras.Variable):
+    """Sums of gradients over several batches, of a table's rows: (rows, dim) float32."""
+
+    def __init__(self, variable: TableVariable, name: str) -> None:
+        self.sums = RowAccumulator(*variable.table.shape)
+        # What Keras adds to gradients in which the sums are already.
+        self.zero = keras.Variable(0.0, trainable=False, name="zero")
+        super().__init__(np.zeros(()), dtype="float32", trainable=False, name=name)
+
+    def _initialize(self, value: Any) -> None:
+        self._value = torch.nn.Parameter(torch.from_numpy(self.sums.sums), requires_grad=False)
+
+    def reset(self, rows: int, dim: int) -> None:
+        """Start sums of zero for another number of rows."""
+        self.sums.reset(rows, dim)
+        self._shape = (rows, dim)
+        self._initialize(None)
+
+    def assign(self, value: Any) -> Any:
+        """Set the sums to `value`, with whichever rows are not zero."""
+        result = super().assign(value)
+        self.sums.rescan()
+        return result
+
+    def clear(self) -> None:
+        """Make all sums zero again."""
+        if not in_stateless_scope():
+            self.sums.pop()
+
+
+# ---------------------------------------------------------------------- lookups
+
+
+def to_ids(inputs: Any) -> Any:
+    """Return what a layer was called with as ids (...,) int64.
+
+    Raises:
+        TypeError, ValueError: see `rowwise._ids.as_ids`.
+    """
+    ids = keras.ops.convert_to_tensor(inputs)
+    if is_symbolic_call():
+        return keras.ops.zeros(ids.shape, dtype="int64")
+    if ids.dtype is torch.int64:
+        return ids.detach()
+    try:
+        return whole_ids(ids)
+    except ValueError as error:
+        raise explain_float_ids(error) from None
+
+
+def lookup(variable: Any, ids: Any) -> Any:
+    """Return rows ids (...,) of a variable (V, ...), in the dtype in which Keras would read it.
+
+    Differentiable; the gradient of a table's rows is sparse where its optimizer takes that.
+
+    Raises:
+        IndexError: an id outside 0..V-1.
+    """
+    value = uncast_value(variable)
+    frozen = getattr(variable, "frozen_row", None)
+    # In a stateless call the values are the caller's.
+    if isinstance(variable, TableVariable) and value is variable._value:
+        rows = lookup_rows(value, ids, variable.binding.mode == "sparse", frozen)
+    else:
+        check_range(ids, value.shape[0])
+        rows = keras.ops.take(value, ids, axis=0)
+        if frozen is not None:
+            rows = torch.where((ids == frozen)[..., None], rows.detach(), rows)
+    return cast_like_variable(variable, rows)
+
+
+def pool(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> Any:
+    """Return weighted sums (..., D) of the rows ids (..., length); None: a caller's values.
+
+    The weights, None or of the shape of ids, may be `learned`; their gradient is made if asked for.
+    """
+    value = uncast_value(variable)
+    if value is not variable._value:
+        return None
+    return pool_rows(value, ids, None, weights, variable.binding.mode == "sparse")
+
+
+def fill_untrained(variable: TableVariable, ids: Any, vectors: Any, untrained: Untrained) -> Any:
+    """Return vectors (..., D) of rows ids (...,), those of untrained rows replaced."""
+    return filled_rows(variable.table, ids, vectors, untrained)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of PyTorch's random numbers."""
+    return {"torch": torch.get_rng_state().numpy()}
+
+
+def set_random_state(arrays: dict[str, Any]) -> None:
+    """Restore what `random_state` returned."""
+    torch.set_rng_state(torch.from_numpy(arrays["torch"]))
+
+
+# ---------------------------------------------------------------------- optimizers
+
+
+class OptimizerMixin(SparseGradientOptimizer):
+    """Sparse steps of Keras's optimizers on torch."""
+
+    def read_gradient(self, variable: Any, gradient: torch.Tensor) -> Any:
+        """Return a table's gradient for this step; None while it is summed up with others'."""
+        if in_stateless_scope():
+            return gradient.to_dense() if gradient.is_sparse else gradient
+        ids, gradients = rows_and_gradients(gradient)
+        if not ensure_bound(self, variable):
+            variable.table.store.record_external_step(ids)
+            return gradient.to_dense() if gradient.is_sparse else gradient
+        steps = self.gradient_accumulation_steps
+        if steps or self.clipnorm or self.clipvalue or self.global_clipnorm:
+            ids, gradients = coalesce(variable.table, ids, gradients)
+        if steps:
+            sums = variable.accumulators[self].sums
+            sums.add(ids, gradients)
+            if (int(self._iterations.numpy()) + 1) % steps:
+                return None
+            ids, gradients = sums.pop()
+        return SparseGradient(ids, torch.from_numpy(gradients))
+
+    def step_table(self, variable: Any, gradient: SparseGradient, learning_rate: Any) -> Any:
+        """Make a table's sparse step; return None, or the dense gradient if Keras has to step."""
+        rate = float(keras.ops.convert_to_numpy(learning_rate))
+        ids, values = gradient.ids, gradient.values
+        try:
+            variable.step_table(variable.table, ids, values.numpy(), rate, step_number(self))
+        except ValueError as cause:  # of its learning rate, or of its number
+            variable.fall_back_to_dense(DenseFallback(f"{cause}"))
+        else:
+            return None
+        row = variable.frozen_row
+        before = None if row is None else variable.value[row].clone()
+        self._apply_weight_decay([variable])
+        if row is not None:
+            variable.value[row] = before
+        return torch.zeros(tuple(variable.shape)).index_add_(0, torch.from_numpy(ids), values)
+
+    def step_others(self, grads: list[Any], variables: list[Any], learning_rate: Any) -> None:
+        """Make the step of the variables that are no tables; there may be none."""
+        if grads:
+            super().step_others(grads, variables, learning_rate)
+        elif isinstance(self, keras.optimizers.Nadam):  # as its own step would have done
+            momentum = self.beta_1 * (1.0 - 0.5 * keras.ops.power(0.96, step_number(self)))
+            self._u_product.assign(self._u_product * momentum)
+
+
+class LossScaleMixin(TableOptimizer):
+    """Loss scaling of sparse gradients on torch."""
+
+    def check_finite(self, grads: Any) -> Any:
+        """Return whether every number of every gradient is finite."""
+        values = [g._values() if g is not None and g.is_sparse else g for g in grads]
+        return super().check_finite(values)  # type: ignore[misc]
+
+
+def _make_gradients_dense(optimizer: Any, args: Any, kwargs: Any) -> None:
+    """Give an optimizer of torch's own dense gradients, as it expects them, before its step.
+
+    A model that Keras has compiled makes its tables' gradients sparse, for Keras's optimizer.
+    """
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if type(parameter) is TableParameter and parameter.grad is not None:
+                parameter.grad = parameter.grad.to_dense()
+
+
+register_optimizer_step_pre_hook(_make_gradients_dense)

@@ -1,0 +1,119 @@
+"""A layer's embeddings on a table, as every backend sees them: the optimizer that owns them."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from rowwise._binding import DenseFallback, OptimizerBinding
+from rowwise.store import RowGradient
+from rowwise.table import Table
+
+_NOT_COPIED = ("binding", "slots", "accumulators")
+
+
+class TableVariableBase:
+    """Mixed into each backend's `TableVariable`, before `keras.Variable`.
+
+    Attributes:
+        table: the table that holds the rows.
+        binding: the optimizer whose rule the table follows, and whether its steps are sparse.
+        slots: for every optimizer that was bound, its slots by name, as variables.
+        accumulators: for every optimizer that sums gradients over batches, the variable of sums.
+        frozen_row: a row that training leaves as it is, or None.
+    """
+
+    table: Table
+    shape: tuple[int, int]
+    path: str
+    regularizer: Any
+    constraint: Any
+    frozen_row: int | None = None
+    options: Any = None  # of the optimizer, as the rule was made of them
+
+    def forget_optimizers(self) -> None:
+        """Start without an optimizer."""
+        self.binding = OptimizerBinding()
+        self.slots: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
+        self.accumulators: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+    # ------------------------------------------------------------------ what a backend defines
+
+    def make_slot(self, slot: str, name: str) -> Any:
+        """Return a variable `name` of a slot of the table."""
+        raise NotImplementedError
+
+    def make_accumulator(self, name: str) -> Any:
+        """Return a variable `name` of sums of the table's gradients."""
+        raise NotImplementedError
+
+    def check_supported(self, optimizer: Any) -> None:
+        """Refuse an optimizer that the backend cannot follow by sparse steps.
+
+        Raises:
+            DenseFallback: with the cause.
+        """
+
+    def rebind_table(self) -> None:
+        """Follow the table to its new memory and number of rows, and so do slots and sums.
+
+        Gradients of the old rows, and sums of them, are dropped.
+        """
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ binding
+
+    def detach_slots(self, optimizer: Any) -> None:
+        """Copy the slots of every other optimizer out of the table, which gets new ones."""
+        for other, slots in self.slots.items():
+            for slot in slots.values() if other is not optimizer else ():
+                slot.detach()
+
+    def fall_back_to_dense(self, reason: DenseFallback) -> None:
+        """Leave the steps to Keras from now on, over all rows; slots keep their values."""
+        self.table.rule = None
+        self.binding.fall_back_to_dense(reason, rows=self.shape[0], name=self.path, stacklevel=3)
+
+    def read_number(self, read: Callable[[], Any]) -> float | None:
+        """Return a number that an optimizer keeps; None while a program is still making it."""
+        value = np.asarray(keras.ops.convert_to_numpy(read()))
+        return None if value.ndim else float(value)
+
+    def step_table(self, table: Table, ids: Any, gradients: Any, rate: float, number: int) -> None:
+        """Make step `number` of the table's rule with gradients (n, dim) of rows ids (n,)."""
+        gradient = RowGradient(ids, np.ascontiguousarray(gradients, dtype=np.float32))
+        table.apply(gradient, rate, iteration=number, frozen_row=self.frozen_row)
+
+    def check_rows_may_change(self) -> None:
+        """Refuse a change of rows that slots outside the table would not follow.
+
+        Raises:
+            ValueError: with the optimizer that has such slots.
+        """
+        gc.collect()  # optimizers that nobody has any more are often in cycles
+        owner = self.binding.owner if self.binding.mode == "sparse" else None
+        for optimizer in self.slots:
+            if optimizer is not owner:
+                raise ValueError(
+                    f"{self.path}: the optimizer {optimizer.name!r} keeps slots for "
+                    f"{self.shape[0]} rows outside the table; change the rows before compile(), "
+                    "or compile again with a new optimizer afterwards"
+                )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has its own optimizer, or none yet.
+        return {name: value for name, value in self.__dict__.items() if name not in _NOT_COPIED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.forget_optimizers()
+
+
+def tables_of(model: Any) -> list[Any]:
+    """Return the variables of a model that are tables."""
+    return [v for v in model.variables if isinstance(v, TableVariableBase)]

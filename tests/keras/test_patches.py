@@ -1,0 +1,220 @@
+"""What rowwise.keras relies on inside Keras: a Keras that changes it fails here first."""
+
+import importlib.util
+import inspect
+import os
+import pickle
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras.src.models import Functional
+from side_by_side import BACKEND, classifier, data, numpy_of, only_jax
+
+import rowwise.keras
+from rowwise.keras import _patches
+from rowwise.keras._optimizer import RULE_ARGUMENTS, TableOptimizer, rule_of
+
+
+@pytest.mark.parametrize(
+    "patch",
+    _patches.patches(),
+    ids=lambda patch: f"{patch.owner.__name__}.{patch.method}",
+)
+def test_what_is_patched_takes_the_arguments_that_its_wrapper_expects(patch):
+    """Parameters are None where they are only passed on."""
+    assert patch.installed
+    wrapped = vars(patch.owner)[patch.method]
+    if patch.parameters is not None:
+        assert tuple(inspect.signature(wrapped).parameters) == patch.parameters
+
+
+def test_no_method_is_patched_twice():
+    names = [(patch.owner, patch.method) for patch in _patches.patches()]
+    assert len(set(names)) == len(names)
+
+
+def test_patches_can_be_taken_out_and_put_back():
+    table = _patches.patches()
+    wrapped = [vars(patch.owner)[patch.method] for patch in table]
+    _patches.uninstall()
+    try:
+        originals = [vars(patch.owner)[patch.method] for patch in table]
+        assert all(own is not ours for own, ours in zip(originals, wrapped, strict=True))
+        assert not any(patch.installed for patch in table)
+    finally:
+        _patches.install()
+    _patches.install()  # once more changes nothing
+    for patch, original, before in zip(table, originals, wrapped, strict=True):
+        assert inspect.unwrap(vars(patch.owner)[patch.method]) is inspect.unwrap(original)
+        setattr(patch.owner, patch.method, before)  # with what side_by_side put around it
+
+
+UNTOUCHED = """
+import inspect, keras
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+def classes():
+    found = [c for c in vars(keras.optimizers).values() if inspect.isclass(c)]
+    found += [type(c("sgd" if "Scale" in c.__name__ else 0.1)) for c in found
+              if issubclass(c, BaseOptimizer) and c.__name__ in ("Adam", "SGD", "Nadam")]
+    return {base for c in found for base in c.__mro__ if base.__module__.startswith("keras.")}
+
+before = {c: dict(vars(c)) for c in classes()}
+import rowwise.keras
+from rowwise.keras import _patches
+changed = {
+    (c, name)
+    for c, own in before.items()
+    for name in {*own, *vars(c)}
+    if own.get(name) is not vars(c).get(name)
+}
+assert len(before) > 10
+allowed = {(p.owner, p.method) for p in _patches.patches()}
+print(sorted(f"{c.__name__}.{name}" for c, name in changed if (c, name) not in allowed))
+print(sorted(f"{c.__name__}.{name}" for c, name in changed))
+"""
+
+
+def test_keras_optimizers_are_untouched_but_for_the_table_of_patches():
+    run = subprocess.run(
+        [sys.executable, "-c", UNTOUCHED], capture_output=True, text=True, check=True
+    )
+    beyond, changed = run.stdout.strip().splitlines()[-2:]
+    assert beyond == "[]"
+    keys = ["TFOptimizer._var_key"] if BACKEND == "tensorflow" else []
+    assert changed == str(["BaseOptimizer.build", *keys])
+
+
+def test_a_model_without_tables_keeps_its_optimizer_class():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    model.fit(np.ones((4, 3)), np.ones((4, 2)), verbose=0)
+    assert not isinstance(model.optimizer, TableOptimizer)
+    assert not any("rowwise" in base.__module__ for base in type(model.optimizer).__mro__)
+
+
+class Custom(keras.optimizers.SGD):
+    """A user's own optimizer."""
+
+
+@pytest.mark.parametrize("make", [keras.optimizers.Adam, keras.optimizers.SGD, Custom])
+@pytest.mark.filterwarnings("ignore:.*the optimizer Custom has no exact lazy update")
+def test_the_optimizer_of_a_table_is_of_its_own_class_to_everybody_else(make, tmp_path):
+    optimizer = make(0.1)
+    own, written = type(optimizer), keras.saving.serialize_keras_object(optimizer)
+    model = classifier(rowwise.keras.Embedding)
+    model.compile(optimizer, "mse")
+    ids, targets = data(32)
+    model.fit(ids, targets, verbose=0)
+    mixed = type(optimizer)
+    assert isinstance(optimizer, TableOptimizer)
+    assert isinstance(optimizer, own)
+    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+        assert getattr(mixed, name) == getattr(own, name)
+    now = keras.saving.serialize_keras_object(optimizer)
+    for name in ("module", "class_name", "registered_name"):
+        assert now[name] == written[name]
+    assert keras.optimizers.get(optimizer) is optimizer
+    again = keras.optimizers.deserialize(now, custom_objects={"Custom": Custom})
+    assert type(again) is own
+    twin = mixed.from_config(optimizer.get_config())
+    assert isinstance(twin, own)
+    if make is not Custom:
+        model.save(tmp_path / "model.keras")
+        opened = rowwise.keras.load_model(tmp_path / "model.keras")
+        assert opened.optimizer.get_config() == optimizer.get_config()
+        assert type(pickle.loads(pickle.dumps(model)).optimizer).__name__ == own.__name__
+
+
+def test_two_optimizers_of_tables_have_one_class():
+    optimizers = []
+    for _ in range(2):
+        model = classifier(rowwise.keras.Embedding)
+        model.compile("adam", "mse")
+        model.optimizer.build(model.trainable_variables)
+        optimizers.append(model.optimizer)
+    assert type(optimizers[0]) is type(optimizers[1])
+
+
+@only_jax
+def test_a_jax_trainer_keeps_its_state_where_it_did():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    assert model._jax_state_synced
+    assert callable(model.jax_state_sync)
+    model.compile("adam", "mse")
+    for name in ("train", "test", "predict"):
+        assert getattr(model, f"{name}_function") is None
+        getattr(model, f"make_{name}_function")()
+        assert callable(getattr(model, f"{name}_function"))
+
+
+def test_a_model_knows_which_layers_take_its_inputs():
+    ids = keras.Input((2,))
+    layer = keras.layers.Embedding(5, 2)
+    model = keras.Model(ids, layer(ids))
+    assert [tensor is ids for tensor in (*model._inputs, *model._outputs)] == [True, False]
+    nodes = [node for level in model._nodes_by_depth.values() for node in level]
+    assert [n.operation for n in nodes if any(t is ids for t in n.input_tensors)] == [layer]
+    sequential = keras.Sequential([ids, layer])
+    assert isinstance(sequential._functional, Functional)
+
+
+@pytest.mark.parametrize("name", RULE_ARGUMENTS)
+def test_optimizers_have_the_attributes_that_rules_are_made_of(name):
+    optimizer = getattr(keras.optimizers, name)()
+    rule = rule_of(optimizer, keras.Variable(np.zeros((2, 2))))
+    assert type(rule).__name__ == name
+    for attribute in ("_use_weight_decay", "_track_variable", "iterations", "_iterations"):
+        assert hasattr(optimizer, attribute)
+
+
+def test_what_accumulation_and_nadam_keep_is_where_it_was():
+    optimizer = keras.optimizers.Nadam(gradient_accumulation_steps=2)
+    optimizer.build([keras.Variable(np.zeros((2, 2)))])
+    assert [v.path.endswith("_gradient_accumulator") for v in optimizer._accumulated_gradients]
+    assert float(numpy_of(optimizer._u_product)) == 1.0
+
+
+def test_slots_are_named_as_keras_names_them():
+    def paths(layer):
+        keras.backend.clear_session()
+        model = keras.Sequential([keras.Input((2,), dtype="int32"), layer(5, 2, name="e")])
+        model.compile(keras.optimizers.RMSprop(momentum=0.9, centered=True), "mse")
+        model.optimizer.build(model.trainable_variables)
+        return [(v.path, v.shape, v.trainable) for v in model.optimizer.variables]
+
+    assert paths(rowwise.keras.Embedding) == paths(keras.layers.Embedding)
+
+
+def test_an_ordinary_model_does_not_notice():
+    """The step of a model without tables is Keras's, bit for bit."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(keras.optimizers.Adam(0.1), "mse")
+    x, y = np.ones((4, 3), "float32"), np.zeros((4, 2), "float32")
+    kernel = model.get_weights()[0].copy()
+    model.fit(x, y, epochs=1, verbose=0)
+    # The first step of Adam is the sign of the gradient, times the rate.
+    np.testing.assert_allclose(np.abs(model.get_weights()[0] - kernel), 0.1, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "numpy"])
+def test_another_backend_is_refused_with_what_to_set(backend):
+    """OpenVINO is not installed here, and NumPy is no backend that trains."""
+    run = subprocess.run(
+        [sys.executable, "-c", "import rowwise.keras"],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode != 0
+    message = run.stderr.strip().split("\n")[-1]
+    assert message.startswith("ImportError")
+    assert backend in message
+    advised = re.search(r"set the environment variable KERAS_BACKEND=(\w+)", message).group(1)
+    assert advised in ("torch", "jax", "tensorflow")
+    assert importlib.util.find_spec(advised)
