@@ -267,3 +267,19 @@ def test_forward_reads_no_attribute_that_pytorchs_does_not(name):
     module = getattr(rowwise.torch, name)(5, 2)
     del module.__dict__["training"]
     assert module(torch.tensor([[1]])).shape[-1] == 2
+
+
+def test_the_number_of_threads_is_the_one_that_torch_was_told():
+    before, ours = torch.get_num_threads(), rowwise.get_num_threads()
+    embedding, ids = Embedding(5, 2), torch.tensor([1])
+    try:
+        rowwise.set_num_threads(3)
+        embedding(ids)
+        assert rowwise.get_num_threads() == 3  # torch was told nothing
+        torch.set_num_threads(before + 1)
+        embedding(ids)
+        assert rowwise.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+        embedding(ids)
+        rowwise.set_num_threads(ours)

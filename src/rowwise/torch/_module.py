@@ -16,6 +16,7 @@ from rowwise.torch._operator import register
 from rowwise.torch._parameter import TableParameter, materialize, unrecorded
 from rowwise.torch._pretrained import pretrained_weight
 from rowwise.torch._renorm import renormalize
+from rowwise.torch._threads import heed_torch
 from rowwise.torch._weight import Weight, move_to_table, table_can_hold
 
 _INTEGERS = (torch.int32, torch.int64)
@@ -179,6 +180,7 @@ class TableBacked(torch.nn.Module):
 
     def _can_use_table(self, ids: Any) -> bool:
         """Return whether the table can answer; if not, its memory is brought up to date."""
+        heed_torch()
         # Not self.weight: a parametrization computes that anew, and some change with each time.
         own = self._parameters.get("weight")
         if not isinstance(own, Weight):
