@@ -456,3 +456,28 @@ def test_what_reaches_the_memory_unwatched_is_noticed_while_it_lives():
     assert not weight.memory.is_exposed
     slot = optimizer.state[weight]["exp_avg"]
     assert not slot.memory.is_exposed
+
+
+def test_what_was_assigned_to_data_is_watched_itself():
+    model = Model(rowwise.torch)
+    optimizer = rowwise.torch.optim.Adam(model.parameters(), lr=0.05)
+    weight = model.embedding.weight
+    values = VALUES.clone()
+    weight.data = values
+    part = values[3:5]
+    step(model, optimizer)  # in which a warning of dense steps would be an error
+    torch.testing.assert_close(values, weight.detach())
+    torch.testing.assert_close(part, weight.detach()[3:5])
+    del values, part
+    backup = weight.data
+    weight.data = VALUES * 2
+    kept = backup.clone()
+    step(model, optimizer)
+    torch.testing.assert_close(backup, kept)
+    weight.data = backup
+    step(model, optimizer)
+    torch.testing.assert_close(backup, weight.detach())
+    torch.testing.assert_close(model.embedding(torch.arange(ROWS)), weight)
+    assert not weight.memory.is_exposed
+    del backup
+    assert not weight.memory.is_exposed

@@ -72,6 +72,7 @@ class TableMemory:
         alias: another, in a storage of its own. What cannot be watched (NumPy arrays, DLPack
             capsules, storages) is made from it.
         watched: held by the parameter and by each of its views, to count them.
+        watched_alias: held by views in the storage of `alias`: what was assigned to `data`.
     """
 
     def __init__(self, table: Table, slot: str | None, alias: torch.Tensor | None = None) -> None:
@@ -80,7 +81,7 @@ class TableMemory:
         self.slot = slot
         self.data = torch.from_numpy(array)
         self.alias = torch.from_numpy(array) if alias is None else alias
-        self.watched = object()
+        self.watched, self.watched_alias = object(), object()
         self._data_storage = self.data.untyped_storage()
         self._alias_storage = self.alias.untyped_storage()
         self._alias_users = 3 if alias is not None else 2  # the table's array is one
@@ -104,9 +105,10 @@ class TableMemory:
         that are watched, there is none.
         """
         watched = sys.getrefcount(self.watched) - _ONE_HOLDER
+        watched_alias = sys.getrefcount(self.watched_alias) - _ONE_HOLDER
         return (
             users_of(self._data_storage) > 2 + watched
-            or users_of(self._alias_storage) > self._alias_users
+            or users_of(self._alias_storage) > self._alias_users + watched_alias
             or sys.getrefcount(self._alias_storage) > _STORAGE_WITH_ONE_HOLDER
         )
 
@@ -174,6 +176,11 @@ class TableParameter(torch.Tensor):
             alias = self.memory.alias.detach()
             offset = alias.storage_offset() + self.storage_offset()
             return alias.as_strided(self.shape, self.stride(), offset)
+
+    def as_left(self) -> torch.Tensor:
+        """Return an ordinary tensor in the same storage, which the table has left."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.detach()
 
     def _apart(self) -> torch.Tensor:
         """Return `as_ordinary` in a storage of its own, which others may move elsewhere."""
@@ -264,7 +271,10 @@ class TableParameter(torch.Tensor):
 
     def _adopt(self, view: Any) -> None:
         view.__class__ = type(self)
-        view.memory, view._watched = self.memory, self.memory.watched
+        memory = view.memory = self.memory
+        with torch._C.DisableTorchFunctionSubclass():
+            in_alias = view.untyped_storage()._cdata == memory._alias_storage._cdata
+        view._watched = memory.watched_alias if in_alias else memory.watched
         view.base = self if self.base is None else self.base
 
     def _adopt_views(self, result: Any) -> None:

@@ -81,8 +81,10 @@ class Weight(TableParameter):
         """Lie over the memory of `values`, as `data` is assigned; views of the old stay there."""
         if values is self:
             return
+        given, ordinary = values, type(values) is torch.Tensor and not values.requires_grad
         if isinstance(values, TableParameter):
-            values = values.as_ordinary()
+            ordinary = values.memory.table is None  # its table has left it
+            values = values.as_left() if ordinary else values.as_ordinary()
         if self.base is not None:
             self._leave_memory(values)
         elif (reason := obstacle(values) or _order_of(values)) is not None:
@@ -97,6 +99,8 @@ class Weight(TableParameter):
             self.memory.release()
             table.store.use_memory(alias.numpy())
             self.rebind(table, alias)
+            if ordinary:
+                self._adopt(given)  # the caller may hold it, and sees training in it
 
     def share_memory_with_others(self) -> torch.Tensor:
         """Become an ordinary parameter in shared memory."""
