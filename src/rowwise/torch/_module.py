@@ -215,7 +215,8 @@ class TableBacked(torch.nn.Module):
         Args:
             weight: the parameter; None where it is computed from others.
         """
-        if not (self.training and torch.is_grad_enabled()) or self.__dict__.get("_warned", False):
+        trained = self.training and torch.is_grad_enabled() and not is_tracing()
+        if not trained or self.__dict__.get("_warned", False):
             return
         if weight is None:
             cause = (

@@ -36,8 +36,8 @@ def pretrained_weight(
         TypeError: vocabulary without words to look up.
         ValueError: embeddings that are not (V, D).
     """
-    is_matrix = isinstance(embeddings, torch.Tensor) and embeddings.dim() == 2
-    if is_matrix and vocabulary is None and not table_can_hold(embeddings):
+    matrix = isinstance(embeddings, torch.Tensor) and embeddings.dim() == 2
+    if matrix and vocabulary is None and not table_can_hold(embeddings):
         return embeddings, None
     pretrained = pretrained_rows(embeddings, vocabulary, init, seed=seed)
     table = Table(*pretrained.rows.shape, init=lambda _: pretrained.rows)
