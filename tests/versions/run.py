@@ -26,13 +26,17 @@ ENVIRONMENTS = {
     "numpy-2": ("", ["numpy>=2"]),
     "torch-2.6": ("", ["torch==2.6.*", "numpy>=2"]),
     "torch-newest": ("", ["torch", "numpy>=2"]),
-    "keras-3.15": ("torch", ["keras==3.15.*", TORCH]),
-    "jax-0.6": ("jax", ["keras==3.15.*", "jax==0.6.*"]),
-    "jax-newest": ("jax", ["keras==3.15.*", "jax"]),
-    "tensorflow-2.20": ("tensorflow", ["keras==3.15.*", "tensorflow-cpu==2.20.*"]),
-    "tensorflow-newest": ("tensorflow", ["keras==3.15.*", "tensorflow-cpu"]),
+    **{f"keras-3.{minor}": ("torch", [f"keras==3.{minor}.*", TORCH]) for minor in range(8, 16)},
+    # Keras 3.8 and 3.9 call what JAX 0.6 has no more.
+    "keras-3.10-jax": ("jax", ["keras==3.10.*", "jax==0.6.*"]),
+    "keras-3.15-jax": ("jax", ["keras==3.15.*", "jax"]),
+    "keras-3.8-tensorflow": ("tensorflow", ["keras==3.8.*", "tensorflow-cpu==2.20.*"]),
+    "keras-3.15-tensorflow": ("tensorflow", ["keras==3.15.*", "tensorflow-cpu"]),
 }
-BETWEEN = {"numpy-2"}  # neither the oldest nor the newest of anything
+BETWEEN = {
+    "numpy-2",
+    *(f"keras-3.{minor}" for minor in range(9, 15)),
+}  # neither the oldest nor the newest of anything
 
 
 def build_wheel() -> Path:

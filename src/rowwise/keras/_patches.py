@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-from keras.src.export.saved_model_export_archive import SavedModelExportArchive
 from keras.src.models import Functional
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import serialization_lib
@@ -24,6 +23,11 @@ from keras.src.trainers.trainer import Trainer
 from rowwise.keras import _ids, _optimizer, _scopes, loading
 from rowwise.keras._backend import BACKEND, backend
 from rowwise.keras._variable import TableVariableBase
+
+try:
+    from keras.src.export.saved_model_export_archive import SavedModelExportArchive
+except ModuleNotFoundError:  # Keras 3.13 and older
+    from keras.src.export.saved_model import ExportArchive as SavedModelExportArchive
 
 
 @dataclass
@@ -126,13 +130,16 @@ def _on_tensorflow() -> list[Patch]:
 
     from rowwise.keras._tensorflow import optimizer, training
 
+    # Its name from Keras 3.14 on, from 3.9 to 3.13, and in 3.8.
+    names = ("_backend_track_layer", "_track_layer", "track")
+    track = next(name for name in names if name in vars(TFExportArchive))
     force = ("self", "force")
     functions = [f"make_{name}_function" for name in ("train", "test", "predict")]
     return [
         Patch(TFOptimizer, "_var_key", optimizer.key_of_variable, ("self", "variable")),
         *(Patch(TensorFlowTrainer, name, training.make_function, force) for name in functions),
         *(Patch(TensorFlowTrainer, name, training.run) for name in (*_ON_BATCH, *_LOOPS)),
-        Patch(TFExportArchive, "_backend_track_layer", training.track_layer, ("self", "layer")),
+        Patch(TFExportArchive, track, training.track_layer),
         Patch(SavedModelExportArchive, "track", _scopes.while_exporting),
         Patch(SavedModelExportArchive, "add_endpoint", _scopes.while_exporting),
         Patch(SavedModelExportArchive, "write_out", training.write_out),

@@ -103,6 +103,8 @@ class Embedding(keras.layers.Embedding):
             raise ValueError("freeze_mask_row=True needs mask_zero=True: no row is a mask's row")
         self.input_length = input_length
         self.freeze_mask_row, self.untrained = freeze_mask_row, untrained
+        # Arguments that older versions of Keras have not are passed on where they are given.
+        newer = {"lora_alpha": lora_alpha, "quantization_config": quantization_config}
         super().__init__(
             input_dim,
             output_dim,
@@ -112,8 +114,7 @@ class Embedding(keras.layers.Embedding):
             mask_zero,
             weights,
             lora_rank,
-            lora_alpha,
-            quantization_config,
+            **{name: value for name, value in newer.items() if value is not None},
             **kwargs,
         )
         self.supports_jit = backend.supports_jit

@@ -107,7 +107,7 @@ def run(original: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
 
 def track_layer(original: Any, archive: Any, layer: Any) -> Any:
     """Track a layer for serving: a table goes with it as an array, and is gathered from."""
-    for variable in layer.variables:
+    for variable in getattr(layer, "variables", ()):
         if isinstance(variable, TableBacked):
             variable.export()
             archive.__dict__.setdefault("_exported_tables", []).append(variable)
