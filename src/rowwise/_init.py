@@ -22,7 +22,7 @@ def fill(weights: NDArray[np.float32], init: Init, seed: int | None) -> None:
         ValueError: an unknown name, or values of another shape.
     """
     if isinstance(init, str):
-        _fill_by_name(weights, init, seed)
+        fill_by_name(weights, init, seed)
         return
     values = np.asarray(init(weights.shape) if callable(init) else init)
     if values.shape != weights.shape:
@@ -37,11 +37,21 @@ def standard_normal(shape: tuple[int, int], seed: int | None) -> NDArray[np.floa
     return values
 
 
-def _fill_by_name(weights: NDArray[np.float32], name: str, seed: int | None) -> None:
+def fill_by_name(
+    weights: NDArray[np.float32],
+    name: str,
+    seed: int | None,
+    ids: NDArray[np.int64] | None = None,
+) -> None:
+    """Fill weights (rows, dim), zeroed before, with what rows ids (rows,) of a table start with.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     if name == "uniform":
-        _native.fill_uniform(weights, _seed(seed), -0.05, 0.05)
+        _native.fill_uniform(weights, _seed(seed), -0.05, 0.05, ids=ids)
     elif name == "normal":
-        _native.fill_normal(weights, _seed(seed), 0.0, 0.05)
+        _native.fill_normal(weights, _seed(seed), 0.0, 0.05, ids=ids)
     elif name != "zeros":
         raise ValueError(f"init={name!r} is not 'uniform', 'normal' or 'zeros'")
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 from rowwise._ids import as_ids
-from rowwise.store import Bags, HostStore
+from rowwise.store import Bags, RowStore
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -22,8 +22,25 @@ WEIGHTED = ("mean", "sum", "sqrtn")  # weighted sums of rows
 COMBINERS = (*WEIGHTED, "max")
 
 
-def pool(store: HostStore, ids: Any, offsets: Any, weights: Any, combiner: str) -> Floats:
+def pool(store: RowStore, ids: Any, offsets: Any, weights: Any, combiner: str) -> Floats:
     """Return what `Table.pool` returns."""
+    shape, bags = checked_bags(ids, offsets, weights, combiner)
+    pooled = np.empty((*shape, store.shape[1]), dtype=np.float32)
+    if combiner == "max":
+        store.gather_bags_max(bags, pooled, np.empty(pooled.shape, dtype=np.int64))
+    else:
+        store.gather_bags(bags, pooled)
+    return pooled
+
+
+def checked_bags(
+    ids: Any, offsets: Any, weights: Any, combiner: str
+) -> tuple[tuple[int, ...], Bags]:
+    """Return the shape of what `Table.pool` returns, without dim, and the bags it sums.
+
+    Raises:
+        TypeError, ValueError: see `Table.pool`.
+    """
     if combiner not in COMBINERS:
         raise ValueError(f"combiner={combiner!r} is not one of {', '.join(COMBINERS)}")
     ids = as_ids(ids)
@@ -42,15 +59,11 @@ def pool(store: HostStore, ids: Any, offsets: Any, weights: Any, combiner: str) 
         if weights.shape != ids.shape:
             raise ValueError(f"weights have shape {weights.shape}, ids {ids.shape}")
         weights = weights.reshape(-1)
-    pooled = np.empty((*shape, store.shape[1]), dtype=np.float32)
-    if combiner == "max":
-        if weights is not None:
-            raise ValueError("combiner='max' takes no weights")
-        store.gather_bags_max(bags, pooled, np.empty(pooled.shape, dtype=np.int64))
-    else:
-        weights = normalized(weights, bags.offsets, combiner)
-        store.gather_bags(Bags(ids, bags.offsets, weights), pooled)
-    return pooled
+    if combiner != "max":
+        return shape, Bags(ids, bags.offsets, normalized(weights, bags.offsets, combiner))
+    if weights is not None:
+        raise ValueError("combiner='max' takes no weights")
+    return shape, bags
 
 
 def normalized(weights: Floats | None, offsets: Ids, combiner: str) -> Floats | None:

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise.errors import UntrainedError
-from rowwise.store import HostStore
+from rowwise.store import RowStore
 
 Untrained = Literal["as-is", "zeros", "mean", "error"]
 
 # The means of trained rows, and the version of the store for which they were computed.
-_means: weakref.WeakKeyDictionary[HostStore, tuple[int, NDArray[np.float32]]] = (
+_means: weakref.WeakKeyDictionary[RowStore, tuple[int, NDArray[np.float32]]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -32,7 +32,7 @@ def check_untrained(untrained: Any) -> None:
 
 
 def fill_untrained(
-    store: HostStore, ids: NDArray[np.int64], vectors: NDArray[np.float32], untrained: Untrained
+    store: RowStore, ids: NDArray[np.int64], vectors: NDArray[np.float32], untrained: Untrained
 ) -> None:
     """Overwrite the vectors (..., dim) of those ids (...,) whose rows are not trained.
 
@@ -45,7 +45,7 @@ def fill_untrained(
 
 
 def untrained_mask_and_default(
-    store: HostStore, ids: NDArray[np.int64], untrained: Untrained
+    store: RowStore, ids: NDArray[np.int64], untrained: Untrained
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
     """Return which of the ids (...,) have untrained rows, and the vector (dim,) to give instead.
 
@@ -59,18 +59,29 @@ def untrained_mask_and_default(
     if untrained == "as-is" or not mask.any():
         return mask, None
     if untrained == "error":
-        position = tuple(int(i) for i in np.argwhere(mask)[0])
-        raise UntrainedError(
-            f"row {int(ids[position])}, asked for at position {position}, was never trained; "
-            "untrained='as-is', 'zeros' or 'mean' gives something for it, and mark_trained says "
-            "that it was given a value by other means"
-        )
+        refuse_untrained(ids, mask)
     dim = store.shape[1]
     return mask, np.zeros(dim, np.float32) if untrained == "zeros" else mean_of_trained(store)
 
 
+def refuse_untrained(ids: NDArray[np.int64], mask: NDArray[np.bool_]) -> None:
+    """Refuse ids (...,) of which the mask says that they have untrained rows.
+
+    Raises:
+        UntrainedError: with the first of them.
+    """
+    if not mask.any():
+        return
+    position = tuple(int(i) for i in np.argwhere(mask)[0])
+    raise UntrainedError(
+        f"row {int(ids[position])}, asked for at position {position}, was never trained; "
+        "untrained='as-is', 'zeros' or 'mean' gives something for it, and mark_trained says "
+        "that it was given a value by other means"
+    )
+
+
 def untrained_mask_and_default_of_all(
-    store: HostStore, untrained: Untrained
+    store: RowStore, untrained: Untrained
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32] | None]:
     """Return `untrained_mask_and_default` of all rows, for a graph that has no table.
 
@@ -85,7 +96,7 @@ def untrained_mask_and_default_of_all(
     return untrained_mask_and_default(store, np.arange(store.shape[0]), untrained)
 
 
-def mean_of_trained(store: HostStore) -> NDArray[np.float32]:
+def mean_of_trained(store: RowStore) -> NDArray[np.float32]:
     """Return the mean (dim,) of the trained rows; a pass over the table after each write.
 
     Raises:

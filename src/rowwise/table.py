@@ -20,7 +20,7 @@ from rowwise._checks import check_iteration, check_learning_rate, positive
 from rowwise._ids import as_ids
 from rowwise._init import Init
 from rowwise._untrained import Untrained
-from rowwise.rules import Rule
+from rowwise.rules import Rule, StepParams
 from rowwise.store import BagGradient, Folder, HostStore, RowGradient, TableState
 from rowwise.store._memory import check_fits
 from rowwise.store._table_file import load_state, save_state
@@ -239,11 +239,7 @@ class Table:
         """
         ids = as_ids(ids)
         gradients = np.ascontiguousarray(gradients, dtype=np.float32)
-        if gradients.shape != (*ids.shape, self.dim):
-            raise ValueError(
-                f"gradients have shape {gradients.shape}; ids of shape {ids.shape} in a table of "
-                f"dim {self.dim} need {(*ids.shape, self.dim)}"
-            )
+        self._check_gradients(ids, gradients)
         if check_finite:
             refuse_nonfinite(gradients)
         self.apply(RowGradient(ids, gradients), learning_rate, iteration=iteration)
@@ -266,12 +262,22 @@ class Table:
         Raises:
             ValueError, IndexError: see `update`. Nothing has changed then.
         """
+        self.store.apply(gradient, self._step_params(learning_rate, iteration), frozen_row)
+
+    def _check_gradients(self, ids: NDArray[np.int64], gradients: Floats) -> None:
+        if gradients.shape != (*ids.shape, self.dim):
+            raise ValueError(
+                f"gradients have shape {gradients.shape}; ids of shape {ids.shape} in a table of "
+                f"dim {self.dim} need {(*ids.shape, self.dim)}"
+            )
+
+    def _step_params(self, learning_rate: float | None, iteration: int | None) -> StepParams:
         rule = self.rule
         if rule is None:
             raise ValueError("the table has no rule; give one: Table(..., rule='adam')")
         rate = self._learning_rate if learning_rate is None else check_learning_rate(learning_rate)
         number = self.steps + 1 if iteration is None else check_iteration(iteration)
-        self.store.apply(gradient, rule.step_params(rate, number), frozen_row)
+        return rule.step_params(rate, number)
 
     def materialize(self, ids: Any = None) -> None:
         """Bring rows up to date in place; no value changes beyond rounding.

@@ -12,7 +12,7 @@ import os
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,9 @@ _PAGE = 4096  # where the arrays begin, so that they can be mapped
 _MOST_AXES = 8
 _LONGEST_HEADER = 100_000_000  # of any safetensors file
 _AT_ONCE = 1 << 22  # bytes
-_NO_SUM = "0" * 8
+NO_SUM = "0" * 8
+
+A = TypeVar("A", bound="Shaped")
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,9 @@ def write(
     Raises:
         OSError: there is no room, or no permission; `path` is what it was.
     """
-    ordered = dict(sorted(arrays.items(), key=lambda item: -item[1].itemsize))
-    sums = dict.fromkeys(ordered, _NO_SUM)
-    header = _header(ordered, about, sums)
+    ordered = in_file_order(arrays)
+    sums = dict.fromkeys(ordered, NO_SUM)
+    header = make_header(ordered, about, sums)
     with replacing(path) as temporary:
         file = os.open(temporary, os.O_WRONLY)
         try:
@@ -75,17 +77,44 @@ def write(
                     _write_all(file, piece)
                     checksum = zlib.crc32(piece, checksum)
                 sums[name] = f"{checksum:08x}"
-            header = _header(ordered, about, sums)
+            header = make_header(ordered, about, sums)
             os.lseek(file, 0, os.SEEK_SET)
             _write_all(file, header)
         finally:
             os.close(file)
 
 
-def _header(
-    arrays: Mapping[str, NDArray[Any]], about: Mapping[str, str], sums: Mapping[str, str]
+class Shaped(Protocol):
+    """What the header says of an array."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its numbers."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes."""
+
+
+def in_file_order(arrays: Mapping[str, A]) -> dict[str, A]:
+    """Return the arrays in the order in which they lie in a file."""
+    return dict(sorted(arrays.items(), key=lambda item: -item[1].dtype.itemsize))
+
+
+def make_header(
+    arrays: Mapping[str, A], about: Mapping[str, str], sums: Mapping[str, str]
 ) -> bytes:
-    """Return the header, of the same length whatever the checksums, with its own checksum in it."""
+    """Return the header, of the same length whatever the checksums, with its own one in it.
+
+    Args:
+        arrays: `Shaped`, in file order.
+        about: strings.
+        sums: the checksum of each array, eight hexadecimal digits.
+    """
     names = {dtype: name for name, dtype in _DTYPES.items()}
     entries: dict[str, Any] = {}
     at = 0
@@ -103,7 +132,7 @@ def _header(
         length = -(len(whole) + 8) % _PAGE + len(whole)
         return length.to_bytes(8, "little") + whole.ljust(length).encode()
 
-    return text(f"{zlib.crc32(text(_NO_SUM)):08x}")
+    return text(f"{zlib.crc32(text(NO_SUM)):08x}")
 
 
 def _pieces(array: NDArray[Any]) -> Iterable[memoryview]:
@@ -165,15 +194,37 @@ class Container:
         self._file.seek(entry.begin)
         checksum = 0
         for piece in _pieces(array):
-            got = self._file.readinto(piece)  # type: ignore[attr-defined]
-            if got != len(piece):
-                raise self.damaged(f"{name!r} ends after {got} of {len(piece)} bytes")
+            self._read_into(name, piece)
             checksum = zlib.crc32(piece, checksum)
-        if checksum != entry.checksum:
-            raise self.damaged(
-                f"{name!r} has the checksum {checksum:08x}, and {entry.checksum:08x} was written"
-            )
+        self.check(name, checksum)
         return array
+
+    def read_rows(self, name: str, start: int, into: NDArray[Any]) -> None:
+        """Read rows of an array, from row `start`, into an array; the checksum is not looked at.
+
+        Raises:
+            DamagedFileError: the file ends before them.
+        """
+        self._file.seek(self.entries[name].begin + start * into[:1].nbytes)
+        for piece in _pieces(into):
+            self._read_into(name, piece)
+
+    def check(self, name: str, checksum: int) -> None:
+        """Refuse an array with another checksum than the one written.
+
+        Raises:
+            DamagedFileError: it differs.
+        """
+        written = self.entries[name].checksum
+        if checksum != written:
+            raise self.damaged(
+                f"{name!r} has the checksum {checksum:08x}, and {written:08x} was written"
+            )
+
+    def _read_into(self, name: str, piece: memoryview) -> None:
+        got = self._file.readinto(piece)  # type: ignore[attr-defined]
+        if got != len(piece):
+            raise self.damaged(f"{name!r} ends after {got} of {len(piece)} bytes")
 
     def map(self, name: str) -> NDArray[Any]:
         """Map an array: pages are read when they are touched, and not checked.
@@ -197,7 +248,7 @@ class Container:
             header = json.loads(text)
             about = header.pop("__metadata__")
             own = about.pop("crc32")
-            unsummed = text.replace(f'"crc32": "{own}"'.encode(), f'"crc32": "{_NO_SUM}"'.encode())
+            unsummed = text.replace(f'"crc32": "{own}"'.encode(), f'"crc32": "{NO_SUM}"'.encode())
             if f"{zlib.crc32(start + unsummed):08x}" != own:
                 raise ValueError("its header's checksum differs from what was written")
             entries = {

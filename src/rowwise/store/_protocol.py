@@ -20,8 +20,13 @@ class RowStore(Protocol):
     arrays; ids are int64. A store that refuses a call has changed nothing.
     """
 
-    rule: Rule | None
-    steps: int
+    @property
+    def rule(self) -> Rule | None:
+        """The update rule."""
+
+    @property
+    def steps(self) -> int:
+        """Updates so far."""
 
     @property
     def shape(self) -> tuple[int, int]:

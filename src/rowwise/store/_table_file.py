@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,24 +26,37 @@ T = TypeVar("T")
 
 def save_state(state: TableState, path: str | os.PathLike[str]) -> None:
     """Write a table's state to `path`, whole or not at all; see `Table.save`."""
-    steps, closed = state.step_history
+    write(path, {**row_arrays(state), **other_arrays(state)}, describe(state))
+
+
+def row_arrays(state: TableState) -> dict[str, NDArray[Any]]:
+    """Return the arrays (rows, ...) of a table, by their names in the file."""
     slot_names = state.rule.slot_names if state.rule else ()
-    arrays: dict[str, NDArray[Any]] = {
+    return {
         "weights": state.weights,
         **{f"slot.{name}": slot for name, slot in zip(slot_names, state.slots, strict=True)},
         "states": state.row_states.view(np.uint32).reshape(-1, 4),
-        "clock": steps,
-        "clock.closed": closed,
     }
+
+
+def other_arrays(state: TableState) -> dict[str, NDArray[Any]]:
+    """Return the arrays that do not grow with the table's rows, by their names in the file."""
+    steps, closed = state.step_history
+    arrays: dict[str, NDArray[Any]] = {"clock": steps, "clock.closed": closed}
     if state.vocabulary is not None:
         arrays["vocabulary"] = np.frombuffer(state.vocabulary.to_json(), np.uint8)
+    return arrays
+
+
+def describe(state: TableState) -> dict[str, str]:
+    """Return what the file's header says about a table."""
     about = {
         "rule": state.rule.config() if state.rule else None,
         "learning_rate": state.learning_rate,
         "steps": state.steps,
         "fresh": state.slots_pristine,
     }
-    write(path, arrays, {"format": _FORMAT, "table": json.dumps(about)})
+    return {"format": _FORMAT, "table": json.dumps(about)}
 
 
 def is_table(path: str | os.PathLike[str]) -> bool:
@@ -69,17 +83,34 @@ def load_state(
     """
     if mmap and scratch is not None:
         raise ValueError("mmap=True leaves the rows in the file; scratch is for a copy of them")
-    with Container(path) as file:
-        if file.about.get("format") != _FORMAT:
-            raise file.damaged(f"its format is {file.about.get('format')!r}, not {_FORMAT!r}")
-        try:
-            return make(_read_state(file, mmap, scratch))
-        except DamagedFileError:
-            raise
-        except KeyError as error:
-            raise file.damaged(f"it has no {error}") from error
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise file.damaged(str(error)) from error
+    with Container(path) as file, blaming(file):
+        return make(_read_state(file, mmap, scratch))
+
+
+@contextmanager
+def blaming(file: Container) -> Iterator[None]:
+    """Turn errors about the parts of a file into a `DamagedFileError` of it."""
+    try:
+        yield
+    except DamagedFileError:
+        raise
+    except KeyError as error:
+        raise file.damaged(f"it has no {error}") from error
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise file.damaged(str(error)) from error
+
+
+def check_layout(file: Container) -> tuple[int, int, list[str]]:
+    """Return the rows and dim of the table in a file, and the names of its slots' arrays.
+
+    Raises:
+        DamagedFileError, KeyError, ValueError: it is not a table's file.
+    """
+    if file.about.get("format") != _FORMAT:
+        raise file.damaged(f"its format is {file.about.get('format')!r}, not {_FORMAT!r}")
+    rule = rules.get(json.loads(file.about["table"])["rule"])
+    slots = [f"slot.{name}" for name in rule.slot_names] if rule else []
+    return *_check_shapes(file, slots), slots
 
 
 def open_rows(path: str | os.PathLike[str]) -> tuple[HostStore, Vocabulary | None]:
@@ -96,10 +127,7 @@ def open_rows(path: str | os.PathLike[str]) -> tuple[HostStore, Vocabulary | Non
 
 
 def _read_state(file: Container, mmap: bool, scratch: Folder | None) -> TableState:
-    about = json.loads(file.about["table"])
-    rule = rules.get(about["rule"])
-    slots = [f"slot.{name}" for name in rule.slot_names] if rule else []
-    rows, dim = _check_shapes(file, slots)
+    rows, dim, slots = check_layout(file)
     if mmap:
         big = {name: file.map(name) for name in ("weights", "states", *slots)}
     else:
@@ -108,18 +136,33 @@ def _read_state(file: Container, mmap: bool, scratch: Folder | None) -> TableSta
         big = {n: file.read(n, into=matrix(rows, dim, scratch)) for n in ("weights", *slots)}
         states = row_states(rows, scratch).view(np.uint32).reshape(rows, 4)
         big["states"] = file.read("states", into=states)
+    return complete(file, big, scratch, check_stamps=not mmap)
+
+
+def complete(
+    file: Container, big: dict[str, NDArray[Any]], scratch: Folder | None, *, check_stamps: bool
+) -> TableState:
+    """Return the state in a file whose arrays of rows, those of `row_arrays`, were read.
+
+    Raises:
+        ValueError: its other parts are not what they should be.
+    """
+    about = json.loads(file.about["table"])
+    rule = rules.get(about["rule"])
+    slots = rule.slot_names if rule else ()
+    rows = len(big["weights"])
     history = file.read("clock"), file.read("clock.closed")
     if any(part.dtype != "f8" for part in history) or [p.ndim for p in history] != [2, 1]:
         raise ValueError("its clock is not made of float64 numbers")
     steps = about["steps"]
     if type(steps) is not int or not 0 <= steps < 2**62:
         raise ValueError(f"its number of steps is {steps!r}")
-    if not mmap and big["states"][:, 0].max() > len(history[0]):
+    if check_stamps and big["states"][:, 0].max() > len(history[0]):
         raise ValueError("a row's last step is later than the clock")
     words = file.read("vocabulary").tobytes() if "vocabulary" in file.entries else None
     return TableState(
         weights=big["weights"],
-        slots=[big[name] for name in slots],
+        slots=[big[f"slot.{name}"] for name in slots],
         row_states=big["states"].view(ROW_STATE).reshape(rows),
         step_history=history,
         steps=steps,
