@@ -46,3 +46,14 @@ class VectorsFileError(ValueError):
         place = f"{self.path}, {where}" if where else self.path
         parts = [f"{place}: found {found}", f"expected {expected}" if expected else "", fix]
         super().__init__("; ".join(part for part in parts if part))
+
+
+class ExchangeError(RuntimeError):
+    """Another rank of a sharded table is gone, or did not answer in time.
+
+    Ranks may then be at different steps: load the last checkpoint.
+    """
+
+
+class RankMismatchError(ValueError):
+    """The ranks of a sharded table made different calls; nothing has changed on any of them."""

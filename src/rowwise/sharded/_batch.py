@@ -1,0 +1,149 @@
+"""The ids and gradients of one rank's batch, put in order for the ranks that hold their rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowwise import _native
+from rowwise.sharded._buckets import Layout
+from rowwise.store import Bags, HostStore, RowGradient, TableState
+from rowwise.store._memory import row_states
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The distinct rows of a batch, by rank.
+
+    Attributes:
+        rows: (m,) uint32, a row on the rank that holds it; ascending on each rank.
+        counts: (ranks,) how many of them each rank holds.
+        inverse: (n,) where the row of each id stands in `rows`.
+    """
+
+    rows: NDArray[np.uint32]
+    counts: Ids
+    inverse: Ids
+
+
+def request(ids: Ids, layout: Layout) -> Request:
+    """Return the distinct rows of ids (n,)."""
+    positions, order = _sorted_positions(ids, layout)
+    first = np.empty(len(positions), bool)
+    first[:1] = True
+    np.not_equal(positions[1:], positions[:-1], out=first[1:])
+    inverse = np.empty(len(ids), np.int64)
+    inverse[order] = np.cumsum(first) - 1
+    return Request(*_by_rank(positions[first], layout), inverse)
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """What of a gradient goes to other ranks.
+
+    Gradients of rows, or (`lengths` given) of bags of rows.
+
+    Attributes:
+        rows: (n,) uint32, rows on the rank that holds them.
+        values: (n, dim), or (bags, dim), float32.
+        counts: (ranks, 2) how many rows, and how many values, go to each rank.
+        lengths: (bags,) uint32, rows in each bag, or None.
+        weights: (n,) float32 of the rows in bags, or None.
+    """
+
+    rows: NDArray[np.uint32]
+    values: Floats
+    counts: Ids
+    lengths: NDArray[np.uint32] | None = None
+    weights: Floats | None = None
+
+    @property
+    def form(self) -> int:
+        """Return 0 for gradients of rows, 1 for bags, 2 for bags of weighted rows."""
+        return (self.lengths is not None) + (self.weights is not None)
+
+
+def row_parcel(gradient: RowGradient, layout: Layout) -> Parcel:
+    """Sort gradients (n, dim) of ids (n,) by rank; those of a row keep their order."""
+    dim = gradient.values.shape[-1]
+    positions, order = _sorted_positions(gradient.ids.reshape(-1), layout)
+    rows, counts = _by_rank(positions, layout)
+    values = _native.empty(len(rows), dim)
+    np.take(gradient.values.reshape(-1, dim), order, axis=0, out=values, mode="clip")
+    return Parcel(rows, values, np.stack([counts, counts], axis=1))
+
+
+def bag_parcel(bags: Bags, values: Floats, layout: Layout) -> Parcel:
+    """Sort the rows of bags by rank; the gradient of a bag goes to a rank once."""
+    positions = layout.positions(bags.ids.reshape(-1))
+    ranks = positions // layout.block
+    order = np.argsort(ranks, kind="stable")
+    rows = (positions - ranks * layout.block)[order].astype(np.uint32)
+    bag = np.repeat(np.arange(len(values)), np.diff(bags.offsets))[order]
+    piece = ranks[order] * len(values) + bag  # one number for each rank and bag
+    pieces, lengths = np.unique(piece, return_counts=True)
+    per_rank = [
+        np.bincount(of, minlength=layout.ranks) for of in (ranks, pieces // max(1, len(values)))
+    ]
+    sent = np.take(values, pieces % max(1, len(values)), axis=0)
+    weights = None if bags.weights is None else bags.weights.reshape(-1)[order]
+    return Parcel(rows, sent, np.stack(per_rank, axis=1), lengths.astype(np.uint32), weights)
+
+
+def sums_by_parts(gradient: RowGradient, parts: int) -> RowGradient:
+    """Cut a batch into parts, and sum the gradients of an id within each of them, in order."""
+    ids = gradient.ids.reshape(-1)
+    values = gradient.values.reshape(len(ids), -1)
+    ends = [len(ids) * part // parts for part in range(parts + 1)]
+    sums = [
+        coalesced(RowGradient(ids[begin:end], values[begin:end])) for begin, end in pairwise(ends)
+    ]
+    return RowGradient(
+        np.concatenate([part.ids for part in sums]),
+        np.concatenate([part.values for part in sums]),
+    )
+
+
+def coalesced(gradient: RowGradient) -> RowGradient:
+    """Return distinct ids, ascending, with the sums of their gradients, in batch order."""
+    ids, inverse = np.unique(gradient.ids.reshape(-1), return_inverse=True)
+    if not len(ids):
+        return gradient
+    values = np.ascontiguousarray(gradient.values.reshape(len(inverse), -1))
+    store = store_of(_native.empty(len(ids), values.shape[1]))
+    summed = store.coalesce(RowGradient(np.ascontiguousarray(inverse, np.int64), values))
+    return RowGradient(ids, summed.values)
+
+
+def store_of(vectors: Floats) -> HostStore:
+    """Return a store of these rows (n, dim), n above 0, in their memory, that is only read."""
+    nothing: Any = np.empty((0, 3)), np.empty(0)
+    return HostStore.from_state(TableState(vectors, [], row_states(len(vectors)), nothing))
+
+
+def _sorted_positions(ids: Ids, layout: Layout) -> tuple[Ids, Ids]:
+    """Return positions (n,), ascending, and where in ids each stood; equal ones in order."""
+    bits = max(1, len(ids)).bit_length()
+    keys = layout.positions(ids)
+    if int(layout.rows).bit_length() + bits > 63:
+        order = np.argsort(keys, kind="stable")
+        return keys[order], order
+    keys <<= bits  # one sort of integers is faster than an argsort
+    keys |= np.arange(len(ids))
+    keys.sort()
+    return keys >> bits, keys & ((1 << bits) - 1)
+
+
+def _by_rank(positions: Ids, layout: Layout) -> tuple[NDArray[np.uint32], Ids]:
+    """Return rows on their rank, and how many each rank has, of positions (n,), ascending."""
+    starts = np.arange(layout.ranks) * layout.block
+    begins = np.append(np.searchsorted(positions, starts), len(positions))
+    counts = np.diff(begins)
+    return (positions - np.repeat(starts, counts)).astype(np.uint32), counts

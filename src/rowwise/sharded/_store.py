@@ -1,0 +1,601 @@
+"""Rows on several ranks: each holds a block of them in its own memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowwise import _init, _native
+from rowwise._ids import check_range
+from rowwise._init import Init
+from rowwise.errors import ExchangeError, RankMismatchError
+from rowwise.rules import Rule, StepParams
+from rowwise.sharded import _batch
+from rowwise.sharded._buckets import Layout
+from rowwise.sharded._call import Call, agree, agree_on_arguments
+from rowwise.sharded._exchange import Exchange, all_reduce, all_to_all
+from rowwise.sharded._norm import Sums, sum_of_squares
+from rowwise.store import BagGradient, Bags, Folder, HostStore, RowGradient, TableState
+from rowwise.store._gradient import Floats, Ids
+
+SumsOf = Literal["batch", "parts"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OwnGradient:
+    """The gradient of this rank's rows, from the batches of all ranks: `ShardedStore.exchange`."""
+
+    gradient: RowGradient | BagGradient
+
+    def with_values(self, values: Any) -> OwnGradient:
+        """Return a gradient of the same rows with other values, of the same shape."""
+        return replace(self, gradient=self.gradient.with_values(values))
+
+    @property
+    def values(self) -> Floats:
+        """The gradients (n, dim) that came, of rows or of bags."""
+        return self.gradient.values
+
+
+# What `apply` takes: a gradient, those of several backward passes, or one that was exchanged.
+Given = RowGradient | BagGradient | list[RowGradient | BagGradient] | OwnGradient
+
+
+class ShardedStore:
+    """Rows, slots and row states over the ranks of a group; see `RowStore` for the methods.
+
+    All methods that read or step rows are collective: every rank calls them, in the same order,
+    with a batch of its own that may be empty. A bad id on one rank is an error on all of them.
+
+    Args:
+        rows, dim: shape of the whole table.
+        rule: the update rule, or None.
+        exchange: the group of ranks.
+        init, seed: what the rows start with, see `rowwise.Table`; an array is the whole table's.
+        scratch: the folder on whose disk this rank's arrays lie; None for memory.
+        sums, parts: see `rowwise.sharded.ShardedTable`.
+
+    Attributes:
+        local: the store of this rank's rows.
+        layout: which rows those are.
+
+    Raises:
+        RankMismatchError: ranks give other arguments.
+        ValueError: fewer rows than ranks; parts that the ranks do not divide.
+    """
+
+    device = "cpu"
+
+    def __init__(
+        self,
+        rows: int,
+        dim: int,
+        rule: Rule | None = None,
+        *,
+        exchange: Exchange,
+        init: Init = "zeros",
+        seed: int | None = None,
+        scratch: Folder | None = None,
+        sums: SumsOf = "batch",
+        parts: int = 64,
+    ) -> None:
+        arguments: dict[str, object] = {
+            **{"rows": rows, "dim": dim, "rule": rule and rule.config(), "sums": sums},
+            **{"parts": parts, "init": init if isinstance(init, str) else "values", "seed": seed},
+        }
+
+        def make() -> HostStore:
+            if sums not in ("batch", "parts"):
+                raise ValueError(f"sums={sums!r} is not 'batch' or 'parts'")
+            if sums == "parts" and (parts < 1 or parts % exchange.ranks):
+                raise ValueError(f"parts={parts} is no multiple of the {exchange.ranks} ranks")
+            local_rows = len(range(*Layout(rows, exchange.ranks).span(exchange.rank)))
+            return HostStore(local_rows, dim, rule, scratch=scratch)
+
+        self._begin(exchange, sums, parts)
+        self.local = self._made(make, arguments, rule)
+        self.layout = Layout(rows, exchange.ranks)
+        self._fill(init, seed)
+
+    @classmethod
+    def from_local(
+        cls,
+        make: Callable[[], HostStore],
+        rows: int,
+        *,
+        exchange: Exchange,
+        sums: SumsOf = "batch",
+        parts: int = 64,
+    ) -> ShardedStore:
+        """Make the store of which each rank has its rows already.
+
+        Args:
+            make: return the store of this rank's rows.
+            rows, exchange, sums, parts: see `ShardedStore`.
+        """
+        store = cls.__new__(cls)
+        store._begin(exchange, sums, parts)
+        store.local = store._made(make, {"rows": rows, "sums": sums, "parts": parts}, None)
+        store.layout = Layout(rows, exchange.ranks)
+        return store
+
+    def _begin(self, exchange: Exchange, sums: SumsOf, parts: int) -> None:
+        self.exchange, self.sums, self.parts = exchange, sums, parts
+        self.number = exchange.next_table()
+        self._lost: str | None = None
+
+    def _made(
+        self, make: Callable[[], HostStore], arguments: dict[str, object], rule: Rule | None
+    ) -> HostStore:
+        local, error = attempt(make)
+        call = Call("make", self.number, 0, "")
+        with self.collective("making the table"):
+            agree(self.exchange, call, self._no_counts(), error)
+            agree_on_arguments(self.exchange, f"table {self.number}", arguments)
+        assert local is not None
+        return local
+
+    def _fill(self, init: Init, seed: int | None) -> None:
+        """Give this rank's rows what they start with in one process."""
+        ids = self.layout.ids(self.exchange.rank)
+        memory = self.local.memory()
+        if not isinstance(init, str):
+            values = np.asarray(init(self.shape) if callable(init) else init)
+            if values.shape != self.shape:
+                raise ValueError(f"init has shape {values.shape}; the table needs {self.shape}")
+            memory[:] = values[ids]
+            return
+        if init == "zeros":
+            return
+        rng = np.random.default_rng(seed)
+        order = np.argsort(ids)
+        ids = ids[order]
+        for start in range(0, self.layout.rows, _init.ROWS_AT_ONCE):
+            end = min(start + _init.ROWS_AT_ONCE, self.layout.rows)
+            block = np.zeros((end - start, self.shape[1]), np.float32)
+            _init.draw(block, init, rng)
+            first, last = np.searchsorted(ids, (start, end))
+            memory[order[first:last]] = block[ids[first:last] - start]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, dim) of the whole table."""
+        return self.layout.rows, self.local.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of this rank's rows, slots and bookkeeping."""
+        return self.local.nbytes
+
+    @property
+    def version(self) -> int:
+        """A number that rises at every write."""
+        return self.local.version
+
+    @property
+    def rule(self) -> Rule | None:
+        """The update rule."""
+        return self.local.rule
+
+    @property
+    def steps(self) -> int:
+        """Updates so far."""
+        return self.local.steps
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """Names of the rule's slots."""
+        return self.local.slot_names
+
+    # ------------------------------------------------------------------ reading
+
+    def gather(self, ids: Ids, out: Floats) -> None:
+        """Read rows ids (...,) into out (..., dim).
+
+        Raises:
+            IndexError: an id outside the table, on any rank.
+        """
+        vectors, inverse = self.fetch(ids)
+        flat = out.reshape(-1, self.shape[1])
+        if len(flat):
+            np.take(vectors, inverse, axis=0, out=flat, mode="clip")
+
+    def fetch(self, ids: Ids, error: Exception | None = None) -> tuple[Floats, Ids]:
+        """Return the distinct vectors (m, dim) of ids (...,), and which of them each id has (n,).
+
+        Args:
+            ids: the batch.
+            error: what the caller refuses the batch with; every rank raises it.
+
+        Raises:
+            IndexError: an id outside the table, on any rank.
+        """
+        return self._fetch(ids, self._read, 0, error)
+
+    def _read(self, rows: Ids) -> Floats:
+        vectors = _native.empty(len(rows), self.shape[1])
+        self.local.gather(rows, vectors)
+        return vectors
+
+    def _fetch(
+        self, ids: Ids, read: Callable[[Ids], NDArray[Any]], form: int, error: Exception | None
+    ) -> tuple[NDArray[Any], Ids]:
+        """Ask the ranks for what they read of the distinct rows of ids."""
+        wanted = None
+        if error is None:
+            wanted, error = attempt(lambda: self._request(ids))
+        if wanted is None:
+            wanted = _batch.request(np.empty(0, np.int64), self.layout)
+        with self.collective("a lookup"):
+            call = replace(self._call("lookup"), form=form)
+            counts = self._no_counts()
+            counts[:, 0] = wanted.counts
+            asked = agree(self.exchange, call, counts, error)[:, 0].tolist()
+            rows = all_to_all(self.exchange, wanted.rows, wanted.counts.tolist(), asked)
+            found = read(rows.astype(np.int64))
+            values = all_to_all(self.exchange, found, asked, wanted.counts.tolist())
+        return values, wanted.inverse
+
+    def _request(self, ids: Ids) -> _batch.Request:
+        check_range(ids, self.layout.rows)
+        return _batch.request(ids.reshape(-1), self.layout)
+
+    def gather_bags(self, bags: Bags, out: Floats) -> None:
+        """Read the weighted sum of each bag's rows into out (bags, dim); 0 where it is empty."""
+        store, here = self.fetch_bags(bags)
+        store.gather_bags(here, out)
+
+    def gather_bags_max(self, bags: Bags, out: Floats, argmax: Ids) -> None:
+        """Read the largest of each bag's values, and the first position that has it."""
+        store, here = self.fetch_bags(bags)
+        store.gather_bags_max(here, out, argmax)
+
+    def fetch_bags(self, bags: Bags, error: Exception | None = None) -> tuple[HostStore, Bags]:
+        """Return a store of the batch's distinct rows, and the bags by their ids there."""
+        vectors, inverse = self.fetch(bags.ids, error)
+        if not len(vectors):
+            vectors = np.zeros((1, self.shape[1]), np.float32)
+        return _batch.store_of(vectors), replace(bags, ids=inverse)
+
+    def read_slot(self, name: str) -> Floats:
+        """Return the present values of a slot, (rows, dim), a fresh array, on every rank.
+
+        Raises:
+            KeyError: the rule has no such slot.
+        """
+        return self._gather_all(self.local.read_slot(name))
+
+    def _gather_all(self, mine: NDArray[Any]) -> NDArray[Any]:
+        """Return an array (rows, ...) in order of ids, of which each rank has its rows."""
+        ranks = range(self.exchange.ranks)
+        sizes = [len(range(*self.layout.span(rank))) for rank in ranks]
+        with self.collective("reading all rows"):
+            agree(self.exchange, self._call("gather"), self._no_counts())
+            copies = np.concatenate([mine] * len(ranks))
+            whole = all_to_all(self.exchange, copies, [len(mine)] * len(ranks), sizes)
+        return whole[self.layout.positions(np.arange(self.layout.rows))]
+
+    # ------------------------------------------------------------------ gradients
+
+    def bag_gradient(self, bags: Bags, values: Floats) -> BagGradient:
+        """Return the gradient of bags whose own gradients are values (bags, dim)."""
+        return BagGradient(bags, values)
+
+    def bag_max_gradient(self, bags: Bags, argmax: Ids, values: Floats) -> RowGradient:
+        """Return the gradient of `gather_bags_max`: one entry for each id of the batch."""
+        count = bags.ids.size
+        spread = np.zeros((count, self.shape[1]), np.float32)
+        bag, column = np.nonzero(argmax >= 0)
+        spread[argmax[bag, column], column] = values[bag, column]
+        return RowGradient(bags.ids.reshape(-1), spread)
+
+    def bag_weight_gradient(self, bags: Bags, values: Floats) -> Floats:
+        """Return the gradient (n,) of the weights of bags whose gradients are values."""
+        store, here = self.fetch_bags(bags)
+        return store.bag_weight_gradient(here, values)
+
+    def coalesce(self, gradient: RowGradient | BagGradient) -> RowGradient:
+        """Return this rank's distinct ids, ascending, with the sums of their gradients."""
+        return _batch.coalesced(_by_id(gradient))
+
+    def exchange_gradient(
+        self,
+        passes: Sequence[RowGradient | BagGradient],
+        error: Exception | None = None,
+    ) -> OwnGradient | None:
+        """Send gradients to the ranks that hold their rows, without making a step.
+
+        Args:
+            passes: the gradients of each backward pass since the last step. A rank that had none
+                may give none where others give some.
+            error: what the caller refuses the gradients with; every rank raises it.
+
+        Returns:
+            the gradient of this rank's rows, for `apply`; None if no rank had any pass.
+
+        Raises:
+            RankMismatchError: ranks have had other numbers of passes.
+        """
+        return self._exchange(passes, self._call("gradient"), error)
+
+    def squares(self, gradient: OwnGradient) -> Sums:
+        """Return the exact sum of squares of the whole table's gradient, on every rank."""
+        own = sum_of_squares(self.local.coalesce(gradient.gradient).values)
+        with self.collective("the norm of a gradient"):
+            return all_reduce(self.exchange, own)
+
+    def _exchange(
+        self,
+        passes: Sequence[RowGradient | BagGradient],
+        call: Call,
+        error: Exception | None,
+    ) -> OwnGradient | None:
+        parcels: list[_batch.Parcel] | None = None
+        if error is None:
+            parcels, error = attempt(lambda: [self._parcel(part) for part in passes])
+        parcels = parcels or []
+        with self.collective(f"step {self.steps + 1}"):
+            came = agree(self.exchange, call, self._counts(parcels), error)
+            if not (came[:, 2] == came[0, 2]).all():
+                parcels = self._alike(passes, came[:, 2])
+                came = agree(self.exchange, call, self._counts(parcels))
+            received = []
+            for number, parcel in enumerate(parcels):
+                if number:
+                    came = agree(self.exchange, call, self._counts(parcels[number:]))
+                received.append(self._receive(parcel, came[:, :2]))
+        return self._joined(received)
+
+    def _parcel(self, gradient: RowGradient | BagGradient) -> _batch.Parcel:
+        ids = gradient.plan.ids if isinstance(gradient, BagGradient) else gradient.ids
+        check_range(ids, self.layout.rows)
+        if self.sums == "parts":
+            gradient = _batch.sums_by_parts(_by_id(gradient), self.parts // self.exchange.ranks)
+        if isinstance(gradient, BagGradient):
+            return _batch.bag_parcel(gradient.plan, gradient.values, self.layout)
+        return _batch.row_parcel(gradient, self.layout)
+
+    def _counts(self, parcels: Sequence[_batch.Parcel]) -> Ids:
+        """Return what each rank is told: rows and values of a parcel, and how many parcels."""
+        counts = self._no_counts()
+        if parcels:
+            counts[:, :2] = parcels[0].counts
+            counts[:, 2] = len(parcels) * 4 + max(parcel.form for parcel in parcels)
+        return counts
+
+    def _alike(
+        self, passes: Sequence[RowGradient | BagGradient], notes: Ids
+    ) -> list[_batch.Parcel]:
+        """Return parcels of rows, as many as on the other ranks."""
+        numbers = (notes // 4).tolist()
+        if not set(numbers) <= {0, max(numbers)}:
+            raise RankMismatchError(
+                f"ranks had other numbers of backward passes since the last step: {numbers}, by "
+                "rank; give every rank the same; nothing has changed"
+            )
+        nothing = RowGradient(np.empty(0, np.int64), np.empty((0, self.shape[1]), np.float32))
+        return [self._parcel(_by_id(part)) for part in passes or [nothing] * max(numbers)]
+
+    def _receive(self, parcel: _batch.Parcel, came: Ids) -> _batch.Parcel:
+        sent_rows, sent_values = parcel.counts.T.tolist()
+        came_rows, came_values = came.T.tolist()
+        pending = {
+            "rows": self.exchange.start(parcel.rows, sent_rows, came_rows),
+            "values": self.exchange.start(parcel.values, sent_values, came_values),
+        }
+        if parcel.lengths is not None:
+            pending["lengths"] = self.exchange.start(parcel.lengths, sent_values, came_values)
+        if parcel.weights is not None:
+            pending["weights"] = self.exchange.start(parcel.weights, sent_rows, came_rows)
+        arrays = {name: part.wait() for name, part in pending.items()}
+        return _batch.Parcel(counts=came, **arrays)
+
+    def _joined(self, parcels: list[_batch.Parcel]) -> OwnGradient | None:
+        """Return the gradient that came in parcels, one for each pass."""
+        if not parcels:
+            return None
+        rows = _joined([part.rows for part in parcels]).astype(np.int64)
+        values = _joined([part.values for part in parcels])
+        if parcels[0].lengths is None:
+            return OwnGradient(RowGradient(rows, values))
+        lengths = [part.lengths for part in parcels if part.lengths is not None]
+        weights = [part.weights for part in parcels if part.weights is not None]
+        offsets = np.concatenate([[0], np.cumsum(_joined(lengths), dtype=np.int64)])
+        bags = Bags(rows, offsets, _joined(weights) if weights else None)
+        return OwnGradient(self.local.bag_gradient(bags, values))
+
+    # ------------------------------------------------------------------ writing
+
+    def apply(
+        self,
+        gradient: Given,
+        step: StepParams,
+        frozen_row: int | None = None,
+        *,
+        iteration: int = 0,
+        error: Exception | None = None,
+    ) -> None:
+        """Make one step of the rule over all rows, with the gradients of all ranks.
+
+        Args:
+            gradient: this rank's; those of several passes; or what `exchange_gradient` returned.
+            step, frozen_row: see `RowStore.apply`; the same on every rank.
+            iteration: the step's number; ranks must agree on it.
+            error: what the caller refuses the step with; every rank raises it.
+
+        Raises:
+            RankMismatchError: ranks are at another step, or have another rate or rule. Nothing
+                has changed then.
+            IndexError: an id outside the table, on any rank. Nothing has changed then.
+            ExchangeError: a rank is gone. The others may have made the step or not.
+        """
+        call = replace(self._call("update"), learning_rate=step.learning_rate, iteration=iteration)
+        if isinstance(gradient, OwnGradient):
+            with self.collective(f"step {self.steps + 1}"):
+                agree(self.exchange, replace(call, form=-1), self._no_counts(), error)
+        else:
+            own = self._exchange(
+                gradient if isinstance(gradient, list) else [gradient], call, error
+            )
+            if own is None:
+                return
+            gradient = own
+        self.local.apply(gradient.gradient, step, self._row_here(frozen_row))
+
+    def _row_here(self, row: int | None) -> int | None:
+        if row is None:
+            return None
+        position = int(self.layout.positions(np.array([row]))[0])
+        first, end = self.layout.span(self.exchange.rank)
+        return position - first if first <= position < end else None
+
+    def materialize(self, ids: Ids | None = None) -> None:
+        """Bring this rank's rows up to date in place; nothing is exchanged."""
+        self.local.materialize(None if ids is None else self._here(ids)[1])
+
+    def write(self, values: Any, ids: Ids | None = None) -> None:
+        """Set rows to values (n, dim), which every rank gives in full; nothing is exchanged."""
+        self._write(lambda part, rows: self.local.write(part, rows), values, ids)
+
+    def write_slot(self, name: str, values: Any, ids: Ids | None = None) -> None:
+        """Set a slot of rows to values (n, dim), which every rank gives in full."""
+        self._write(lambda part, rows: self.local.write_slot(name, part, rows), values, ids)
+
+    def _write(self, write: Callable[[Any, Ids], None], values: Any, ids: Ids | None) -> None:
+        ids = np.arange(self.layout.rows) if ids is None else ids
+        which, rows = self._here(ids)
+        write(np.broadcast_to(values, (ids.size, self.shape[1]))[which], rows)
+
+    def _here(self, ids: Ids) -> tuple[Ids, Ids]:
+        """Return which of ids (n,) are on this rank, and their rows."""
+        check_range(ids, self.layout.rows)
+        positions = self.layout.positions(ids.reshape(-1))
+        first, end = self.layout.span(self.exchange.rank)
+        which = np.flatnonzero((positions >= first) & (positions < end))
+        return which, positions[which] - first
+
+    def set_rule(self, rule: Rule | None, *, keep_state: bool = False) -> None:
+        """Step by another rule; the next step checks that every rank has the same."""
+        self.local.set_rule(rule, keep_state=keep_state)
+
+    def remap(self, source_rows: Ids, init: Init, seed: int | None) -> None:
+        """Refuse: rows would move between ranks.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "a sharded table cannot grow or move rows; save it, change it with "
+            "rowwise.Table.load(path).remap(...), save that, and load it sharded"
+        )
+
+    def check_room(self, rows: int) -> None:
+        """Refuse, as `remap` does."""
+        self.remap(np.empty(0, np.int64), "zeros", None)
+
+    # ------------------------------------------------------------------ bookkeeping
+
+    @property
+    def update_counts(self) -> NDArray[np.uint32]:
+        """(rows,) how many updates touched each row, on every rank."""
+        return self._gather_all(self.local.update_counts)
+
+    @property
+    def last_update(self) -> NDArray[np.int64]:
+        """(rows,) number of the last update that touched each row, on every rank."""
+        return self._gather_all(self.local.last_update)
+
+    def counts(self) -> dict[str, NDArray[Any]]:
+        """Return how often and when rows were updated, on every rank."""
+        own = self.local.counts()
+        return {
+            "steps": own["steps"],
+            "update_counts": self._gather_all(own["update_counts"]),
+            "last_update": self._gather_all(own["last_update"]),
+        }
+
+    def load_counts(
+        self, steps: NDArray[Any], update_counts: NDArray[Any], last_update: NDArray[Any]
+    ) -> None:
+        """Take what `counts` returned, which every rank gives in full."""
+        ids = self.layout.ids(self.exchange.rank)
+        self.local.load_counts(steps, update_counts[ids], last_update[ids])
+
+    def is_trained(self, ids: Ids | None = None) -> NDArray[np.bool_]:
+        """Return whether rows were updated or marked as trained."""
+        if ids is None:
+            return self._gather_all(self.local.is_trained())
+        trained, inverse = self._fetch(ids, self.local.is_trained, 1, None)
+        return trained[inverse].reshape(ids.shape)
+
+    def mark_trained(self, ids: Ids | None = None) -> None:
+        """Record that rows hold values worth reading; every rank gives the same ids."""
+        self.local.mark_trained(None if ids is None else self._here(ids)[1])
+
+    def state(self) -> TableState:
+        """Return all that this rank holds; its own arrays, not copies."""
+        return self.local.state()
+
+    @contextmanager
+    def frozen(self) -> Iterator[TableState]:
+        """Give `state` while writers of this rank wait."""
+        with self.local.frozen() as state:
+            yield state
+
+    # ------------------------------------------------------------------ inner parts
+
+    def agree(self, kind: str, error: Exception | None = None) -> None:
+        """Wait for all ranks; raise an error that one of them gives, on all of them."""
+        with self.collective(f"a {kind}"):
+            agree(self.exchange, self._call(kind), self._no_counts(), error)
+
+    def _call(self, kind: str) -> Call:
+        return Call(kind, self.number, self.steps, repr(self.rule))
+
+    def _no_counts(self) -> Ids:
+        return np.zeros((self.exchange.ranks, 3), np.int64)
+
+    @contextmanager
+    def collective(self, what: str) -> Iterator[None]:
+        """Say where a lost rank was noticed, and refuse all that follows."""
+        if self._lost is not None:
+            raise ExchangeError(self._lost)
+        try:
+            yield
+        except ExchangeError as error:
+            if self._lost is None:
+                self._lost = (
+                    f"rank {self.exchange.rank} of {self.exchange.ranks} lost another rank during "
+                    f"{what} of table {self.number}: {error}; ranks may be at different steps, so "
+                    "end the processes and start again from the last checkpoint"
+                )
+            raise ExchangeError(self._lost) from error
+
+
+def attempt(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    """Return what a call returns, or the error that it raises."""
+    try:
+        return make(), None
+    except Exception as error:
+        return None, error
+
+
+def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _by_id(gradient: RowGradient | BagGradient) -> RowGradient:
+    """Write the gradient of bags out id by id."""
+    if isinstance(gradient, RowGradient):
+        return gradient
+    bags: Bags = gradient.plan
+    values = np.repeat(gradient.values, np.diff(bags.offsets), axis=0)
+    if bags.weights is not None:
+        values = values * bags.weights.reshape(-1, 1)
+    return RowGradient(bags.ids.reshape(-1), values)

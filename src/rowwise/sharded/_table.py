@@ -1,0 +1,257 @@
+"""`ShardedTable`: a table of which each rank holds some rows."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal, NoReturn, Self
+
+import numpy as np
+
+from rowwise import _pooling, _untrained, rules
+from rowwise._checks import check_finite as refuse_nonfinite
+from rowwise._checks import check_learning_rate, positive
+from rowwise._ids import as_ids
+from rowwise._init import Init
+from rowwise._untrained import Untrained
+from rowwise.rules import Rule
+from rowwise.sharded import _file
+from rowwise.sharded._exchange import Exchange
+from rowwise.sharded._store import Given, ShardedStore, attempt
+from rowwise.store import Folder, RowGradient
+from rowwise.table import Floats, Table
+
+
+class ShardedTable(Table):
+    """A `Table` whose rows are spread over the ranks of a group, with the numbers of one process.
+
+    Every rank gives a batch of its own; vectors and gradients travel to it and to the ranks that
+    hold the rows. The result has the bits of one process that is given the batches of all ranks,
+    one after the other, in order of ranks.
+
+    All methods are collective but properties: every rank calls them, in the same order, and gives
+    an empty batch where it has no data. Whatever one rank refuses (a bad id, gradients of another
+    shape) raises on all of them, and nothing changes on any.
+
+    Args:
+        rows, dim, rule, init, seed, scratch: see `Table`; the same on every rank.
+        exchange: the group of ranks.
+        sums: "batch" sends every gradient to the rank that holds its row, which sums them in the
+            order of the batch. "parts" sums the gradients of an id within each part of the batch
+            first, and sends the sums: less traffic where ids repeat. The bits are then not those
+            of one process; they are the same for every number of ranks that divides `parts`, if
+            all ranks have batches of the same size, a multiple of `parts` in all.
+        parts: in how many parts "parts" cuts the batch of all ranks.
+
+    Raises:
+        RankMismatchError: ranks give other arguments.
+        ValueError: see `Table`; fewer rows than ranks; parts that the ranks do not divide.
+
+    Example:
+        >>> from rowwise.sharded import ThreadExchange
+        >>> [alone] = ThreadExchange.group(1)
+        >>> table = ShardedTable(5, 2, "sgd", init="zeros", exchange=alone)
+        >>> table.update([1, 3, 1], np.ones((3, 2)), learning_rate=0.5)
+        >>> table.lookup([1]).tolist()
+        [[-1.0, -1.0]]
+    """
+
+    store: ShardedStore  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        rows: int,
+        dim: int,
+        rule: Rule | str | None = None,
+        *,
+        exchange: Exchange,
+        init: Init = "uniform",
+        seed: int | None = None,
+        scratch: Folder | None = None,
+        sums: Literal["batch", "parts"] = "batch",
+        parts: int = 64,
+    ) -> None:
+        rows, dim = positive("rows", rows), positive("dim", dim)
+        chosen = rules.get(rule)
+        self.store = ShardedStore(
+            rows,
+            dim,
+            chosen,
+            exchange=exchange,
+            init=init,
+            seed=seed,
+            scratch=scratch,
+            sums=sums,
+            parts=parts,
+        )
+        self._learning_rate = chosen.learning_rate if chosen else 0.0
+        self._vocabulary = None
+        if not isinstance(init, str) and not callable(init):
+            self.store.mark_trained()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **options: Any) -> NoReturn:
+        """Refuse; give `init=` an array instead."""
+        raise NotImplementedError(
+            "a sharded table takes vectors as init=array; or save a rowwise.Table and load that"
+        )
+
+    # ------------------------------------------------------------------ reading
+
+    def lookup(self, ids: Any, *, untrained: Untrained = "as-is") -> Floats:
+        """Return the present vectors of rows; see `Table.lookup`."""
+        batch, error = attempt(lambda: self._checked(ids, untrained))
+        if batch is None:
+            batch = np.empty(0, np.int64)
+        found, inverse = self.store.fetch(batch, error)
+        vectors = found[inverse].reshape(*batch.shape, self.dim)
+        if untrained != "as-is":
+            self._fill_untrained(batch, vectors, untrained)
+        return vectors
+
+    def _checked(self, ids: Any, untrained: Untrained) -> Any:
+        _untrained.check_untrained(untrained)
+        return as_ids(ids)
+
+    def _fill_untrained(self, ids: Any, vectors: Floats, untrained: Untrained) -> None:
+        mask = ~self.store.is_trained(ids)
+        if untrained == "error":
+            _, error = attempt(lambda: _untrained.refuse_untrained(ids, mask))
+            self.store.agree("lookup", error)
+        elif untrained == "mean":
+            vectors[mask] = _untrained.mean_of_trained(self.store)
+        else:
+            vectors[mask] = 0
+
+    def pool(
+        self, ids: Any, offsets: Any = None, weights: Any = None, combiner: str = "mean"
+    ) -> Floats:
+        """Reduce bags of rows to one vector each; see `Table.pool`."""
+        checked, error = attempt(lambda: _pooling.checked_bags(ids, offsets, weights, combiner))
+        if checked is None:
+            self.store.fetch(np.empty(0, np.int64), error)
+            raise AssertionError("a refused batch raises")
+        shape, bags = checked
+        store, here = self.store.fetch_bags(bags)
+        pooled = np.empty((*shape, self.dim), np.float32)
+        if combiner == "max":
+            store.gather_bags_max(here, pooled, np.empty(pooled.shape, np.int64))
+        else:
+            store.gather_bags(here, pooled)
+        return pooled
+
+    # ------------------------------------------------------------------ updating
+
+    def update(
+        self,
+        ids: Any,
+        gradients: Any,
+        learning_rate: float | None = None,
+        *,
+        iteration: int | None = None,
+        check_finite: bool = True,
+    ) -> None:
+        """Make one step with the gradients of all ranks, summed; see `Table.update`.
+
+        Raises:
+            RankMismatchError: ranks have another learning rate, iteration, step or rule.
+        """
+        gradient, error = attempt(lambda: self._row_gradient(ids, gradients, check_finite))
+        self._apply(gradient, learning_rate, iteration, None, error)
+
+    def apply(
+        self,
+        gradient: Given,  # type: ignore[override]
+        learning_rate: float | None = None,
+        *,
+        iteration: int | None = None,
+        frozen_row: int | None = None,
+    ) -> None:
+        """Make one step with the gradients of all ranks; see `Table.apply`.
+
+        Args:
+            gradient: this rank's; or a list, of several backward passes, which are summed pass by
+                pass; or, sent already, what `store.exchange_gradient` returned.
+            learning_rate, iteration, frozen_row: the same on every rank.
+        """
+        self._apply(gradient, learning_rate, iteration, frozen_row, None)
+
+    def _row_gradient(self, ids: Any, gradients: Any, check_finite: bool) -> RowGradient:
+        ids = as_ids(ids)
+        gradients = np.ascontiguousarray(gradients, dtype=np.float32)
+        self._check_gradients(ids, gradients)
+        if check_finite:
+            refuse_nonfinite(gradients)
+        return RowGradient(ids, gradients)
+
+    def _apply(
+        self,
+        gradient: Given | None,
+        learning_rate: float | None,
+        iteration: int | None,
+        frozen_row: int | None,
+        error: Exception | None,
+    ) -> None:
+        params = None
+        if error is None:
+            params, error = attempt(lambda: self._step_params(learning_rate, iteration))
+        if gradient is None:
+            gradient = []
+        number = self.steps + 1 if iteration is None or error is not None else int(iteration)
+        if params is None:  # never used: every rank raises
+            params = rules.SGD().step_params(0.0, 1)
+        self.store.apply(gradient, params, frozen_row, iteration=number, error=error)
+
+    # ------------------------------------------------------------------ files and copies
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table to one file, all ranks at once, each a share of its bytes.
+
+        The file is the one that `Table.save` of one process writes, byte for byte. It opens with
+        `Table.load`, and with `ShardedTable.load` on any number of ranks. Every rank must see the
+        folder. See `Table.save` for what is promised.
+
+        Raises:
+            OSError: there is no room, or no permission; a file that was there stays.
+            ExchangeError: a rank is gone; a file that was there stays.
+        """
+        _file.save(self.store, self.state(), path)
+
+    @classmethod
+    def load(  # type: ignore[override]
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        exchange: Exchange,
+        scratch: Folder | None = None,
+        sums: Literal["batch", "parts"] = "batch",
+        parts: int = 64,
+    ) -> Self:
+        """Read a table's file, written by any number of ranks or by `Table.save`.
+
+        Args:
+            path: of the file, which every rank must see.
+            exchange, scratch, sums, parts: see `ShardedTable`.
+
+        Raises:
+            FileNotFoundError, DamagedFileError: see `Table.load`; on every rank.
+        """
+        table = cls.__new__(cls)
+        table.store, state = _file.load(
+            path, exchange=exchange, scratch=scratch, sums=sums, parts=parts
+        )
+        table._learning_rate = check_learning_rate(state.learning_rate)
+        table._vocabulary = state.vocabulary
+        return table
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError("a sharded table cannot be copied or pickled; save it to a file")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        self.__getstate__()
+
+    def __repr__(self) -> str:
+        exchange = self.store.exchange
+        return (
+            f"ShardedTable(rows={self.rows}, dim={self.dim}, rule={self.rule!r}, "
+            f"steps={self.steps}, rank {exchange.rank} of {exchange.ranks})"
+        )
