@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -68,6 +68,16 @@ class Parcel:
     def form(self) -> int:
         """Return 0 for gradients of rows, 1 for bags, 2 for bags of weighted rows."""
         return (self.lengths is not None) + (self.weights is not None)
+
+    def row_gradient(self, layout: Layout) -> RowGradient:
+        """Return the gradient of rows that this parcel was made of, sorted by row."""
+        starts = np.arange(layout.ranks) * layout.block
+        positions = self.rows.astype(np.int64) + np.repeat(starts, self.counts[:, 0])
+        return RowGradient(layout.ids_at(positions), self.values)
+
+    def with_values(self, values: Any) -> Parcel:
+        """Return a parcel with other gradients, of the same shape."""
+        return replace(self, values=np.ascontiguousarray(values, dtype=np.float32))
 
 
 def row_parcel(gradient: RowGradient, layout: Layout) -> Parcel:

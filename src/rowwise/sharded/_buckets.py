@@ -70,8 +70,10 @@ class Layout:
 
     def ids(self, rank: int) -> Ids:
         """Return the ids of the rows on a rank, (rows there,), in their order there."""
-        first, end = self.span(rank)
-        positions = np.arange(first, end)
+        return self.ids_at(np.arange(*self.span(rank)))
+
+    def ids_at(self, positions: Ids) -> Ids:
+        """Return the ids (n,) of the rows at positions (n,)."""
         bucket = np.searchsorted(self._starts, positions, side="right") - 1
         turn = positions - self._starts[bucket]
         low = (bucket * _GOLDEN_INVERSE - turn) & (BUCKETS - 1)

@@ -77,7 +77,7 @@ def all_gather(exchange: Exchange, array: Array) -> Array:
 def all_gather_bytes(exchange: Exchange, data: bytes) -> list[bytes]:
     """Return what each rank gave; the lengths may differ."""
     lengths = all_gather(exchange, np.array([len(data)]))[:, 0].tolist()
-    mine = np.frombuffer(data * exchange.ranks, np.uint8)
+    mine = np.frombuffer(bytearray(data * exchange.ranks), np.uint8)
     whole = all_to_all(exchange, mine, [len(data)] * exchange.ranks, lengths)
     ends = np.cumsum(lengths)
     return [whole[end - n : end].tobytes() for end, n in zip(ends, lengths, strict=True)]

@@ -43,8 +43,9 @@ class OwnGradient:
         return self.gradient.values
 
 
-# What `apply` takes: a gradient, those of several backward passes, or one that was exchanged.
-Given = RowGradient | BagGradient | list[RowGradient | BagGradient] | OwnGradient
+# What a backward pass makes, and what `apply` takes: that of one pass, of several, or exchanged.
+Pass = RowGradient | BagGradient | _batch.Parcel
+Given = Pass | list[Pass] | OwnGradient
 
 
 class ShardedStore:
@@ -151,17 +152,7 @@ class ShardedStore:
                 raise ValueError(f"init has shape {values.shape}; the table needs {self.shape}")
             memory[:] = values[ids]
             return
-        if init == "zeros":
-            return
-        rng = np.random.default_rng(seed)
-        order = np.argsort(ids)
-        ids = ids[order]
-        for start in range(0, self.layout.rows, _init.ROWS_AT_ONCE):
-            end = min(start + _init.ROWS_AT_ONCE, self.layout.rows)
-            block = np.zeros((end - start, self.shape[1]), np.float32)
-            _init.draw(block, init, rng)
-            first, last = np.searchsorted(ids, (start, end))
-            memory[order[first:last]] = block[ids[first:last] - start]
+        _init.fill_by_name(memory, init, seed, ids)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -271,6 +262,12 @@ class ShardedStore:
         """
         return self._gather_all(self.local.read_slot(name))
 
+    def read_all(self) -> Floats:
+        """Return the present values of all rows, (rows, dim), on every rank."""
+        vectors = np.empty(self.local.shape, np.float32)
+        self.local.gather(np.arange(len(vectors)), vectors)
+        return self._gather_all(vectors)
+
     def _gather_all(self, mine: NDArray[Any]) -> NDArray[Any]:
         """Return an array (rows, ...) in order of ids, of which each rank has its rows."""
         ranks = range(self.exchange.ranks)
@@ -302,11 +299,11 @@ class ShardedStore:
 
     def coalesce(self, gradient: RowGradient | BagGradient) -> RowGradient:
         """Return this rank's distinct ids, ascending, with the sums of their gradients."""
-        return _batch.coalesced(_by_id(gradient))
+        return _batch.coalesced(self.row_gradient(gradient))
 
     def exchange_gradient(
         self,
-        passes: Sequence[RowGradient | BagGradient],
+        passes: Sequence[Pass],
         error: Exception | None = None,
     ) -> OwnGradient | None:
         """Send gradients to the ranks that hold their rows, without making a step.
@@ -332,13 +329,13 @@ class ShardedStore:
 
     def _exchange(
         self,
-        passes: Sequence[RowGradient | BagGradient],
+        passes: Sequence[Pass],
         call: Call,
         error: Exception | None,
     ) -> OwnGradient | None:
         parcels: list[_batch.Parcel] | None = None
         if error is None:
-            parcels, error = attempt(lambda: [self._parcel(part) for part in passes])
+            parcels, error = attempt(lambda: [self.parcel(part) for part in passes])
         parcels = parcels or []
         with self.collective(f"step {self.steps + 1}"):
             came = agree(self.exchange, call, self._counts(parcels), error)
@@ -352,14 +349,36 @@ class ShardedStore:
                 received.append(self._receive(parcel, came[:, :2]))
         return self._joined(received)
 
-    def _parcel(self, gradient: RowGradient | BagGradient) -> _batch.Parcel:
+    def parcel(self, gradient: Pass) -> _batch.Parcel:
+        """Put the gradient of a backward pass in order for the ranks that hold its rows.
+
+        `apply` does it otherwise; done in the backward pass, its memory is not needed until then.
+
+        Raises:
+            IndexError: an id outside the table.
+        """
+        if isinstance(gradient, _batch.Parcel):
+            return gradient
         ids = gradient.plan.ids if isinstance(gradient, BagGradient) else gradient.ids
         check_range(ids, self.layout.rows)
         if self.sums == "parts":
-            gradient = _batch.sums_by_parts(_by_id(gradient), self.parts // self.exchange.ranks)
+            by_row = self.row_gradient(gradient)
+            gradient = _batch.sums_by_parts(by_row, self.parts // self.exchange.ranks)
         if isinstance(gradient, BagGradient):
             return _batch.bag_parcel(gradient.plan, gradient.values, self.layout)
         return _batch.row_parcel(gradient, self.layout)
+
+    def row_gradient(self, gradient: Pass) -> RowGradient:
+        """Return this rank's gradient of a backward pass, id by id."""
+        if isinstance(gradient, _batch.Parcel):
+            return gradient.row_gradient(self.layout)
+        if isinstance(gradient, RowGradient):
+            return gradient
+        bags: Bags = gradient.plan
+        values = np.repeat(gradient.values, np.diff(bags.offsets), axis=0)
+        if bags.weights is not None:
+            values = values * bags.weights.reshape(-1, 1)
+        return RowGradient(bags.ids.reshape(-1), values)
 
     def _counts(self, parcels: Sequence[_batch.Parcel]) -> Ids:
         """Return what each rank is told: rows and values of a parcel, and how many parcels."""
@@ -369,9 +388,7 @@ class ShardedStore:
             counts[:, 2] = len(parcels) * 4 + max(parcel.form for parcel in parcels)
         return counts
 
-    def _alike(
-        self, passes: Sequence[RowGradient | BagGradient], notes: Ids
-    ) -> list[_batch.Parcel]:
+    def _alike(self, passes: Sequence[Pass], notes: Ids) -> list[_batch.Parcel]:
         """Return parcels of rows, as many as on the other ranks."""
         numbers = (notes // 4).tolist()
         if not set(numbers) <= {0, max(numbers)}:
@@ -380,7 +397,8 @@ class ShardedStore:
                 "rank; give every rank the same; nothing has changed"
             )
         nothing = RowGradient(np.empty(0, np.int64), np.empty((0, self.shape[1]), np.float32))
-        return [self._parcel(_by_id(part)) for part in passes or [nothing] * max(numbers)]
+        alike = passes or [nothing] * max(numbers)
+        return [_batch.row_parcel(self.row_gradient(part), self.layout) for part in alike]
 
     def _receive(self, parcel: _batch.Parcel, came: Ids) -> _batch.Parcel:
         sent_rows, sent_values = parcel.counts.T.tolist()
@@ -454,6 +472,11 @@ class ShardedStore:
         position = int(self.layout.positions(np.array([row]))[0])
         first, end = self.layout.span(self.exchange.rank)
         return position - first if first <= position < end else None
+
+    def renew(self, ids: Ids, starts: Floats) -> None:
+        """Start rows ids (n,) anew with starts (n, dim), which every rank gives in full."""
+        which, rows = self._here(ids)
+        self.local.renew(rows, np.ascontiguousarray(starts[which]))
 
     def materialize(self, ids: Ids | None = None) -> None:
         """Bring this rank's rows up to date in place; nothing is exchanged."""
@@ -588,14 +611,3 @@ def attempt(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
 
 def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-
-
-def _by_id(gradient: RowGradient | BagGradient) -> RowGradient:
-    """Write the gradient of bags out id by id."""
-    if isinstance(gradient, RowGradient):
-        return gradient
-    bags: Bags = gradient.plan
-    values = np.repeat(gradient.values, np.diff(bags.offsets), axis=0)
-    if bags.weights is not None:
-        values = values * bags.weights.reshape(-1, 1)
-    return RowGradient(bags.ids.reshape(-1), values)

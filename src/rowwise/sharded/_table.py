@@ -104,23 +104,33 @@ class ShardedTable(Table):
             batch = np.empty(0, np.int64)
         found, inverse = self.store.fetch(batch, error)
         vectors = found[inverse].reshape(*batch.shape, self.dim)
-        if untrained != "as-is":
-            self._fill_untrained(batch, vectors, untrained)
+        mask, default = self.untrained_mask_and_default(batch, untrained)
+        if default is not None:
+            vectors[mask] = default
         return vectors
 
     def _checked(self, ids: Any, untrained: Untrained) -> Any:
         _untrained.check_untrained(untrained)
         return as_ids(ids)
 
-    def _fill_untrained(self, ids: Any, vectors: Floats, untrained: Untrained) -> None:
+    def untrained_mask_and_default(
+        self, ids: Any, untrained: Untrained
+    ) -> tuple[Any, Floats | None]:
+        """Return which of ids (...,) have untrained rows, and the vector to give instead, or None.
+
+        Raises:
+            UntrainedError: such a row on any rank, and untrained="error".
+            ValueError: untrained="mean", and no row is trained.
+        """
+        if untrained == "as-is":
+            return np.zeros(ids.shape, bool), None
         mask = ~self.store.is_trained(ids)
+        if untrained == "mean":
+            return mask, _untrained.mean_of_trained(self.store)
         if untrained == "error":
             _, error = attempt(lambda: _untrained.refuse_untrained(ids, mask))
             self.store.agree("lookup", error)
-        elif untrained == "mean":
-            vectors[mask] = _untrained.mean_of_trained(self.store)
-        else:
-            vectors[mask] = 0
+        return mask, np.zeros(self.dim, np.float32)
 
     def pool(
         self, ids: Any, offsets: Any = None, weights: Any = None, combiner: str = "mean"
@@ -138,6 +148,10 @@ class ShardedTable(Table):
         else:
             store.gather_bags(here, pooled)
         return pooled
+
+    def to_numpy(self) -> Floats:
+        """Return the present values of all rows, (rows, dim), on every rank."""
+        return self.store.read_all()
 
     # ------------------------------------------------------------------ updating
 

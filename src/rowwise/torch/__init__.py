@@ -13,7 +13,17 @@ from rowwise.torch import (
     _quantization,  # noqa: F401
     optim,
 )
+from rowwise.torch._beside import clip_grad_norm_, exclude_sharded
 from rowwise.torch._embedding import Embedding
 from rowwise.torch._embedding_bag import EmbeddingBag
+from rowwise.torch._sharded import ShardedEmbedding, ShardedEmbeddingBag
 
-__all__ = ["Embedding", "EmbeddingBag", "optim"]
+__all__ = [
+    "Embedding",
+    "EmbeddingBag",
+    "ShardedEmbedding",
+    "ShardedEmbeddingBag",
+    "clip_grad_norm_",
+    "exclude_sharded",
+    "optim",
+]

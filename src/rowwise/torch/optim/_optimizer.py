@@ -14,6 +14,12 @@ from rowwise.table import Table
 from rowwise.torch._lookup import rows_and_gradients
 from rowwise.torch._parameter import TableParameter
 from rowwise.torch._rules import Group, learning_rate, rule_of
+from rowwise.torch._sharded_step import (
+    bind_sharded,
+    sharded_set_aside,
+    sharded_weights,
+    step_sharded,
+)
 from rowwise.torch._weight import Weight, optimizers
 from rowwise.torch.optim._state import bind_slots, has_slots, release_slots
 
@@ -34,6 +40,7 @@ class TableOptimizer(torch.optim.Optimizer):
     def ensure_bound(self, group: Group) -> None:
         """Make this optimizer the owner of the group's embeddings."""
         optimizers.add(self)
+        bind_sharded(self, group)
         for weight in _weights(group):
             weight.binding.attach(self, "dense")
             self._decide(weight, group, aloud=False)
@@ -59,6 +66,8 @@ class TableOptimizer(torch.optim.Optimizer):
             for group in self.param_groups:
                 for weight in _weights(group):
                     weight.grad = None
+                for sharded in sharded_weights(group):
+                    sharded.grad = None
         super().zero_grad(set_to_none)
 
     def step(self, closure: Any = None) -> Any:
@@ -85,12 +94,14 @@ class TableOptimizer(torch.optim.Optimizer):
         try:
             for weight, _, _, _ in sparse_steps:
                 weight.grad = None  # which torch's step passes over
-            _unhooked(super().step)(self)
+            with sharded_set_aside(self):
+                _unhooked(super().step)(self)
         finally:
             for weight, gradient, _, _ in sparse_steps:
                 weight.set_gradient(gradient)
         for entry in sparse_steps:
             self._step_table(*entry)
+        step_sharded(self)
         return loss
 
     def _prepare_for_torch(self, weight: Weight) -> None:

@@ -1,0 +1,97 @@
+"""The step of an optimizer for sharded weights: every rank makes it, for every weight, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from rowwise._binding import DenseFallback
+from rowwise.torch._rules import Group, learning_rate, rule_of
+from rowwise.torch._sharded_weight import ShardedWeight
+
+
+def sharded_weights(group: Group) -> list[ShardedWeight]:
+    """Return the sharded weights of a parameter group."""
+    return [parameter for parameter in group["params"] if isinstance(parameter, ShardedWeight)]
+
+
+def bind_sharded(optimizer: Any, group: Group) -> None:
+    """Make the tables of a group's sharded weights follow the optimizer's rule.
+
+    A table that was loaded goes on with its slots, if they are those of the rule. Any other starts
+    fresh ones, as a new optimizer of PyTorch does.
+
+    Raises:
+        ValueError: the optimizer has no rule for its options.
+    """
+    for weight in sharded_weights(group):
+        state = optimizer.state.get(weight, {})
+        try:
+            rule = rule_of(optimizer, group, {})
+        except DenseFallback as reason:
+            raise ValueError(
+                f"{reason}; a sharded embedding is stepped by a rule alone: choose other options, "
+                "or rowwise.torch.Embedding on one process"
+            ) from reason
+        table = weight.table
+        started = bool(state.get("step", 0))
+        kept = table.rule is not None and table.rule.slot_names == rule.slot_names
+        if not kept or not (weight.resumes or started):
+            if table.rule != rule or table.steps:
+                table.rule = rule
+        elif rule != table.rule:
+            table.set_hyperparameters(rule)
+        if kept and weight.resumes and not started:
+            optimizer.state[weight]["step"] = torch.tensor(float(table.steps))
+        weight.resumes = False
+
+
+@contextmanager
+def sharded_set_aside(optimizer: Any) -> Iterator[None]:
+    """Hide the gradients of sharded weights from torch's own step."""
+    hidden = []
+    for group in optimizer.param_groups:
+        hidden += [(weight, weight.hide_gradient()) for weight in sharded_weights(group)]
+    try:
+        yield
+    finally:
+        for weight, gradient in hidden:
+            weight.show_gradient(gradient)
+
+
+@torch.no_grad()
+def step_sharded(optimizer: Any) -> None:
+    """Make one step of every sharded weight that has a gradient on some rank."""
+    scale = getattr(optimizer, "grad_scale", None)
+    for group in optimizer.param_groups:
+        for weight in sharded_weights(group):
+            if weight.requires_grad:
+                _step(optimizer, group, weight, 1.0 if scale is None else 1.0 / float(scale))
+
+
+def _step(optimizer: Any, group: Group, weight: ShardedWeight, factor: float) -> None:
+    table, state = weight.table, optimizer.state[weight]
+    if weight.resumes:
+        bind_sharded(optimizer, group)
+    state.setdefault("step", torch.tensor(0.0))
+    for name in set(state) - {"step"}:  # of torch's own; the slots are the table's
+        del state[name]
+    rule = rule_of(optimizer, group, {})
+    if rule != table.rule:
+        table.set_hyperparameters(rule)
+    iteration = int(state["step"]) + 1
+    sign = -1.0 if group["maximize"] else 1.0
+    exchanged, before = weight.exchanged, table.steps
+    if exchanged is None:
+        given: Any = weight.scaled(weight.take_passes(), sign * factor)
+    else:
+        given = exchanged if sign > 0 else exchanged.with_values(-exchanged.values)
+        weight.exchanged = None
+    table.apply(given, learning_rate(group, iteration), iteration=iteration)
+    if table.steps > before:
+        state["step"] += 1
+    with torch._C.DisableTorchFunctionSubclass():
+        torch.autograd.graph.increment_version(weight)

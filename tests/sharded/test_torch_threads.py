@@ -1,0 +1,344 @@
+"""Sharded modules and optimizers, with ranks as threads: the bits of one process."""
+
+import hashlib
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import rowwise.torch
+from helpers.ranks import outcomes, run_ranks, share
+from rowwise.errors import RankMismatchError
+from rowwise.sharded import ThreadExchange
+from rowwise.torch import optim
+
+ROWS, DIM, BATCH = 400, 6, 48
+RNG = np.random.default_rng(0)
+START = torch.from_numpy(RNG.standard_normal((ROWS, DIM)).astype(np.float32))
+IDS = [torch.from_numpy(np.minimum(RNG.zipf(1.3, BATCH), ROWS) - 1) for _ in range(8)]
+TARGETS = [torch.from_numpy(RNG.standard_normal((BATCH, DIM)).astype(np.float32)) for _ in IDS]
+OPTIMIZERS = {
+    "Adam": {},
+    "AdamW": {"weight_decay": 0.1},
+    "NAdam": {},
+    "SGD": {"lr": 0.1, "momentum": 0.9},
+    "Adagrad": {"lr_decay": 0.1},
+    "RMSprop": {"maximize": True},
+}
+
+
+def bits(module):
+    sharded = hasattr(module, "full_state_dict")
+    weight = module.full_state_dict()["weight"] if sharded else module.weight.detach()
+    return hashlib.sha256(weight.numpy().tobytes()).hexdigest()
+
+
+def train(module, optimizer, rank=0, ranks=1, clip=None, passes=1):
+    for ids, target in zip(IDS, TARGETS, strict=True):
+        optimizer.zero_grad()
+        for number in range(passes):
+            part, wanted = (share(share(x, number, passes), rank, ranks) for x in (ids, target))
+            (module(part) - wanted).square().sum().backward()
+        if clip is not None:
+            rowwise.torch.clip_grad_norm_(module.parameters(), clip)
+        optimizer.step()
+
+
+def sharded(exchange, **options):
+    options = {"_weight": START, "average": False, **options}
+    return rowwise.torch.ShardedEmbedding(ROWS, DIM, process_group=exchange, **options)
+
+
+def one_process(name="Adam", module=rowwise.torch.Embedding, **options):
+    """The weight that one process trains."""
+    alone = module(ROWS, DIM, _weight=START.clone())
+    train(alone, getattr(optim, name)(alone.parameters(), **OPTIMIZERS[name]), **options)
+    return bits(alone)
+
+
+def trained(exchange, name="Adam", train=train, **options):
+    module = sharded(exchange)
+    optimizer = getattr(optim, name)(module.parameters(), **OPTIMIZERS[name])
+    train(module, optimizer, exchange.rank, exchange.ranks, **options)
+    return bits(module)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_training_has_the_bits_of_one_process(name):
+    assert run_ranks(2, lambda e: trained(e, name)) == [one_process(name)] * 2
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("options", [{"clip": 0.5}, {"clip": 1e9}, {"passes": 2}], ids=str)
+def test_clipping_and_accumulation_have_the_bits_of_one_process(ranks, options):
+    assert run_ranks(ranks, lambda e: trained(e, **options))[0] == one_process(**options)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_have_the_bits_of_one_process(mode):
+    factors = torch.linspace(0.1, 1, BATCH).reshape(-1, 4)
+
+    def run(module, rank=0, ranks=1):
+        optimizer = optim.Adam(module.parameters())
+        for ids in IDS:
+            optimizer.zero_grad()
+            of_sum = {"per_sample_weights": share(factors, rank, ranks)} if mode == "sum" else {}
+            module(share(ids.reshape(-1, 4), rank, ranks), **of_sum).square().sum().backward()
+            optimizer.step()
+        return bits(module)
+
+    options = {"mode": mode, "padding_idx": 1, "_weight": START}
+    one = run(rowwise.torch.EmbeddingBag(ROWS, DIM, **{**options, "_weight": START.clone()}))
+
+    def on_rank(exchange):
+        module = rowwise.torch.ShardedEmbeddingBag(
+            ROWS, DIM, process_group=exchange, average=False, **options
+        )
+        return run(module, exchange.rank, exchange.ranks)
+
+    assert run_ranks(3, on_rank) == [one] * 3
+
+
+def test_weights_of_bags_get_their_gradient():
+    [alone] = ThreadExchange.group(1)
+    offsets = torch.tensor([0, 3, 3])
+    gradients = []
+    for kind, options in (
+        (torch.nn.EmbeddingBag, {}),
+        (rowwise.torch.ShardedEmbeddingBag, {"process_group": alone}),
+    ):
+        module = kind(ROWS, DIM, mode="sum", _weight=START.clone(), **options)
+        factors = torch.linspace(0.1, 1, 8, requires_grad=True)
+        module(IDS[0][:8], offsets, factors).square().sum().backward()
+        gradients.append(factors.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_it_starts_as_torchs_module_and_leaves_its_generator_alike():
+    [alone] = ThreadExchange.group(1)
+    rows = (1 << 24) // 100 + 77
+    torch.manual_seed(3)
+    expected, after = torch.nn.Embedding(rows, 101, padding_idx=-1).weight.detach(), torch.rand(1)
+    torch.manual_seed(3)
+    module = rowwise.torch.ShardedEmbedding(rows, 101, padding_idx=-1, process_group=alone)
+    assert torch.equal(torch.rand(1), after)
+    assert torch.equal(module.full_state_dict()["weight"], expected)
+
+
+def test_gradients_are_averaged_as_ddp_averages_them():
+    def moved(exchange, average):
+        module = sharded(exchange, average=average)
+        optimizer = optim.SGD(module.parameters(), lr=1.0)
+        (0.5 * module(torch.tensor([7]))).sum().backward()
+        optimizer.step()
+        return (START[7] - module.full_state_dict()["weight"][7]).tolist()
+
+    assert run_ranks(2, lambda e: moved(e, True)) == [pytest.approx([0.5] * DIM)] * 2
+    assert run_ranks(2, lambda e: moved(e, False)) == [pytest.approx([1.0] * DIM)] * 2
+
+
+def test_a_padding_row_gets_no_gradient():
+    def run(exchange):
+        module = sharded(exchange, padding_idx=int(IDS[0][0]))
+        train(module, optim.AdamW(module.parameters()), exchange.rank, exchange.ranks)
+        return module.table.update_counts[int(IDS[0][0])]
+
+    assert run_ranks(2, run) == [0, 0]
+
+
+def test_a_rank_without_a_batch_takes_part():
+    def run(exchange):
+        module = sharded(exchange)
+        train(module, optim.Adam(module.parameters()), 0, 1 if exchange.rank else 10**6)
+        return bits(module)
+
+    assert run_ranks(2, run) == [one_process()] * 2
+
+
+def test_a_rank_without_a_backward_pass_takes_part():
+    def run(exchange):
+        module = sharded(exchange)
+        optimizer = optim.Adam(module.parameters())
+        for ids, target in zip(IDS, TARGETS, strict=True):
+            optimizer.zero_grad()
+            out = module(ids if exchange.rank == 1 else ids[:0])
+            if exchange.rank == 1:
+                (out - target).square().sum().backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        optimizer.step()  # nobody has a gradient: no step
+        assert module.table.steps == len(IDS)
+        return bits(module)
+
+    assert run_ranks(2, run) == [one_process()] * 2
+
+
+def test_an_evaluation_fills_untrained_rows():
+    def run(exchange):
+        module = sharded(exchange, _weight=None, untrained="zeros").eval()
+        return module(torch.tensor([1, 2])).abs().sum().item()
+
+    assert run_ranks(2, run) == [0.0, 0.0]
+
+
+# ---------------------------------------------------------------------- beside it
+
+
+def test_the_norm_is_torchs_and_counts_shards_once():
+    plain = torch.nn.Embedding(ROWS, DIM, _weight=START.clone())
+    dense = torch.nn.Parameter(torch.ones(5))
+    ((plain(IDS[0]) - TARGETS[0]).square().sum() + (3 * dense).sum()).backward()
+    expected = {
+        kind: float(torch.nn.utils.get_total_norm([plain.weight.grad, dense.grad], kind))
+        for kind in (2.0, math.inf)
+    }
+
+    def run(exchange, kind):
+        module, own = sharded(exchange), torch.nn.Parameter(torch.ones(5))
+        part, wanted = (share(x[0], exchange.rank, 2) for x in (IDS, TARGETS))
+        ((module(part) - wanted).square().sum() + (3 * own).sum()).backward()
+        norm = rowwise.torch.clip_grad_norm_([*module.parameters(), own], 1.0, kind)
+        return float(norm), own.grad.tolist()
+
+    for kind, norm in expected.items():
+        (found, gradient), other = run_ranks(2, lambda e, kind=kind: run(e, kind))
+        assert other == (found, gradient)
+        assert found == pytest.approx(norm, rel=1e-6)
+        assert gradient == pytest.approx([3 / norm] * 5, rel=1e-5)
+
+
+def after_backward():
+    [alone] = ThreadExchange.group(1)
+    module = sharded(alone)
+    optimizer = optim.Adam(module.parameters())
+    module(IDS[0]).sum().backward()
+    return module, optimizer
+
+
+def test_torchs_own_norms_refuse():
+    module, _ = after_backward()
+    for function in (torch.nn.utils.clip_grad_norm_, torch.nn.utils.clip_grad_value_):
+        with pytest.raises(RuntimeError, match=r"call rowwise.torch.clip_grad_norm_"):
+            function(module.parameters(), 1.0)
+
+
+def test_a_norm_that_is_not_finite_is_an_error_on_request():
+    module, _ = after_backward()
+    module.weight.grad._values()[0, 0] = math.nan
+    with pytest.raises(RuntimeError, match="the norm of the gradients is nan"):
+        rowwise.torch.clip_grad_norm_(module.parameters(), 1.0, error_if_nonfinite=True)
+    with pytest.raises(ValueError, match="neither 2 nor infinity"):
+        rowwise.torch.clip_grad_norm_(module.parameters(), 1.0, 3)
+
+
+def test_a_backward_pass_after_clipping_is_refused():
+    module, _ = after_backward()
+    rowwise.torch.clip_grad_norm_(module.parameters(), 1.0)
+    with pytest.raises(RuntimeError, match="the gradient was exchanged already"):
+        module(IDS[0]).sum().backward()
+
+
+def test_the_gradient_can_be_looked_at():
+    module, _ = after_backward()
+    gradient = module.weight.grad
+    counts = np.bincount(IDS[0], minlength=ROWS)
+    np.testing.assert_array_equal(gradient.to_dense()[:, 0].numpy(), counts)
+    module(IDS[0]).sum().backward()
+    np.testing.assert_array_equal(module.weight.grad.to_dense()[:, 0].numpy(), 2 * counts)
+    [asked] = torch.autograd.grad(module(IDS[0]).sum(), [module.weight])
+    np.testing.assert_array_equal(asked.to_dense()[:, 0].numpy(), counts)
+
+
+def test_a_grad_scaler_and_a_schedule_work():
+    def run(module):
+        optimizer = optim.Adam(module.parameters())
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        for ids, target in zip(IDS, TARGETS, strict=True):
+            optimizer.zero_grad()
+            scaler.scale((module(ids) - target).square().sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            schedule.step()
+        return bits(module)
+
+    [alone] = ThreadExchange.group(1)
+    assert run(sharded(alone)) == run(rowwise.torch.Embedding(ROWS, DIM, _weight=START.clone()))
+
+
+def test_what_needs_all_rows_refuses():
+    [alone] = ThreadExchange.group(1)
+    module = sharded(alone)
+    for use in (
+        lambda: module.weight + 1,
+        lambda: module.weight[3],
+        lambda: torch.nn.init.normal_(module.weight),
+        lambda: module.weight.data,
+    ):
+        with pytest.raises(RuntimeError, match="no process has all of its rows"):
+            use()
+    with pytest.raises(RuntimeError, match=r"cannot become torch\.float16 on cpu"):
+        module.half()
+    assert module.to("cpu").float() is module
+    for name, value in (("max_norm", 1.0), ("scale_grad_by_freq", True), ("sparse", True)):
+        with pytest.raises(ValueError, match=f"{name}={value} is not for a sharded embedding"):
+            sharded(alone, **{name: value})
+    with pytest.raises(ValueError, match=r"weight_decay=0.1\).*a sharded embedding is stepped"):
+        optim.Adam(module.parameters(), weight_decay=0.1)
+
+
+def test_an_id_outside_is_an_error_on_every_rank():
+    def run(exchange):
+        module = sharded(exchange)
+        with pytest.raises(IndexError, match=f"rank 1: id {ROWS} at position 0 is outside"):
+            module(torch.tensor([ROWS * exchange.rank]))
+        return bits(module)
+
+    assert run_ranks(2, run) == [bits(torch.nn.Embedding(ROWS, DIM, _weight=START))] * 2
+
+
+def test_layers_called_in_another_order_are_an_error_on_every_rank():
+    def run(exchange):
+        user, item = sharded(exchange), sharded(exchange)
+        for module in (user, item) if exchange.rank == 0 else (item, user):
+            module(IDS[0])
+
+    _, errors = outcomes(2, run)
+    assert [type(error) for _, error in errors] == [RankMismatchError] * 2
+    assert "rank 0 calls table 0 of the group and rank 1 calls table 1" in str(errors[0][1])
+
+
+def test_without_a_process_group_the_error_says_how_to_make_one():
+    with pytest.raises(RuntimeError, match=r'init_process_group\("gloo"\)'):
+        rowwise.torch.ShardedEmbedding(ROWS, DIM)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_file_is_trained_on_by_any_number_of_ranks(tmp_path, ranks):
+    def first(exchange):
+        module = sharded(exchange)
+        train(module, optim.Adam(module.parameters()), exchange.rank, 2)
+        module.table.save(tmp_path / "table")
+
+    def then(exchange):
+        module = rowwise.torch.ShardedEmbedding.load(tmp_path / "table", exchange, average=False)
+        train(module, optim.Adam(module.parameters()), exchange.rank, ranks)
+        return bits(module)
+
+    alone = rowwise.torch.Embedding(ROWS, DIM, _weight=START.clone())
+    optimizer = optim.Adam(alone.parameters())
+    train(alone, optimizer)
+    train(alone, optimizer)
+    run_ranks(2, first)
+    assert run_ranks(ranks, then) == [bits(alone)] * ranks
+
+
+def test_a_new_optimizer_starts_anew_as_torchs_does():
+    def run(module):
+        for _ in range(2):
+            train(module, optim.Adam(module.parameters()))
+        return bits(module)
+
+    [alone] = ThreadExchange.group(1)
+    assert run(sharded(alone)) == run(rowwise.torch.Embedding(ROWS, DIM, _weight=START.clone()))
