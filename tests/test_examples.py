@@ -77,3 +77,20 @@ def test_rows_trained_without_labels_help_a_classifier_with_few(tmp_path):
     told = output(EXAMPLES / "few_labels.py", *files, "--labels", 12, "--seeds", 1)
     random, started = map(float, re.findall(r"([\d.]+) \(", told))
     assert started > random + 0.05
+
+
+def test_the_sharded_recommender_has_one_loss_curve_whatever_the_processes(tmp_path):
+    torch = pytest.importorskip("torch")
+    if not torch.distributed.is_gloo_available():
+        pytest.skip("this PyTorch has no gloo")
+    example = EXAMPLES / "sharded_recommender.py"
+    sizes = ("--users", 3000, "--items", 800, "--steps", 8, "--every", 3)
+    alone = output(example, *sizes, "--folder", tmp_path / "alone").splitlines()
+    assert alone[-1].startswith("both tables: ")
+    two = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = [*two, example, *sizes, "--folder", tmp_path / "two", "--kill-at", 8]
+    killed = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120)
+    assert killed.returncode != 0
+    assert killed.stdout.splitlines() == alone[:7]
+    again = output(example, *sizes, "--folder", tmp_path / "two").splitlines()
+    assert again == alone[6:]
