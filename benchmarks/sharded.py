@@ -1,0 +1,191 @@
+"""A step of a sharded table beside its parts, and beside data-parallel dense training.
+
+The work: two processes, a core each, Adam, vectors of 64, 65,536 ids a process and step. A step is
+forward, backward and `optimizer.step` of `rowwise.torch.ShardedEmbedding`. Its parts, measured in
+the same processes: lookup and update of as many rows in the process's own share of the table, and
+the time that gloo takes to exchange the bytes of the step and nothing else. The peer is
+`torch.nn.Embedding` under `DistributedDataParallel` with `torch.optim.Adam`.
+
+    python benchmarks/sharded.py [--rows 4000000] [--dense-rows 1000000] [--ids zipf]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+import rowwise.torch
+from rowwise.sharded import Layout
+from rowwise.store import RowGradient
+
+DIM, BATCH, RANKS = 64, 65_536, 2
+
+
+def median_ms(work: Callable[[int], None], steps: int, warm_up: int = 3) -> float:
+    """Median time of a call in milliseconds, both processes starting it together."""
+    times = []
+    for step in range(warm_up + steps):
+        dist.barrier()
+        start = time.perf_counter()
+        work(step)
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times[warm_up:])
+
+
+def batches(kind: str, rows: int, rank: int, count: int) -> list[np.ndarray]:
+    """Ids (BATCH,) of some steps: uniform, or the k-th as often as 1 / k."""
+    rng = np.random.default_rng(rank)
+    if kind == "uniform":
+        return [rng.integers(0, rows, BATCH) for _ in range(count)]
+    return [(rows ** rng.random(BATCH)).astype(np.int64) - 1 for _ in range(count)]
+
+
+def start() -> int:
+    """Join the other process; return this one's rank."""
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[rank % len(cores)]})
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return rank
+
+
+def train(module: torch.nn.Module, optimizer: Any, ids: list[np.ndarray]) -> Callable[[int], None]:
+    """Return a training step by its number."""
+    gradient, batches = torch.randn(BATCH, DIM), [torch.from_numpy(batch) for batch in ids]
+
+    def step(number: int) -> None:
+        optimizer.zero_grad()
+        module(batches[number % len(batches)]).backward(gradient)
+        optimizer.step()
+
+    return step
+
+
+def bytes_needed(layout: Layout, ids: np.ndarray, everyone: list[np.ndarray], rank: int) -> int:
+    """Ids, vectors and gradients that have to leave a process, of one step."""
+    mine = layout.positions(ids) // layout.block != rank
+    asked = layout.positions(np.unique(ids)) // layout.block != rank
+    others = [np.unique(other) for i, other in enumerate(everyone) if i != rank]
+    served = sum((layout.positions(other) // layout.block == rank).sum() for other in others)
+    return int(8 * asked.sum() + 4 * DIM * served + (8 + 4 * DIM) * mine.sum())
+
+
+def sharded(rank: int, args: argparse.Namespace) -> dict[str, float]:
+    """Times in ms of a step and of its parts, and the bytes that left this process."""
+    module = rowwise.torch.ShardedEmbedding(args.rows, DIM)
+    optimizer = rowwise.torch.optim.Adam(module.parameters(), lr=0.01)
+    store = module.table.store
+    everyone = [batches(args.ids, args.rows, other, 8) for other in range(RANKS)]
+    step = train(module, optimizer, everyone[rank])
+    step(0)
+    before = store.exchange.bytes_sent
+    step(1)
+    sent = torch.tensor([store.exchange.bytes_sent - before])
+    needed = bytes_needed(store.layout, everyone[rank][1], [of[1] for of in everyone], rank)
+    result = {"sent": sent.item() / 1e6, "needed": needed / 1e6}
+    result["step"] = median_ms(step, args.steps)
+
+    # What of the batch the parts need: the rows that this process holds, of both batches.
+    first, end = store.layout.span(rank)
+    asked, updated = [], []
+    for number in range(8):
+        rows = [store.layout.positions(of[number]) for of in everyone]
+        rows = [of[(first <= of) & (of < end)] - first for of in rows]
+        asked.append(np.concatenate([np.unique(of) for of in rows]))
+        updated.append(np.concatenate(rows))
+    local, params = store.local, module.table.rule.step_params(0.01, 100)
+    out = np.empty((2 * BATCH, DIM), np.float32)
+    values = np.random.default_rng(0).standard_normal((2 * BATCH, DIM)).astype(np.float32)
+
+    def lookup(number: int) -> None:
+        local.gather(asked[number % 8], out[: len(asked[number % 8])])
+
+    def update(number: int) -> None:
+        rows = updated[number % 8]
+        local.apply(RowGradient(rows, values[: len(rows)]), params)
+
+    dist.all_reduce(sent, dist.ReduceOp.MAX)
+    there, back = (torch.zeros(RANKS * sent.item(), dtype=torch.uint8) for _ in range(2))
+    result["lookup"] = median_ms(lookup, args.steps)
+    result["update"] = median_ms(update, args.steps)
+    result["gloo"] = median_ms(lambda _: dist.all_to_all_single(back, there), args.steps)
+    return result
+
+
+def beside_dense(rank: int, args: argparse.Namespace) -> dict[str, float]:
+    """Times in ms of a step of ours, and of data-parallel training of a dense embedding."""
+    ids = batches(args.ids, args.dense_rows, rank, 4)
+    module = rowwise.torch.ShardedEmbedding(args.dense_rows, DIM)
+    step = train(module, rowwise.torch.optim.Adam(module.parameters()), ids)
+    result = {"ours": median_ms(step, args.steps)}
+    dense = DistributedDataParallel(torch.nn.Embedding(args.dense_rows, DIM))
+    step = train(dense, torch.optim.Adam(dense.parameters()), ids)
+    result["dense"] = median_ms(step, max(2, args.steps // 5), warm_up=1)
+    return result
+
+
+def one_process(args: argparse.Namespace) -> None:
+    """Measure, as one of the processes; the first prints the table."""
+    rank = start()
+    of = sharded(rank, args) | beside_dense(rank, args)
+    if rank == 0:
+        parts = of["lookup"] + of["update"] + of["gloo"]
+        lines = [
+            f"{RANKS} processes, a core each; {args.rows:,} rows x {DIM}, Adam, {args.ids} ids",
+            f"  local lookup                 {of['lookup']:9.1f} ms",
+            f"  local update                 {of['update']:9.1f} ms",
+            f"  gloo, these bytes alone      {of['gloo']:9.1f} ms",
+            f"  all three                    {parts:9.1f} ms",
+            f"  a step                       {of['step']:9.1f} ms   {of['step'] / parts:.2f} of it",
+            f"  ids + vectors + gradients    {of['needed']:9.1f} MB",
+            f"  sent by a process            {of['sent']:9.1f} MB   "
+            f"{of['sent'] / of['needed']:.2f} of it",
+            f"{args.dense_rows:,} rows",
+            f"  a step                       {of['ours']:9.1f} ms",
+            f"  torch.nn.Embedding under DDP {of['dense']:9.1f} ms   "
+            f"{of['dense'] / of['ours']:.0f} times",
+        ]
+        print("\n".join(lines))
+    dist.destroy_process_group()
+
+
+def main() -> None:
+    """Start the processes, or be one of them."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=4_000_000, help="rows of the sharded table")
+    parser.add_argument("--dense-rows", type=int, default=1_000_000, help="rows beside DDP")
+    parser.add_argument("--ids", choices=("zipf", "uniform"), default="zipf", help="of a batch")
+    parser.add_argument("--steps", type=int, default=15, help="steps measured")
+    args = parser.parse_args()
+    if "RANK" in os.environ:
+        one_process(args)
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common |= {"WORLD_SIZE": str(RANKS), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([sys.executable, *sys.argv], env={**common, "RANK": str(rank)})
+        for rank in range(RANKS)
+    ]
+    sys.exit(max(process.wait() for process in processes))
+
+
+if __name__ == "__main__":
+    main()
