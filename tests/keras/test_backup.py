@@ -18,6 +18,7 @@ from helpers.killing import in_a_process_killed_at
 from rowwise.keras import BackupAndRestore, Embedding, EmbedReduce
 
 ROWS, EPOCHS = 300, 4
+TABLES = (".table-0.safetensors", ".table-1.safetensors")
 
 
 def model_of(optimizer="adam", rows=ROWS):
@@ -104,10 +105,10 @@ def test_epochs_that_were_made_are_not_made_again(tmp_path):
     with pytest.raises(RuntimeError, match="broken off"):
         fit(model_of(), BackupAndRestore(tmp_path), Stop())
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "epoch-2.safetensors",
-        "epoch-2.table-0.safetensors",
-        "epoch-2.table-1.safetensors",
-        "latest.json",
+        "rowwise-backup-2.safetensors",
+        "rowwise-backup-2.table-0.safetensors",
+        "rowwise-backup-2.table-1.safetensors",
+        "rowwise-backup.json",
     ]
     fit(model_of(), BackupAndRestore(tmp_path), Stop())
     assert epochs == [0, 1, 2, 2, 3]
@@ -138,10 +139,46 @@ def test_a_checkpoint_of_another_training_is_refused_and_nothing_changes(other, 
 
 def test_a_damaged_checkpoint_is_an_error(tmp_path):
     interrupted(tmp_path)
-    latest = json.loads((tmp_path / "latest.json").read_text())
+    latest = json.loads((tmp_path / "rowwise-backup.json").read_text())
     os.truncate(tmp_path / latest["tables"][0], 5000)
     with pytest.raises(rowwise.errors.DamagedFileError):
         fit(model_of(), BackupAndRestore(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[" * 100_000,
+        b"[]",
+        b"{}",
+        b'{"state": "rowwise-backup-1.safetensors", "tables": [], "epoch": "1"}',
+        b'{"state": "../rowwise-backup-1.safetensors", "tables": [], "epoch": 1}',
+        b'{"state": "rowwise-backup-1.safetensors", "tables": [7], "epoch": 1}',
+    ],
+)
+def test_a_damaged_list_of_the_checkpoint_is_an_error(content, tmp_path):
+    (tmp_path / "rowwise-backup.json").write_bytes(content)
+    with pytest.raises(rowwise.errors.DamagedFileError, match=r"rowwise-backup\.json"):
+        fit(model_of(), BackupAndRestore(tmp_path))
+
+
+@pytest.mark.parametrize("delete", [True, False])
+def test_what_others_keep_in_the_folder_stays(delete, tmp_path):
+    others = ["notes.txt", "epoch-1.safetensors", "latest.json", "rowwise-backup-1.keras"]
+    for name in others:
+        (tmp_path / name).write_text("of somebody else")
+    for name in ("logs", "rowwise-backup-9.safetensors"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "in it").touch()
+    before = {path: path.is_dir() or path.read_bytes() for path in tmp_path.rglob("*")}
+    fit(model_of(), BackupAndRestore(tmp_path, delete_checkpoint=delete))
+    for path, content in before.items():
+        assert content == (path.is_dir() or path.read_bytes())
+    ours = {path.name for path in tmp_path.rglob("*") if path not in before}
+    numbered = {f"rowwise-backup-4{end}" for end in (".safetensors", *TABLES)}
+    assert ours == (set() if delete else {"rowwise-backup.json", *numbered})
 
 
 def test_a_model_is_built_before_or_an_error_says_so(tmp_path):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from rowwise.errors import DamagedFileError
 from rowwise.files._atomic import replacing
 from rowwise.files._container import Container, write
 from rowwise.keras._backend import backend
@@ -19,7 +21,8 @@ from rowwise.keras._variable import TableVariableBase
 from rowwise.table import Table
 
 _FORMAT = "rowwise backup 1"
-_LATEST = "latest.json"  # names the epoch and the files of the checkpoint that counts
+_LATEST = "rowwise-backup.json"  # names the epoch and the files of the checkpoint that counts
+_OURS = re.compile(r"rowwise-backup(\.json|-\d+(\.table-\d+)?\.safetensors)")
 
 
 class BackupAndRestore(keras.callbacks.Callback):
@@ -34,8 +37,9 @@ class BackupAndRestore(keras.callbacks.Callback):
     a sum of gradients that waits for more batches is rounded once more.)
 
     Args:
-        backup_dir: a folder for this training alone.
-        delete_checkpoint: whether the folder goes when `fit` has ended.
+        backup_dir: a folder for this training; other files in it stay as they are.
+        delete_checkpoint: whether the checkpoint goes when `fit` has ended, and with it the folder
+            if nothing else is in it.
 
     Raises:
         ValueError: `fit` finds a checkpoint of another model or optimizer. Nothing has changed.
@@ -70,16 +74,16 @@ class BackupAndRestore(keras.callbacks.Callback):
             self.model.optimizer.build(self.model.trainable_variables)
         latest = self.backup_dir / _LATEST
         if latest.exists():
-            self._restore(json.loads(latest.read_bytes()))
+            self._restore(_read_latest(latest))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Write a checkpoint; remove the one before it once this one is whole."""
         self.backup_dir.mkdir(parents=True, exist_ok=True)
         tables, others = self._variables()
-        names = [f"epoch-{epoch + 1}.table-{i}.safetensors" for i in range(len(tables))]
+        names = [f"rowwise-backup-{epoch + 1}.table-{i}.safetensors" for i in range(len(tables))]
         for name, variable in zip(names, tables, strict=True):
             variable.table.save(self.backup_dir / name)
-        state = f"epoch-{epoch + 1}.safetensors"
+        state = f"rowwise-backup-{epoch + 1}.safetensors"
         arrays = {str(i): keras.ops.convert_to_numpy(v) for i, v in enumerate(others)}
         arrays |= {f"touched.{i}": v.sums.touched for i, v in _accumulators(others)}
         write(self.backup_dir / state, arrays | _random_arrays(), {"random": _random_numbers()})
@@ -93,14 +97,20 @@ class BackupAndRestore(keras.callbacks.Callback):
         }
         with replacing(self.backup_dir / _LATEST) as temporary:
             Path(temporary).write_text(json.dumps(latest))
-        for path in self.backup_dir.iterdir():
-            if path.name not in (_LATEST, state, *names):
-                path.unlink()
+        self._remove_all_but(_LATEST, state, *names)
 
     def on_train_end(self, logs: Any = None) -> None:
         """Remove the folder, if asked to."""
         if self.delete_checkpoint:
-            shutil.rmtree(self.backup_dir, ignore_errors=True)
+            self._remove_all_but()
+            with suppress(OSError):  # something else is in it, or it never was
+                self.backup_dir.rmdir()
+
+    def _remove_all_but(self, *names: str) -> None:
+        """Remove the files that this class writes, but for those of some names."""
+        for path in self.backup_dir.glob("rowwise-backup*"):
+            if _OURS.fullmatch(path.name) and path.name not in names and path.is_file():
+                path.unlink()
 
     def _restore(self, latest: dict[str, Any]) -> None:
         tables, others = self._variables()
@@ -145,6 +155,24 @@ class BackupAndRestore(keras.callbacks.Callback):
         return tables, [
             v for v in everything if not isinstance(v, TableVariableBase | backend.SlotVariable)
         ]
+
+
+def _read_latest(path: Path) -> dict[str, Any]:
+    """Return what stands in the file that names the checkpoint.
+
+    Raises:
+        DamagedFileError: it is not as it was written.
+    """
+    try:
+        latest = json.loads(path.read_bytes())
+        names = [latest["state"], *latest["tables"]]
+        if latest["epoch"] < 1 or not all(_OURS.fullmatch(name) for name in names):
+            raise ValueError(f"its files are {names}, of epoch {latest['epoch']}")
+    except KeyError as error:
+        raise DamagedFileError(path, f"it has no {error}") from None
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DamagedFileError(path, str(error)) from None
+    return dict(latest)
 
 
 def _accumulators(variables: list[Any]) -> list[tuple[int, Any]]:

@@ -16,6 +16,7 @@ from rowwise._init import Init
 from rowwise.errors import ExchangeError, RankMismatchError
 from rowwise.rules import Rule, StepParams
 from rowwise.sharded import _batch
+from rowwise.sharded._ahead import Ahead, split_counts, store_after
 from rowwise.sharded._buckets import Layout
 from rowwise.sharded._call import Call, agree, agree_on_arguments
 from rowwise.sharded._exchange import Exchange, all_reduce, all_to_all
@@ -26,12 +27,15 @@ from rowwise.store._gradient import Floats, Ids
 SumsOf = Literal["batch", "parts"]
 T = TypeVar("T")
 
+_MOST_LOOKED_UP = 1 << 24  # rows remembered between two steps, before duplicates are dropped
+
 
 @dataclass(frozen=True)
 class OwnGradient:
     """The gradient of this rank's rows, from the batches of all ranks: `ShardedStore.exchange`."""
 
     gradient: RowGradient | BagGradient
+    rows: Ids
 
     def with_values(self, values: Any) -> OwnGradient:
         """Return a gradient of the same rows with other values, of the same shape."""
@@ -130,6 +134,8 @@ class ShardedStore:
         self.exchange, self.sums, self.parts = exchange, sums, parts
         self.number = exchange.next_table()
         self._lost: str | None = None
+        self._ahead: Ahead | None = None
+        self._looked: list[Ids] = []
 
     def _made(
         self, make: Callable[[], HostStore], arguments: dict[str, object], rule: Rule | None
@@ -207,9 +213,96 @@ class ShardedStore:
         Raises:
             IndexError: an id outside the table, on any rank.
         """
-        return self._fetch(ids, self._read, 0, error)
+        ahead = self._ahead
+        if ahead is None or self.steps == ahead.wanted_at:
+            return self._fetch(ids, self._looked_up, 0, error)
+        self._ahead = None
+        with self.collective("a lookup"):
+            early = ahead.vectors.wait()
+            usable = (
+                ahead.valid
+                and error is None
+                and self.local.version == ahead.version
+                and np.array_equal(ids.reshape(-1), ahead.ids)
+            )
+            counts = self._no_counts()
+            counts[:, 0] = usable
+            call = replace(self._call("lookup"), form=2)
+            if not agree(self.exchange, call, counts)[:, 0].all():
+                return self._fetch(ids, self._looked_up, 0, error)
+            found = self._looked_up(ahead.asked)[ahead.asked_late]
+            mine = split_counts(ahead.late, ahead.wanted.counts.tolist())
+            late = all_to_all(self.exchange, found, ahead.counts_late, mine)
+        vectors = np.empty((len(ahead.late), self.shape[1]), np.float32)
+        vectors[~ahead.late], vectors[ahead.late] = early, late
+        return vectors, ahead.wanted.inverse
 
-    def _read(self, rows: Ids) -> Floats:
+    def prefetch(
+        self, ids: Ids, step: StepParams, *, iteration: int = 0, error: Exception | None = None
+    ) -> None:
+        """Ask for the vectors of the batch that is looked up after the next step.
+
+        Rows that the step does not touch, because no rank has looked them up since the last one,
+        are sent now; the others when `fetch` is called with the same ids. If the step is another
+        one than was said, or touches other rows, everything is sent then.
+
+        Args:
+            ids: (...,) of the next batch.
+            step: the step that comes first, the same on every rank.
+            iteration: its number; ranks must agree on it.
+            error: what the caller refuses the call with; every rank raises it.
+
+        Raises:
+            IndexError: an id outside the table, on any rank.
+        """
+        wanted = None
+        if error is None:
+            wanted, error = attempt(lambda: self._request(ids))
+        if wanted is None:
+            wanted = _batch.request(np.empty(0, np.int64), self.layout)
+        call = self._call("prefetch")
+        call = replace(call, learning_rate=step.learning_rate, iteration=iteration)
+        with self.collective("a prefetch"):
+            counts = self._no_counts()
+            counts[:, 0] = wanted.counts
+            asked = agree(self.exchange, call, counts, error)[:, 0].tolist()
+            after = store_after(self.local, step)
+            if after is None:
+                return
+            own = wanted.counts.tolist()
+            rows = all_to_all(self.exchange, wanted.rows, own, asked).astype(np.int64)
+            asked_late = np.isin(rows, self._rows_of_step())
+            late = all_to_all(self.exchange, asked_late, asked, own)
+            counts_late, mine = split_counts(asked_late, asked), split_counts(late, own)
+            vectors = _native.empty(int((~asked_late).sum()), self.shape[1])
+            after.gather(rows[~asked_late], vectors)
+            pending = self.exchange.start(
+                vectors,
+                [n - m for n, m in zip(asked, counts_late, strict=True)],
+                [n - m for n, m in zip(own, mine, strict=True)],
+            )
+        self._ahead = Ahead(
+            ids=ids.reshape(-1).copy(),
+            wanted=wanted,
+            wanted_at=self.steps,
+            late=late,
+            vectors=pending,
+            asked=rows,
+            asked_late=asked_late,
+            counts_late=counts_late,
+            step=step,
+            version=self.local.version + 1,
+        )
+
+    def _rows_of_step(self) -> Ids:
+        """Return the rows here that were looked up since the last step, at least."""
+        return np.concatenate([np.empty(0, np.int64), *self._looked])
+
+    def _looked_up(self, rows: Ids) -> Floats:
+        """Read rows here, and remember that the next step may touch them."""
+        self._looked.append(rows)
+        if sum(map(len, self._looked)) > _MOST_LOOKED_UP:  # an evaluation: it touches none
+            self._looked = [np.unique(self._rows_of_step())]
         vectors = _native.empty(len(rows), self.shape[1])
         self.local.gather(rows, vectors)
         return vectors
@@ -421,12 +514,12 @@ class ShardedStore:
         rows = _joined([part.rows for part in parcels]).astype(np.int64)
         values = _joined([part.values for part in parcels])
         if parcels[0].lengths is None:
-            return OwnGradient(RowGradient(rows, values))
+            return OwnGradient(RowGradient(rows, values), rows)
         lengths = [part.lengths for part in parcels if part.lengths is not None]
         weights = [part.weights for part in parcels if part.weights is not None]
         offsets = np.concatenate([[0], np.cumsum(_joined(lengths), dtype=np.int64)])
         bags = Bags(rows, offsets, _joined(weights) if weights else None)
-        return OwnGradient(self.local.bag_gradient(bags, values))
+        return OwnGradient(self.local.bag_gradient(bags, values), rows)
 
     # ------------------------------------------------------------------ writing
 
@@ -465,6 +558,10 @@ class ShardedStore:
                 return
             gradient = own
         self.local.apply(gradient.gradient, step, self._row_here(frozen_row))
+        self._looked.clear()
+        if self._ahead is not None:
+            self._ahead.after_step(step, gradient.rows)
+            self._ahead.valid &= frozen_row is None
 
     def _row_here(self, row: int | None) -> int | None:
         if row is None:

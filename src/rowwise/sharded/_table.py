@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
@@ -148,6 +150,40 @@ class ShardedTable(Table):
         else:
             store.gather_bags(here, pooled)
         return pooled
+
+    @contextmanager
+    def prefetch(
+        self, ids: Any, learning_rate: float | None = None, *, iteration: int | None = None
+    ) -> Iterator[None]:
+        """Bring the vectors of the next batch while the step inside of `with` is computed.
+
+        Rows that the step does not touch travel meanwhile, the others after it. The values are
+        those that a lookup after the step gives, to the bit: an early row is read as the step
+        leaves it, which depends on its learning rate alone. If the step is not the one that was
+        said, the next lookup asks for everything again.
+
+        Args:
+            ids: (...,) of the next lookup, after the step.
+            learning_rate, iteration: of the step, see `update`.
+
+        Example:
+            >>> from rowwise.sharded import ThreadExchange
+            >>> [alone] = ThreadExchange.group(1)
+            >>> table = ShardedTable(5, 2, "adam", exchange=alone)
+            >>> vectors = table.lookup([1, 2])
+            >>> with table.prefetch([2, 3]):
+            ...     table.update([1, 2], np.ones((2, 2)))
+            >>> vectors = table.lookup([2, 3])
+        """
+        batch, error = attempt(lambda: as_ids(ids))
+        params = None
+        if error is None:
+            params, error = attempt(lambda: self._step_params(learning_rate, iteration))
+        if batch is None or params is None:
+            batch, params = np.empty(0, np.int64), rules.SGD().step_params(0.0, 1)
+        number = self.steps + 1 if iteration is None or error is not None else int(iteration)
+        self.store.prefetch(batch, params, iteration=number, error=error)
+        yield
 
     def to_numpy(self) -> Floats:
         """Return the present values of all rows, (rows, dim), on every rank."""
