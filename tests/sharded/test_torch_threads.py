@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -342,3 +343,35 @@ def test_a_new_optimizer_starts_anew_as_torchs_does():
 
     [alone] = ThreadExchange.group(1)
     assert run(sharded(alone)) == run(rowwise.torch.Embedding(ROWS, DIM, _weight=START.clone()))
+
+
+@pytest.mark.parametrize("bags", [False, True])
+def test_a_prefetch_has_the_bits_of_one_process(bags):
+    def run(module, prefetch, rank=0, ranks=1):
+        optimizer = optim.AdamW(module.parameters(), weight_decay=0.1)
+        batches = [share(ids.reshape(-1, 4) if bags else ids, rank, ranks) for ids in IDS]
+        used = 0
+        for batch, upcoming in zip(batches, [*batches[1:], batches[0]], strict=True):
+            optimizer.zero_grad()
+            out = module(batch)
+            with prefetch(module, upcoming):
+                out.square().sum().backward()
+                optimizer.step()
+            ahead = module.table.store._ahead if prefetch is ahead_of else None
+            used += ahead is not None and ahead.valid and (~ahead.late).sum()
+        return bits(module), used
+
+    def ahead_of(module, upcoming):
+        return module.prefetch(upcoming)
+
+    kinds = ("EmbeddingBag", "ShardedEmbeddingBag") if bags else ("Embedding", "ShardedEmbedding")
+    alone, ours = (getattr(rowwise.torch, kind) for kind in kinds)
+    one, _ = run(alone(ROWS, DIM, _weight=START.clone()), lambda *_: nullcontext())
+
+    def on_rank(exchange):
+        module = ours(ROWS, DIM, process_group=exchange, average=False, _weight=START)
+        return run(module, ahead_of, exchange.rank, 2)
+
+    for digest, used in run_ranks(2, on_rank):
+        assert digest == one
+        assert used > 10

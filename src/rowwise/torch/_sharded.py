@@ -6,6 +6,8 @@ import io
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -20,6 +22,7 @@ from rowwise.store import Bags, HostStore, RowGradient, TableState
 from rowwise.store._memory import ROW_STATE
 from rowwise.torch._group import exchange_of
 from rowwise.torch._lookup import empty, whole_ids
+from rowwise.torch._sharded_step import upcoming_step
 from rowwise.torch._sharded_weight import ShardedWeight, no_rows
 
 Sums = Literal["batch", "parts"]
@@ -93,6 +96,31 @@ class _Sharded(torch.nn.Module):
         torch.nn.Module.__init__(module)
         module._adopt(table, **options)
         return module
+
+    @contextmanager
+    def prefetch(self, *next_batch: Any) -> Iterator[None]:
+        """Bring the vectors of the next batch while the step inside of `with` is computed; exact.
+
+        Every process calls it, between this batch's forward pass and the optimizer's step, with
+        what the next call of the module gets. See `rowwise.sharded.ShardedTable.prefetch`.
+
+        Args:
+            next_batch: arguments of the next `forward`.
+
+        Example:
+            vectors = embedding(ids)
+            with embedding.prefetch(next_ids):
+                loss(vectors).backward()
+                optimizer.step()
+            vectors = embedding(next_ids)
+        """
+        step = upcoming_step(self.weight)
+        if step is None:
+            yield
+            return
+        ids = self._ids_of(*next_batch)
+        with self.table.prefetch(ids, step[0], iteration=step[1]):
+            yield
 
     def full_state_dict(self) -> OrderedDict[str, torch.Tensor]:
         """Return the `state_dict` of PyTorch's module, all rows in order of ids, on every rank."""
@@ -271,6 +299,10 @@ class ShardedEmbedding(_Sharded, torch.nn.Embedding):
         self.weight = ShardedWeight(table, average)
         self.weight.resumes = True
 
+    def _ids_of(self, input: torch.Tensor) -> Any:
+        ids, _ = self._ids(input)
+        return ids
+
     @torch.compiler.disable
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the vectors (..., D) of the rows input (...,); every process calls it."""
@@ -388,6 +420,14 @@ class ShardedEmbeddingBag(_Sharded, torch.nn.EmbeddingBag):
             return _PoolMax.apply(self.weight, ids, bounds)
         divisors = bounds.diff().clamp(min=1)[:, None] if self.mode == "mean" else None
         return _Pool.apply(self.weight, ids, bounds, weights, divisors)
+
+    def _ids_of(
+        self,
+        input: torch.Tensor,
+        offsets: torch.Tensor | None = None,
+        per_sample_weights: torch.Tensor | None = None,
+    ) -> Any:
+        return self._bags(input, offsets, per_sample_weights)[0].numpy()
 
     def _bags(
         self, ids: torch.Tensor, offsets: torch.Tensor | None, weights: torch.Tensor | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -47,6 +48,17 @@ def bind_sharded(optimizer: Any, group: Group) -> None:
         if kept and weight.resumes and not started:
             optimizer.state[weight]["step"] = torch.tensor(float(table.steps))
         weight.resumes = False
+        weight.optimizer = weakref.ref(optimizer)
+
+
+def upcoming_step(weight: ShardedWeight) -> tuple[float, int] | None:
+    """Return the learning rate and iteration of the next step, or None without an optimizer."""
+    optimizer = None if weight.optimizer is None else weight.optimizer()
+    if optimizer is None:
+        return None
+    group = next(g for g in optimizer.param_groups if any(p is weight for p in g["params"]))
+    iteration = int(optimizer.state.get(weight, {}).get("step", 0)) + 1
+    return learning_rate(group, iteration), iteration
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -31,12 +32,14 @@ class ShardedWeight(torch.Tensor):
         table: the sharded table.
         average: whether gradients are divided by the number of ranks, as DDP divides dense ones.
         exchanged: the gradient of this rank's rows, once `exchange` was called.
+        optimizer: the optimizer that steps it, weakly, or None.
         resumes: whether the table was loaded, so that its next optimizer goes on with its slots.
     """
 
     table: ShardedTable
     average: bool
     exchanged: OwnGradient | None
+    optimizer: weakref.ref[Any] | None
     resumes: bool
     _passes: list[Pass]
     _lengths: list[int]  # of the passes whose rows are in torch's own gradient
@@ -47,6 +50,7 @@ class ShardedWeight(torch.Tensor):
         self: Self = torch.Tensor._make_subclass(cls, shape_only, requires_grad)
         self._is_param = True  # torch's own sign: isinstance(self, torch.nn.Parameter)
         self.table, self.average = table, average
+        self.optimizer = None
         self.exchanged, self.resumes, self._passes, self._lengths = None, False, [], []
         return self
 
