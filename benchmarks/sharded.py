@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -33,15 +32,15 @@ from rowwise.store import RowGradient
 DIM, BATCH, RANKS = 64, 65_536, 2
 
 
-def median_ms(work: Callable[[int], None], steps: int, warm_up: int = 3) -> float:
-    """Median time of a call in milliseconds, both processes starting it together."""
+def measure(work: Callable[[int], None], steps: int, warm_up: int = 3) -> np.ndarray:
+    """Median wall and processor time of a call in ms, both processes starting it together."""
     times = []
     for step in range(warm_up + steps):
         dist.barrier()
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         work(step)
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[warm_up:])
+        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
+    return 1000 * np.median(times[warm_up:], axis=0)
 
 
 def batches(kind: str, rows: int, rank: int, count: int) -> list[np.ndarray]:
@@ -85,7 +84,7 @@ def bytes_needed(layout: Layout, ids: np.ndarray, everyone: list[np.ndarray], ra
     return int(8 * asked.sum() + 4 * DIM * served + (8 + 4 * DIM) * mine.sum())
 
 
-def sharded(rank: int, args: argparse.Namespace) -> dict[str, float]:
+def sharded(rank: int, args: argparse.Namespace) -> dict[str, Any]:
     """Times in ms of a step and of its parts, and the bytes that left this process."""
     module = rowwise.torch.ShardedEmbedding(args.rows, DIM)
     optimizer = rowwise.torch.optim.Adam(module.parameters(), lr=0.01)
@@ -98,7 +97,7 @@ def sharded(rank: int, args: argparse.Namespace) -> dict[str, float]:
     sent = torch.tensor([store.exchange.bytes_sent - before])
     needed = bytes_needed(store.layout, everyone[rank][1], [of[1] for of in everyone], rank)
     result = {"sent": sent.item() / 1e6, "needed": needed / 1e6}
-    result["step"] = median_ms(step, args.steps)
+    result["step"] = measure(step, args.steps)
 
     # What of the batch the parts need: the rows that this process holds, of both batches.
     first, end = store.layout.span(rank)
@@ -121,21 +120,21 @@ def sharded(rank: int, args: argparse.Namespace) -> dict[str, float]:
 
     dist.all_reduce(sent, dist.ReduceOp.MAX)
     there, back = (torch.zeros(RANKS * sent.item(), dtype=torch.uint8) for _ in range(2))
-    result["lookup"] = median_ms(lookup, args.steps)
-    result["update"] = median_ms(update, args.steps)
-    result["gloo"] = median_ms(lambda _: dist.all_to_all_single(back, there), args.steps)
+    result["lookup"] = measure(lookup, args.steps)
+    result["update"] = measure(update, args.steps)
+    result["gloo"] = measure(lambda _: dist.all_to_all_single(back, there), args.steps)
     return result
 
 
-def beside_dense(rank: int, args: argparse.Namespace) -> dict[str, float]:
+def beside_dense(rank: int, args: argparse.Namespace) -> dict[str, Any]:
     """Times in ms of a step of ours, and of data-parallel training of a dense embedding."""
     ids = batches(args.ids, args.dense_rows, rank, 4)
     module = rowwise.torch.ShardedEmbedding(args.dense_rows, DIM)
     step = train(module, rowwise.torch.optim.Adam(module.parameters()), ids)
-    result = {"ours": median_ms(step, args.steps)}
+    result = {"ours": measure(step, args.steps)}
     dense = DistributedDataParallel(torch.nn.Embedding(args.dense_rows, DIM))
     step = train(dense, torch.optim.Adam(dense.parameters()), ids)
-    result["dense"] = median_ms(step, max(2, args.steps // 5), warm_up=1)
+    result["dense"] = measure(step, max(2, args.steps // 5), warm_up=1)
     return result
 
 
@@ -145,22 +144,25 @@ def one_process(args: argparse.Namespace) -> None:
     of = sharded(rank, args) | beside_dense(rank, args)
     if rank == 0:
         parts = of["lookup"] + of["update"] + of["gloo"]
-        lines = [
-            f"{RANKS} processes, a core each; {args.rows:,} rows x {DIM}, Adam, {args.ids} ids",
-            f"  local lookup                 {of['lookup']:9.1f} ms",
-            f"  local update                 {of['update']:9.1f} ms",
-            f"  gloo, these bytes alone      {of['gloo']:9.1f} ms",
-            f"  all three                    {parts:9.1f} ms",
-            f"  a step                       {of['step']:9.1f} ms   {of['step'] / parts:.2f} of it",
-            f"  ids + vectors + gradients    {of['needed']:9.1f} MB",
-            f"  sent by a process            {of['sent']:9.1f} MB   "
-            f"{of['sent'] / of['needed']:.2f} of it",
-            f"{args.dense_rows:,} rows",
-            f"  a step                       {of['ours']:9.1f} ms",
-            f"  torch.nn.Embedding under DDP {of['dense']:9.1f} ms   "
-            f"{of['dense'] / of['ours']:.0f} times",
-        ]
-        print("\n".join(lines))
+        print(f"{RANKS} processes, a core each; {args.rows:,} rows x {DIM}, Adam, {args.ids} ids")
+        print(f"{'ms':32}{'wall':>10}{'processor':>12}")
+        for name, took in (
+            ("local lookup", of["lookup"]),
+            ("local update", of["update"]),
+            ("gloo, these bytes alone", of["gloo"]),
+            ("all three", parts),
+            ("a step", of["step"]),
+        ):
+            print(f"{name:32}{took[0]:10.1f}{took[1]:12.1f}")
+        ratio = of["step"] / parts
+        print(f"{'a step / all three':32}{ratio[0]:10.2f}{ratio[1]:12.2f}")
+        print(f"sent by a process: {of['sent']:.1f} MB, {of['sent'] / of['needed']:.2f} of its")
+        print(f"ids + vectors + gradients, {of['needed']:.1f} MB")
+        print(f"{args.dense_rows:,} rows")
+        for name, took in (("a step", of["ours"]), ("DDP of a dense one", of["dense"])):
+            print(f"{name:32}{took[0]:10.1f}{took[1]:12.1f}")
+        ratio = of["dense"] / of["ours"]
+        print(f"{'DDP / ours':32}{ratio[0]:10.1f}{ratio[1]:12.1f}")
     dist.destroy_process_group()
 
 

@@ -39,9 +39,9 @@ class Layout:
     Example:
         >>> layout = Layout(10, 2)
         >>> layout.positions(np.arange(10)).tolist()
-        [0, 5, 3, 8, 6, 1, 9, 4, 2, 7]
+        [0, 6, 2, 8, 4, 1, 7, 3, 9, 5]
         >>> layout.ids(rank=0).tolist()
-        [0, 5, 8, 2, 7]
+        [0, 5, 2, 7, 4]
     """
 
     rows: int

@@ -98,7 +98,7 @@ class ThreadExchange:
 
     Example:
         >>> ranks = ThreadExchange.group(2)
-        >>> to_0 = ranks[1].start(np.array([7, 8, 9]), [1, 2], [0, 2])
+        >>> to_0 = ranks[1].start(np.array([7, 8, 9]), [1, 2], [2, 2])
         >>> ranks[0].start(np.array([5, 6]), [0, 2], [0, 1]).wait()
         array([7])
         >>> to_0.wait()
