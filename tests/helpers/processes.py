@@ -12,12 +12,12 @@ _START = """
 import datetime, os, signal, sys
 import numpy as np, torch, torch.distributed as dist
 import rowwise.torch
-dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=20))
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
 rank, ranks = dist.get_rank(), dist.get_world_size()
 """
 
 
-def run_processes(ranks: int, program: str, *arguments: object, timeout: float = 60) -> list[str]:
+def run_processes(ranks: int, program: str, *arguments: object, timeout: float = 150) -> list[str]:
     """Run a program on each of several processes; return what they printed.
 
     The program finds `rank`, `ranks`, `np`, `torch`, `dist` and `rowwise` there, and arguments as
@@ -51,4 +51,5 @@ def run_processes(ranks: int, program: str, *arguments: object, timeout: float =
     finally:
         for process in processes:
             process.kill()
+            process.communicate()
     return printed
