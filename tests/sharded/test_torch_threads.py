@@ -175,6 +175,24 @@ def test_a_rank_without_a_backward_pass_takes_part():
     assert run_ranks(2, run) == [one_process()] * 2
 
 
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_gradient_stays_until_zero_grad(clip):
+    def run(module, rank=0, ranks=1):
+        optimizer = optim.Adam(module.parameters())
+        for ids in IDS[:4]:
+            module(share(ids, rank, ranks)).square().sum().backward()
+            if clip:
+                rowwise.torch.clip_grad_norm_(module.parameters(), 0.5)
+            optimizer.step()
+            optimizer.step()
+            if clip:
+                optimizer.zero_grad()
+        return bits(module)
+
+    one = run(rowwise.torch.Embedding(ROWS, DIM, _weight=START.clone()))
+    assert run_ranks(2, lambda e: run(sharded(e), e.rank, 2)) == [one] * 2
+
+
 def test_an_evaluation_fills_untrained_rows():
     def run(exchange):
         module = sharded(exchange, _weight=None, untrained="zeros").eval()

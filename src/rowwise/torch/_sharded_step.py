@@ -98,10 +98,9 @@ def _step(optimizer: Any, group: Group, weight: ShardedWeight, factor: float) ->
     sign = -1.0 if group["maximize"] else 1.0
     exchanged, before = weight.exchanged, table.steps
     if exchanged is None:
-        given: Any = weight.scaled(weight.take_passes(), sign * factor)
+        given: Any = weight.scaled(weight.passes(), sign * factor)
     else:
         given = exchanged if sign > 0 else exchanged.with_values(-exchanged.values)
-        weight.exchanged = None
     table.apply(given, learning_rate(group, iteration), iteration=iteration)
     if table.steps > before:
         state["step"] += 1

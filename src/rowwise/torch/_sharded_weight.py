@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Self
 import numpy as np
 import torch
 
+from rowwise import _native
 from rowwise.sharded import ShardedTable
 from rowwise.sharded._store import OwnGradient, Pass
 from rowwise.store import RowGradient
@@ -63,23 +64,22 @@ class ShardedWeight(torch.Tensor):
         """Add the gradient of a backward pass, which torch is told has no rows."""
         if self.exchanged is not None:
             raise RuntimeError(
-                "backward() after clip_grad_norm_ and before optimizer.step(): the gradient was "
-                "exchanged already; make all backward passes first"
+                "backward() after clip_grad_norm_: the gradient was exchanged already; make all "
+                "backward passes first, and call zero_grad() after the step"
             )
         self._passes.append(gradient)
 
-    def take_passes(self) -> list[Pass]:
-        """Return the gradients of all backward passes since the last step; none are left."""
+    def passes(self) -> list[Pass]:
+        """Return the gradients of all backward passes since the last `zero_grad`."""
         with torch._C.DisableTorchFunctionSubclass():
             gradient: Any = self.grad
-        passes, self._passes = self._passes, []
         if gradient is None or (gradient.is_sparse and not gradient._nnz()):
-            return passes
+            return list(self._passes)
         ids, values = rows_and_gradients(gradient)
         known = gradient.is_sparse and sum(self._lengths) == len(ids)
         cuts = np.cumsum(self._lengths)[:-1].tolist() if known else []
         earlier = zip(np.split(ids, cuts), np.split(values, cuts), strict=True)
-        return [*(RowGradient(*part) for part in earlier), *passes]
+        return [*(RowGradient(*part) for part in earlier), *self._passes]
 
     def exchange(self) -> OwnGradient | None:
         """Send the gradient to the ranks that hold its rows, and return that of this rank's rows.
@@ -87,7 +87,7 @@ class ShardedWeight(torch.Tensor):
         Every rank calls it. It is None if no rank has any.
         """
         if self.exchanged is None:
-            passes = self.scaled(self.take_passes())
+            passes = self.scaled(self.passes())
             self.exchanged = self.table.store.exchange_gradient(passes)
         return self.exchanged
 
@@ -98,7 +98,8 @@ class ShardedWeight(torch.Tensor):
             if factor != 1.0:
                 part = part.with_values(part.values * np.float32(factor))
             if ranks != 1:
-                part = part.with_values(part.values / np.float32(ranks))
+                averaged = _native.empty(*part.values.shape)
+                part = part.with_values(np.divide(part.values, np.float32(ranks), out=averaged))
             passes[number] = part
         return passes
 
@@ -106,7 +107,8 @@ class ShardedWeight(torch.Tensor):
         """Return torch's gradient, with the rows of all passes."""
         with torch._C.DisableTorchFunctionSubclass():
             if self._passes:
-                passes = [self.table.store.row_gradient(part) for part in self.take_passes()]
+                passes = [self.table.store.row_gradient(part) for part in self.passes()]
+                self._passes = []
                 self._lengths = [len(part.ids) for part in passes]
                 self.grad = torch.sparse_coo_tensor(
                     torch.from_numpy(np.concatenate([part.ids for part in passes]))[None],
