@@ -33,7 +33,7 @@ def fill(weights: NDArray[np.float32], init: Init, seed: int | None) -> None:
 def standard_normal(shape: tuple[int, int], seed: int | None) -> NDArray[np.float32]:
     """Return standard normal numbers (rows, dim); a row's depend on the seed and its id alone."""
     values = np.empty(shape, np.float32)
-    _native.fill_normal(values, _seed(seed), 0.0, 1.0)
+    _native.fill_normal(values, checked_seed(seed), 0.0, 1.0)
     return values
 
 
@@ -49,14 +49,19 @@ def fill_by_name(
         ValueError: an unknown name.
     """
     if name == "uniform":
-        _native.fill_uniform(weights, _seed(seed), -0.05, 0.05, ids=ids)
+        _native.fill_uniform(weights, checked_seed(seed), -0.05, 0.05, ids=ids)
     elif name == "normal":
-        _native.fill_normal(weights, _seed(seed), 0.0, 0.05, ids=ids)
+        _native.fill_normal(weights, checked_seed(seed), 0.0, 0.05, ids=ids)
     elif name != "zeros":
         raise ValueError(f"init={name!r} is not 'uniform', 'normal' or 'zeros'")
 
 
-def _seed(seed: int | None) -> int:
+def checked_seed(seed: int | None) -> int:
+    """Return a seed below 2**64: the one given, or one drawn anew.
+
+    Raises:
+        ValueError: a seed outside 0..2**64 - 1.
+    """
     if seed is None:
         return secrets.randbits(64)
     if not 0 <= operator.index(seed) < 2**64:

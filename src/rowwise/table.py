@@ -504,7 +504,7 @@ class Table:
             MemoryError, OSError: it does not fit in memory, or in the scratch folder.
             ValueError: mmap and scratch.
         """
-        return load_state(path, cls.from_state, mmap=mmap, scratch=scratch)
+        return load_state(path, lambda state, _: cls.from_state(state), mmap=mmap, scratch=scratch)
 
     def state(self) -> TableState:
         """Return all that the table consists of: its own arrays, not copies of them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -24,9 +24,20 @@ _FORMAT = "rowwise table 1"
 T = TypeVar("T")
 
 
-def save_state(state: TableState, path: str | os.PathLike[str]) -> None:
-    """Write a table's state to `path`, whole or not at all; see `Table.save`."""
-    write(path, {**row_arrays(state), **other_arrays(state)}, describe(state))
+def save_state(
+    state: TableState,
+    path: str | os.PathLike[str],
+    *,
+    arrays: Mapping[str, NDArray[Any]] | None = None,
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Write a table's state to `path`, whole or not at all; see `Table.save`.
+
+    Args:
+        arrays, about: what goes with the table, into the same file.
+    """
+    own = {**row_arrays(state), **other_arrays(state)}
+    write(path, {**own, **(arrays or {})}, {**describe(state), **(about or {})})
 
 
 def row_arrays(state: TableState) -> dict[str, NDArray[Any]]:
@@ -70,12 +81,12 @@ def is_table(path: str | os.PathLike[str]) -> bool:
 
 def load_state(
     path: str | os.PathLike[str],
-    make: Callable[[TableState], T],
+    make: Callable[[TableState, Container], T],
     *,
     mmap: bool,
     scratch: Folder | None,
 ) -> T:
-    """Read a table's state from `path`, and return what `make` makes of it.
+    """Read a table's state from `path`, and return what `make` makes of it and the open file.
 
     Raises:
         DamagedFileError: the file is damaged, or `make` finds that its parts do not fit.
@@ -84,7 +95,7 @@ def load_state(
     if mmap and scratch is not None:
         raise ValueError("mmap=True leaves the rows in the file; scratch is for a copy of them")
     with Container(path) as file, blaming(file):
-        return make(_read_state(file, mmap, scratch))
+        return make(_read_state(file, mmap, scratch), file)
 
 
 @contextmanager
@@ -120,7 +131,7 @@ def open_rows(path: str | os.PathLike[str]) -> tuple[HostStore, Vocabulary | Non
         DamagedFileError, FileNotFoundError: see `Table.load`.
     """
 
-    def make(state: TableState) -> tuple[HostStore, Vocabulary | None]:
+    def make(state: TableState, _: Container) -> tuple[HostStore, Vocabulary | None]:
         return HostStore.from_state(state), state.vocabulary
 
     return load_state(path, make, mmap=True, scratch=None)
