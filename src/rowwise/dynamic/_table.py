@@ -346,11 +346,13 @@ class DynamicTable:
         table._begin(Table.from_state(state.table), index, state.starts, state.steps_before)
         return table
 
-    def load_ids(self, config: dict[str, Any], ids: dict[str, NDArray[Any]], steps: int) -> None:
+    def load_ids(
+        self, config: dict[str, Any], ids: dict[str, NDArray[Any]], starts: RowStarts, steps: int
+    ) -> None:
         """Take the ids of another dynamic table, whose rows were brought here by other means.
 
         Args:
-            config, ids: what the other index's `config` and `state` returned.
+            config, ids, starts: of the other table's `state`.
             steps: updates that the other table had made.
 
         Raises:
@@ -362,7 +364,8 @@ class DynamicTable:
             raise ValueError(f"ids for {index.rows} rows do not fit a table of {self.table.rows}")
         with self._writing:
             self._moves += 1
-            self.index, self._steps_before = index, steps - self.table.steps
+            self.index, self._starts = index, starts
+            self._steps_before = steps - self.table.steps
             self._moves += 1
 
     def __getstate__(self) -> DynamicState:

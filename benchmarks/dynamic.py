@@ -1,0 +1,104 @@
+"""What any id costs: a dynamic table beside a plain one of the same rows.
+
+    python benchmarks/dynamic.py [--rows 4000000] [--dim 64] [--batch 65536]
+
+The plain table is given row numbers; the dynamic one 64-bit hashes, or strings, of the same rows,
+all of them known. Then ids that nobody saw before: how many are admitted a second, each at the
+cost of another's row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import rowwise
+from rowwise.dynamic import DynamicTable
+
+_WARM, _REPEATS = 3, 15
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """Return the median time of a call."""
+    times = []
+    for repeat in range(_WARM + _REPEATS):
+        begin = time.perf_counter()
+        work()
+        if repeat >= _WARM:
+            times.append(time.perf_counter() - begin)
+    return 1e3 * float(np.median(times))
+
+
+def filled(rows: int, dim: int, keys: np.ndarray, kind: str) -> DynamicTable:
+    """Return a dynamic table in which each of the keys has a row."""
+    table = DynamicTable(rows, dim, "adam", ids=kind, in_flight=1)
+    for start in range(0, rows, 1 << 18):
+        table.observe(keys[start : start + (1 << 18)])
+    assert len(table) == rows
+    return table
+
+
+def works_of(table: Any, gradients: np.ndarray) -> dict[str, Callable[[Any], object]]:
+    """Return what is measured of both kinds of table."""
+    return {"lookup": table.lookup, "update": lambda ids: table.update(ids, gradients)}
+
+
+def main() -> None:
+    """Measure, and print one line a piece of work."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=4_000_000)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=65_536)
+    parser.add_argument("--strings", action="store_true", help="Measure strings, too.")
+    options = parser.parse_args()
+    rows, dim, batch = options.rows, options.dim, options.batch
+    rng = np.random.default_rng(0)
+    batches = [rng.integers(0, rows, batch) for _ in range(_WARM + _REPEATS)]
+    gradients = rng.standard_normal((batch, dim)).astype(np.float32)
+    results: dict[str, dict[str, float]] = {}
+
+    def measure(name: str, batches: list[Any], works: dict[str, Callable[[Any], object]]) -> None:
+        results[name] = {}
+        for what, work in works.items():
+            turns = iter(batches)
+            results[name][what] = milliseconds(lambda turns=turns, work=work: work(next(turns)))
+
+    plain = rowwise.Table(rows, dim, "adam")
+    measure("Table", batches, works_of(plain, gradients))
+    del plain
+    for kind in ("integers", "strings") if options.strings else ("integers",):
+        keys = np.arange(rows) * np.int64(0x1E3779B97F4A7C15)  # distinct: modulo 2**64
+        if kind == "strings":
+            keys = np.array([f"item {key:x}" for key in keys.tolist()], object)
+        table = filled(rows, dim, keys, kind)
+        works = {**works_of(table, gradients), "observe": table.observe}
+        measure(f"DynamicTable, {kind}", [keys[ids] for ids in batches], works)
+        new = iter(range(2**62, 2**63, batch))
+        begin, steps = time.perf_counter(), 40
+        for _ in range(steps):
+            start = next(new)
+            ids = range(start, start + batch)
+            table.observe(np.array(ids) if kind == "integers" else [str(i) for i in ids])
+            table.table.update([], np.empty((0, dim)))
+        admitted = steps * batch / (time.perf_counter() - begin)
+        print(
+            f"{kind}: {admitted:,.0f} admissions a second, each evicting; the index takes "
+            f"{table.index.nbytes / rows:.0f} bytes a row"
+        )
+        del table, works
+    print(f"\n{rows:,} rows of {dim}, Adam, {batch:,} uniform ids; ms, and times the plain table's")
+    base = results["Table"]
+    for name, times in results.items():
+        shown = (
+            f"{what} {ms:6.2f}" + (f" ({ms / base[what]:.2f}x)" if what in base else "")
+            for what, ms in times.items()
+        )
+        print(f"{name:24}", "   ".join(shown))
+
+
+if __name__ == "__main__":
+    main()
