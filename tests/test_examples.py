@@ -94,3 +94,12 @@ def test_the_sharded_recommender_has_one_loss_curve_whatever_the_processes(tmp_p
     assert killed.stdout.splitlines() == alone[:7]
     again = output(example, *sizes, "--folder", tmp_path / "two").splitlines()
     assert again == alone[6:]
+
+
+def test_rows_for_any_id_beat_the_hashing_trick():
+    told = output(EXAMPLES / "click_log.py", "--days", 4, "--clicks", 20_000, "--rows", 2048)
+    lines = [line.split() for line in told.splitlines()[-4:]]
+    dynamic, hashing, larger, vocabulary = (float(line[4]) for line in lines)
+    assert dynamic < larger
+    assert dynamic < hashing
+    assert dynamic < vocabulary + 0.005

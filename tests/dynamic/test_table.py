@@ -102,6 +102,14 @@ def test_a_start_depends_on_the_seed_and_the_id_alone(kind, init):
     assert (another.lookup(ids) != one.lookup(ids)).all()
 
 
+@pytest.mark.parametrize("init", ["uniform", "normal"])
+def test_an_integer_starts_as_the_row_of_that_number(init):
+    table = DynamicTable(30, DIM, init=init, seed=3)
+    table.observe(np.arange(30)[::-1])
+    plain = Table(30, DIM, init=init, seed=3)
+    assert table.lookup(np.arange(30)).tobytes() == plain.to_numpy().tobytes()
+
+
 def test_an_id_that_comes_back_starts_anew():
     table = DynamicTable(2, DIM, "adam", evict_share=0.5, in_flight=1, seed=0)
     table.observe([1])
