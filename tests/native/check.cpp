@@ -10,6 +10,7 @@
 #include <numeric>
 #include <thread>
 
+#include "ids.hpp"
 #include "random.hpp"
 #include "testbed.hpp"
 #include "threads.hpp"
@@ -274,11 +275,69 @@ void check_words(int64_t dim, bool cbow) {
             "a word does not tell its neighbour from others", kind, dim);
 }
 
+// Ids come and go beside readers; every one that is found has a row of its own, and a restored index
+// goes on as the first.
+void check_ids(bool strings) {
+    Kind kind{};
+    kind.name = strings ? "ids, strings" : "ids, integers";
+    constexpr int64_t kCapacity = 300, kBatch = 200;
+    const IdPolicy policy{kCapacity, 3, 2, false, 40, 30, 2};
+    IdIndex index(policy, strings), other(policy, strings);
+    struct Batch {
+        IdVector integers, offsets{0};
+        std::string bytes;
+        Batch(int64_t first, bool strings) {
+            for (int64_t i = 0; i < kBatch; ++i) {
+                integers.push_back(first + i / 2);
+                bytes += "item " + std::to_string(first + i / 2);
+                offsets.push_back(static_cast<int64_t>(bytes.size()));
+            }
+            if (!strings) offsets.clear();
+        }
+        IdBatch view() const { return {integers, bytes.data(), offsets}; }
+    };
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> readers;
+    for (int r = 0; r < 2; ++r)
+        readers.emplace_back([&] {
+            IdVector rows(kBatch);
+            for (int64_t first = 0; !stop; first = (first + 77) % 3000) {
+                index.find(Batch(first, strings).view(), rows.data());
+                for (int64_t i = 2; i < kBatch; ++i)
+                    require(rows[i] >= kCapacity || rows[i] != rows[i - 2], "a row of two ids",
+                            kind, 0);
+            }
+        });
+    IdVector rows(kBatch), others(kBatch);
+    for (int64_t step = 0; step < 60; ++step) {
+        const Batch batch(step * 50, strings);
+        const IdChanges changes = index.observe(batch.view(), step, rows.data());
+        require(changes.refused == 0, "an id was refused", kind, 0);
+        for (const int64_t row : rows) require(row < kCapacity, "an id has no row", kind, 0);
+        if (step == 30) other.restore(index.state());
+        if (step <= 30) continue;
+        other.observe(batch.view(), step, others.data());
+        require(rows == others, "a restored index gives other rows", kind, 0);
+    }
+    stop = true;
+    for (std::thread& reader : readers) reader.join();
+    IdIndex::State damaged = index.state();
+    damaged.seen.pop_back();
+    bool refused = false;
+    try {
+        index.restore(std::move(damaged));
+    } catch (const std::invalid_argument&) {
+        refused = true;
+    }
+    require(refused, "damaged ids were taken", kind, 0);
+}
+
 }  // namespace
 
 int main() {
     for (const int64_t dim : {3, 16, 50})
         for (const bool cbow : {false, true}) check_words(dim, cbow);
+    for (const bool strings : {false, true}) check_ids(strings);
     check_random_numbers();
     check_errors_of_helpers();
     for (const int64_t n : {1, 64, 65, 128, 1000}) check_sums(n, 19);
