@@ -86,6 +86,7 @@ class WithoutGil {
     std::optional<nb::gil_scoped_release> release_;
 };
 
+void bind_disk(nb::module_& m);
 void bind_ids(nb::module_& m);
 void bind_table(nb::module_& m);
 void bind_vectors(nb::module_& m);

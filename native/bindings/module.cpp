@@ -87,6 +87,7 @@ NB_MODULE(_native, m) {
         "Return the name of the copy of the kernels in use.");
     m.def("select_kernels", &select_kernels, "name"_a,
           "Choose a copy of the kernels; return False where this processor does not run it.");
+    bind_disk(m);
     bind_ids(m);
     bind_table(m);
     bind_vectors(m);

@@ -22,7 +22,7 @@ def fill(weights: NDArray[np.float32], init: Init, seed: int | None) -> None:
         ValueError: an unknown name, or values of another shape.
     """
     if isinstance(init, str):
-        fill_by_name(weights, init, seed)
+        fill_rows(weights, init, seed, None)
         return
     values = np.asarray(init(weights.shape) if callable(init) else init)
     if values.shape != weights.shape:
@@ -37,13 +37,10 @@ def standard_normal(shape: tuple[int, int], seed: int | None) -> NDArray[np.floa
     return values
 
 
-def fill_by_name(
-    weights: NDArray[np.float32],
-    name: str,
-    seed: int | None,
-    ids: NDArray[np.int64] | None = None,
+def fill_rows(
+    weights: NDArray[np.float32], name: str, seed: int | None, ids: NDArray[np.int64] | None
 ) -> None:
-    """Fill weights (rows, dim), zeroed before, with what rows ids (rows,) of a table start with.
+    """Fill weights (n, dim), zeroed before, with what rows ids (n,) start with; or rows 0..n-1.
 
     Raises:
         ValueError: an unknown name.

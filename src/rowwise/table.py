@@ -21,8 +21,8 @@ from rowwise._ids import as_ids
 from rowwise._init import Init
 from rowwise._untrained import Untrained
 from rowwise.rules import Rule, StepParams
-from rowwise.store import BagGradient, Folder, HostStore, RowGradient, TableState
-from rowwise.store._memory import check_fits
+from rowwise.store import BagGradient, DiskStore, Folder, HostStore, RowGradient, TableState
+from rowwise.store._memory import bytes_of, check_fits
 from rowwise.store._table_file import load_state, save_state
 from rowwise.text import Vocabulary
 
@@ -49,6 +49,9 @@ class Table:
         seed: for "uniform" and "normal". A row's start depends on the seed and its id alone.
         scratch: a folder on a disk, in whose room the table then lies instead of in memory; for
             tables larger than that. It leaves no file behind.
+        memory: with scratch, bytes of memory (a number, or "8GiB") for the rows used lately. The
+            others are read from the disk row by row, many at once, where without it they are
+            pages of the system's. Layers of frameworks need a table without it.
 
     Raises:
         ValueError: rows or dim below 1, an unknown rule or init, an array of another shape.
@@ -74,13 +77,14 @@ class Table:
         init: Init = "uniform",
         seed: int | None = None,
         scratch: Folder | None = None,
+        memory: int | str | None = None,
     ) -> None:
         rows, dim = positive("rows", rows), positive("dim", dim)
         if rows >= 2**32:
             check_fits(rows, dim, 0)
             raise ValueError(f"rows={rows} is above the limit of {2**32 - 1}")
         chosen = rules.get(rule)
-        self.store = HostStore(rows, dim, chosen, init=init, seed=seed, scratch=scratch)
+        self.store: Any = _store(rows, dim, chosen, init, seed, scratch, memory)
         self._learning_rate = chosen.learning_rate if chosen else 0.0
         self._vocabulary: Vocabulary | None = None
         if not isinstance(init, str) and not callable(init):
@@ -155,6 +159,19 @@ class Table:
         if untrained != "as-is":
             _untrained.fill_untrained(self.store, ids, vectors, untrained)
         return vectors
+
+    def prefetch(self, ids: Any) -> None:
+        """Begin to read the next batch's rows from the disk while this one is trained.
+
+        No value depends on it. It does something for tables with `memory=` alone.
+
+        Args:
+            ids: (...,) integers.
+
+        Raises:
+            IndexError, TypeError, ValueError: bad ids, see `lookup`.
+        """
+        self.store.prefetch(as_ids(ids))
 
     def pool(
         self, ids: Any, offsets: Any = None, weights: Any = None, combiner: str = "mean"
@@ -488,6 +505,7 @@ class Table:
         *,
         mmap: bool = False,
         scratch: Folder | None = None,
+        memory: int | str | None = None,
     ) -> Self:
         """Read what `save` wrote.
 
@@ -496,15 +514,21 @@ class Table:
             mmap: leave rows in the file until they are read, so that opening takes no time however
                 large the table is. Updates then change a copy in memory of the rows they touch,
                 never the file. The rows' checksums are not looked at.
-            scratch: see `Table`; for training a table that does not fit in memory.
+            scratch, memory: see `Table`; for training a table that does not fit in memory.
 
         Raises:
             FileNotFoundError: there is no such file.
             DamagedFileError: it is not a table's file, or damaged. It is a ValueError.
             MemoryError, OSError: it does not fit in memory, or in the scratch folder.
-            ValueError: mmap and scratch.
+            ValueError: mmap and scratch; memory without scratch.
         """
-        return load_state(path, lambda state, _: cls.from_state(state), mmap=mmap, scratch=scratch)
+        return load_state(
+            path,
+            lambda state, _: cls.from_state(state),
+            mmap=mmap,
+            scratch=scratch,
+            memory=cached_bytes(memory, scratch),
+        )
 
     def state(self) -> TableState:
         """Return all that the table consists of: its own arrays, not copies of them."""
@@ -528,7 +552,8 @@ class Table:
             ValueError: parts that do not fit each other; nothing has changed.
         """
         rate = check_learning_rate(state.learning_rate)
-        self.store = HostStore.from_state(state)
+        kind = HostStore if state.memory is None else DiskStore
+        self.store = kind.from_state(state)
         self._learning_rate = rate
         self._vocabulary = None
         self.vocabulary = state.vocabulary
@@ -548,6 +573,34 @@ class Table:
 
     def _completed(self, state: TableState) -> TableState:
         return replace(state, learning_rate=self._learning_rate, vocabulary=self._vocabulary)
+
+
+def cached_bytes(memory: int | str | None, scratch: Folder | None) -> int | None:
+    """Return the bytes that memory= says, or None.
+
+    Raises:
+        TypeError, ValueError: no size, or one without a folder for the other rows.
+    """
+    if memory is None:
+        return None
+    if scratch is None:
+        raise ValueError(f"memory={memory!r} is for rows on a disk; give scratch= a folder there")
+    return bytes_of(memory)
+
+
+def _store(
+    rows: int,
+    dim: int,
+    rule: Rule | None,
+    init: Init,
+    seed: int | None,
+    scratch: Folder | None,
+    memory: int | str | None,
+) -> HostStore | DiskStore:
+    cached = cached_bytes(memory, scratch)
+    if cached is None or scratch is None:
+        return HostStore(rows, dim, rule, init=init, seed=seed, scratch=scratch)
+    return DiskStore(rows, dim, rule, init=init, seed=seed, scratch=scratch, memory=cached)
 
 
 def set_num_threads(threads: int) -> None:

@@ -158,7 +158,7 @@ class ShardedStore:
                 raise ValueError(f"init has shape {values.shape}; the table needs {self.shape}")
             memory[:] = values[ids]
             return
-        _init.fill_by_name(memory, init, seed, ids)
+        _init.fill_rows(memory, init, seed, ids)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,9 +1,11 @@
 """Where rows live: the seam between what users call and the memory that holds the rows.
 
 `Table` and every adapter go through a `RowStore`. `HostStore` keeps rows in this process's memory
-or in a scratch file; a new placement is one more class with the same methods.
+or in a scratch file, `DiskStore` on a disk with a cache in memory. A new placement is one more
+class with the same methods.
 """
 
+from rowwise.store._disk import DiskStore
 from rowwise.store._gradient import BagGradient, Bags, RowGradient
 from rowwise.store._host import HostStore
 from rowwise.store._memory import Folder
@@ -14,6 +16,7 @@ from rowwise.store._table_file import open_rows
 __all__ = [
     "BagGradient",
     "Bags",
+    "DiskStore",
     "Folder",
     "HostStore",
     "RowGradient",

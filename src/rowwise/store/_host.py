@@ -98,9 +98,14 @@ class HostStore:
         store._begin(state.weights, state.row_states, state.scratch)
         store._slots = state.slots
         store._bind(state.rule, slots_pristine=state.slots_pristine)
-        store._native.restore(state.step_history)
-        store.steps = state.steps
+        store.restore_clock(state)
         return store
+
+    def restore_clock(self, state: TableState) -> None:
+        """Take up the clock and count of steps of a state, of which the rows are already."""
+        self._native.restore(state.step_history)
+        self._native.slots_pristine = state.slots_pristine
+        self.steps = state.steps
 
     def _begin(self, weights: Floats, states: NDArray[np.void], scratch: Folder | None) -> None:
         self._weights, self._row_states, self._scratch = weights, states, scratch
@@ -248,6 +253,9 @@ class HostStore:
             if ids is not None:
                 self._check(ids, bad)
 
+    def prefetch(self, ids: Ids) -> None:
+        """Do nothing: all rows are in memory."""
+
     def write(self, values: Any, ids: Ids | None = None) -> None:
         """Set rows to values (n, dim): those of distinct ids (n,), or all."""
         with self._writing:
@@ -293,16 +301,7 @@ class HostStore:
 
         The arrays are new ones. See `rowwise.Table.remap` for arguments and errors.
         """
-        if not source_rows.size:
-            raise ValueError("a table has at least one row; source_rows is empty")
-        kept = np.flatnonzero(source_rows != -1)
-        old = source_rows[kept]
-        if (old < 0).any() or (old >= len(self._weights)).any():
-            bad = (source_rows < -1) | (source_rows >= len(self._weights))
-            raise outside(source_rows, int(bad.argmax()), len(self._weights))
-        ids, counts = np.unique(old, return_counts=True)
-        if (counts > 1).any():
-            raise ValueError(f"row {ids[counts > 1][0]} stands twice in source_rows")
+        kept, old = check_source_rows(source_rows, len(self._weights))
         with self._writing:
             new = HostStore(
                 len(source_rows),
@@ -499,6 +498,25 @@ class HostStore:
         if name not in self.slot_names:
             raise KeyError(f"no slot {name!r}; {self.rule!r} has {self.slot_names}")
         return self.slot_names.index(name)
+
+
+def check_source_rows(source_rows: Ids, rows: int) -> tuple[Ids, Ids]:
+    """Return which of source_rows are rows of a table, and these rows.
+
+    Raises:
+        IndexError, ValueError: see `rowwise.Table.remap`.
+    """
+    if not source_rows.size:
+        raise ValueError("a table has at least one row; source_rows is empty")
+    kept = np.flatnonzero(source_rows != -1)
+    old = source_rows[kept]
+    if (old < 0).any() or (old >= rows).any():
+        bad = (source_rows < -1) | (source_rows >= rows)
+        raise outside(source_rows, int(bad.argmax()), rows)
+    ids, counts = np.unique(old, return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(f"row {ids[counts > 1][0]} stands twice in source_rows")
+    return kept, old
 
 
 _turns: weakref.WeakSet[_Writing] = weakref.WeakSet()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -102,3 +103,25 @@ def available_bytes() -> int | None:
         return free * 1024
     except (OSError, StopIteration, ValueError):
         return None
+
+
+def bytes_of(memory: int | str) -> int:
+    """Return a number of bytes given as such, or as "8GiB", "500MB".
+
+    Raises:
+        TypeError, ValueError: neither, or none above 0.
+    """
+    units = {"B": 1, **{f"{u}B": 1000 ** (i + 1) for i, u in enumerate("KMGT")}}
+    units |= {f"{u}IB": 1024 ** (i + 1) for i, u in enumerate("KMGT")}
+    if isinstance(memory, str):
+        found = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)\s*", memory)
+        if found is None or found[2].upper() not in units:
+            raise ValueError(f"memory={memory!r} is not a size such as '8GiB' or '500MB'")
+        memory = int(float(found[1]) * units[found[2].upper()])
+    if isinstance(memory, bool) or not isinstance(memory, int | np.integer):
+        raise TypeError(
+            f"memory must be a number of bytes or a size such as '8GiB', not {memory!r}"
+        )
+    if memory < 1:
+        raise ValueError(f"memory={memory} must be at least 1 byte")
+    return int(memory)

@@ -57,6 +57,9 @@ class RowStore(Protocol):
         batch into argmax (bags, dim); 0 and -1 where the bag is empty; NaN is above all.
         """
 
+    def prefetch(self, ids: Ids) -> None:
+        """Begin to bring rows ids (...,) near, if they are far; nothing waits for it."""
+
     def read_slot(self, name: str) -> Floats:
         """Return the present values of a slot, (rows, dim), a fresh array."""
 

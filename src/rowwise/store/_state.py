@@ -28,6 +28,7 @@ class TableState:
         slots_pristine: whether slots of rows without updates hold their starting values.
         vocabulary: what the rows stand for, or None.
         scratch: the folder on whose disk the arrays lie, or None for memory.
+        memory: bytes of memory for rows that lie on a disk; None: all are in reach as arrays.
     """
 
     weights: NDArray[np.float32]
@@ -40,6 +41,7 @@ class TableState:
     slots_pristine: bool = True
     vocabulary: Vocabulary | None = None
     scratch: Folder | None = None
+    memory: int | None = None
 
     def check(self) -> None:
         """Refuse parts that do not fit each other.
@@ -66,4 +68,4 @@ class TableState:
         copied["row_states"][:] = self.row_states
         for new, old in zip(copied["slots"], self.slots, strict=True):
             new[:] = old
-        return replace(self, **copied, scratch=None)
+        return replace(self, **copied, scratch=None, memory=None)

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -46,7 +47,7 @@ def row_arrays(state: TableState) -> dict[str, NDArray[Any]]:
     return {
         "weights": state.weights,
         **{f"slot.{name}": slot for name, slot in zip(slot_names, state.slots, strict=True)},
-        "states": state.row_states.view(np.uint32).reshape(-1, 4),
+        "states": _as_numbers(state.row_states),
     }
 
 
@@ -70,6 +71,15 @@ def describe(state: TableState) -> dict[str, str]:
     return {"format": _FORMAT, "table": json.dumps(about)}
 
 
+def _as_numbers(states: NDArray[np.void]) -> NDArray[np.uint32]:
+    """Return row states (rows,) as numbers (rows, 4), where they lie."""
+    if states.flags.c_contiguous:
+        return states.view(np.uint32).reshape(-1, 4)
+    return np.lib.stride_tricks.as_strided(
+        np.asarray(states["last_step"]), (len(states), 4), (states.strides[0], 4), writeable=False
+    )
+
+
 def is_table(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is a file that `save_state` wrote, by its header."""
     try:
@@ -85,6 +95,7 @@ def load_state(
     *,
     mmap: bool,
     scratch: Folder | None,
+    memory: int | None = None,
 ) -> T:
     """Read a table's state from `path`, and return what `make` makes of it and the open file.
 
@@ -95,7 +106,10 @@ def load_state(
     if mmap and scratch is not None:
         raise ValueError("mmap=True leaves the rows in the file; scratch is for a copy of them")
     with Container(path) as file, blaming(file):
-        return make(_read_state(file, mmap, scratch), file)
+        if memory is None:
+            return make(_read_state(file, mmap, scratch), file)
+        state = _read_state(file, True, None, verify=True)
+        return make(replace(state, scratch=scratch, memory=memory), file)
 
 
 @contextmanager
@@ -137,17 +151,22 @@ def open_rows(path: str | os.PathLike[str]) -> tuple[HostStore, Vocabulary | Non
     return load_state(path, make, mmap=True, scratch=None)
 
 
-def _read_state(file: Container, mmap: bool, scratch: Folder | None) -> TableState:
+def _read_state(
+    file: Container, mmap: bool, scratch: Folder | None, *, verify: bool = False
+) -> TableState:
     rows, dim, slots = check_layout(file)
     if mmap:
         big = {name: file.map(name) for name in ("weights", "states", *slots)}
+        if verify:
+            for name in big:
+                file.verify(name)
     else:
         if scratch is None:
             check_fits(rows, dim, len(slots))
         big = {n: file.read(n, into=matrix(rows, dim, scratch)) for n in ("weights", *slots)}
         states = row_states(rows, scratch).view(np.uint32).reshape(rows, 4)
         big["states"] = file.read("states", into=states)
-    return complete(file, big, scratch, check_stamps=not mmap)
+    return complete(file, big, scratch, check_stamps=verify or not mmap)
 
 
 def complete(

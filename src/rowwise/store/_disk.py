@@ -1,0 +1,664 @@
+"""Rows on a disk, with a cache of rows in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowwise._ids import check_range
+from rowwise._init import Init, checked_seed, fill_rows
+from rowwise.rules import Rule, StepParams
+from rowwise.store._gradient import BagGradient, Bags, Floats, Ids, RowGradient
+from rowwise.store._host import HostStore, check_source_rows
+from rowwise.store._memory import ROW_STATE, Folder
+from rowwise.store._records import RecordFile
+from rowwise.store._state import TableState
+
+_HORIZON = 65_535  # steps that the clock remembers
+_NEVER = 0  # the era of a row that was never written: it still has what it started with
+_BOOKKEEPING = 4 + 2  # bytes of each row, cached or not
+_FRAME_BOOKKEEPING = 8 + 4 + 1 + 1
+# What only a store with one array of all rows has.
+_OF_ARRAYS = (
+    "memory",
+    "use_memory",
+    "begin_external_write",
+    "record_external_step",
+    "training_in_place",
+    "load_counts",
+)
+
+
+class DiskStore:
+    """Rows, slots and row states on a disk; see `RowStore` for the methods.
+
+    A row's weights, slots and state lie side by side, and the rows of a batch are asked for
+    together. Those used lately stay in memory, in the frames of a `HostStore` that makes every
+    computation, so that the numbers are its, to the bit. What changed there is written back when
+    its frame is needed for another row.
+
+    One thread at a time looks up or writes.
+
+    Args:
+        rows, dim, rule, init, seed: see `HostStore`.
+        scratch: the folder on whose disk the rows lie.
+        memory: bytes for cached rows and bookkeeping.
+
+    Raises:
+        MemoryError: `memory` is too small for the bookkeeping and one page of rows.
+        OSError: the rows do not fit on the disk.
+        ValueError: a rule whose every step visits every row.
+    """
+
+    device = "disk"
+
+    def __init__(
+        self,
+        rows: int,
+        dim: int,
+        rule: Rule | None = None,
+        *,
+        init: Init = "zeros",
+        seed: int | None = None,
+        scratch: Folder,
+        memory: int,
+    ) -> None:
+        self._rows, self._scratch, self._memory = rows, scratch, memory
+        self._init = init if isinstance(init, str) else "zeros"
+        fill_rows(np.empty((0, dim), np.float32), self._init, 0, None)  # an unknown name
+        self._seed = checked_seed(seed)
+        self._lock = threading.RLock()
+        self._writes = 0
+        self._prefetching: _Prefetch | None = None
+        self._open(dim, rule)
+        if not isinstance(init, str):
+            values = np.asarray(init((rows, dim)) if callable(init) else init)
+            if values.shape != (rows, dim):
+                raise ValueError(f"init has shape {values.shape}; the table needs {(rows, dim)}")
+            self.write(values)
+
+    def _open(self, dim: int, rule: Rule | None) -> None:
+        _refuse_dense(rule)
+        slots = len(rule.slot_names) if rule else 0
+        record = dim * 4 * (1 + slots) + ROW_STATE.itemsize
+        room = self._memory - self._rows * _BOOKKEEPING
+        frames = min(self._rows, room // (record + _FRAME_BOOKKEEPING))
+        if frames < min(self._rows, 4096 // record + 1):
+            needed = self._rows * _BOOKKEEPING + 4096 + record
+            raise MemoryError(
+                f"memory={self._memory:,} bytes leave no room for rows beside the bookkeeping of "
+                f"{self._rows:,}; give at least {needed:,}"
+            )
+        self._cache = HostStore(frames, dim, rule)
+        state = self._cache.state()
+        self._arrays: list[NDArray[Any]] = [state.weights, *state.slots, state.row_states]
+        self._file = RecordFile(self._scratch, self._rows, self._arrays)
+        self._frame_of = np.full(self._rows, -1, np.int32)
+        self._era_of = np.full(self._rows, _NEVER, np.uint16)
+        self._row_of = np.full(frames, -1, np.int64)
+        self._tick_of = np.zeros(frames, np.uint32)  # when it was last used
+        self._used = np.zeros(frames, np.bool_)  # since the hand last passed
+        self._dirty = np.zeros(frames, np.bool_)
+        self._hand = self._tick = 0
+        self._era, self._steps_in_era, self._epsilon_factor = 1, 0, 0.0
+
+    # ------------------------------------------------------------------ what it is
+
+    @property
+    def rule(self) -> Rule | None:
+        """The update rule."""
+        return self._cache.rule
+
+    @property
+    def steps(self) -> int:
+        """Updates so far."""
+        return self._cache.steps
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, dim)."""
+        return self._rows, self._cache.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of rows, slots and bookkeeping, on the disk and in memory."""
+        return self._file.nbytes + self.memory_bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes in memory."""
+        own = (self._frame_of, self._era_of, self._row_of, self._tick_of, self._used, self._dirty)
+        return self._cache.nbytes + sum(array.nbytes for array in own)
+
+    @property
+    def version(self) -> int:
+        """A number that rises at every write."""
+        return self._writes
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """Names of the rule's slots."""
+        return self._cache.slot_names
+
+    # ------------------------------------------------------------------ reading
+
+    def gather(self, ids: Ids, out: Floats) -> None:
+        """Read rows ids (...,) into out (..., dim); a batch that the cache cannot hold in parts.
+
+        Raises:
+            IndexError: an id outside the table; nothing was written.
+            OSError: the disk fails.
+        """
+        check_range(ids, self._rows)
+        flat, vectors = ids.reshape(-1), out.reshape(-1, self.shape[1])
+        with self._lock:
+            for part in _parts(flat.size, len(self._row_of)):
+                self._cache.gather(self._frames(flat[part]), vectors[part])
+
+    def gather_bags(self, bags: Bags, out: Floats) -> None:
+        """Read the weighted sum of each bag's rows into out (bags, dim); 0 where it is empty."""
+        with self._lock:
+            self._cache.gather_bags(self._translated(bags), out)
+
+    def gather_bags_max(self, bags: Bags, out: Floats, argmax: Ids) -> None:
+        """Read the largest of each bag's values, and the first position that has it."""
+        with self._lock:
+            self._cache.gather_bags_max(self._translated(bags), out, argmax)
+
+    def read_slot(self, name: str) -> Floats:
+        """Return the present values of a slot, (rows, dim), a fresh array.
+
+        Raises:
+            KeyError: the rule has no such slot.
+        """
+        index = self._cache._slot_index(name)
+        values = np.empty(self.shape, np.float32)
+        with self._lock:
+            for part, state in self._snapshots():
+                values[part] = HostStore.from_state(state).read_slot(self.slot_names[index])
+        return values
+
+    def prefetch(self, ids: Ids) -> None:
+        """Begin to read rows ids (...,) that are not in memory, while others are trained.
+
+        Nothing waits for it but calls that need these rows. A batch that is too large for the
+        cache, or comes while another is being read, is left alone.
+
+        Raises:
+            IndexError: an id outside the table.
+        """
+        check_range(ids, self._rows)
+        with self._lock:
+            if self._prefetching is not None:
+                if not self._prefetching.done:
+                    return
+                self._finish_prefetch()
+            missing = np.unique(ids[self._frame_of[ids] < 0])
+            if not missing.size or 2 * missing.size > len(self._row_of):
+                return
+            self._tick += 1
+            frames = self._free_frames(missing.size)
+            self._prefetching = _Prefetch(self, missing, frames)
+
+    # ------------------------------------------------------------------ gradients
+
+    def bag_gradient(self, bags: Bags, values: Floats) -> BagGradient:
+        """Return the gradient of bags, which are looked at when a step is made of it."""
+        check_range(bags.ids, self._rows)
+        return BagGradient(bags, values)
+
+    def bag_max_gradient(self, bags: Bags, argmax: Ids, values: Floats) -> RowGradient:
+        """Return the gradient of `gather_bags_max`, by distinct ids."""
+        distinct, compact = _compacted(bags.ids)
+        self._check_room(distinct.size)
+        compact_bags = replace(bags, ids=compact)
+        gradient = self._cache.bag_max_gradient(compact_bags, argmax, values)
+        return RowGradient(distinct[gradient.ids], gradient.values)
+
+    def bag_weight_gradient(self, bags: Bags, values: Floats) -> Floats:
+        """Return the gradient (n,) of the weights of bags whose gradients are values."""
+        with self._lock:
+            return self._cache.bag_weight_gradient(self._translated(bags), values)
+
+    def coalesce(self, gradient: RowGradient | BagGradient) -> RowGradient:
+        """Return distinct ids, ascending, with the sums of their gradients, in batch order."""
+        bags = gradient.plan if isinstance(gradient, BagGradient) else None
+        distinct, compact = _compacted(gradient.ids if bags is None else bags.ids)  # type: ignore[union-attr]
+        self._check_room(distinct.size)
+        moved: RowGradient | BagGradient = RowGradient(compact, gradient.values)
+        if bags is not None:
+            moved = self._cache.bag_gradient(replace(bags, ids=compact), gradient.values)
+        summed = self._cache.coalesce(moved)
+        return RowGradient(distinct[summed.ids], summed.values)
+
+    # ------------------------------------------------------------------ writing
+
+    def apply(
+        self,
+        gradient: RowGradient | BagGradient,
+        step: StepParams,
+        frozen_row: int | None = None,
+    ) -> None:
+        """Make one step of the rule over all rows, at the cost of the batch's rows.
+
+        Raises:
+            IndexError: an id outside the table.
+            MemoryError: the cache cannot hold the batch's rows.
+            OSError: the disk fails.
+            ValueError: a step whose weight decay takes all of a row at once. In each case nothing
+                has changed.
+        """
+        if step.decay_factor <= 0:
+            raise ValueError(
+                f"learning_rate * weight_decay = {1 - step.decay_factor:g} must be below 1 for a "
+                "table on disk"
+            )
+        bags = gradient.plan if isinstance(gradient, BagGradient) else None
+        ids = gradient.ids if bags is None else bags.ids  # type: ignore[union-attr]
+        check_range(ids, self._rows)
+        with self._lock:
+            if self._steps_in_era >= _HORIZON or step.epsilon < self._epsilon_factor:
+                self.materialize()
+            wanted = ids if frozen_row is None else np.append(ids, frozen_row)
+            frames = self._frames(wanted)[: None if frozen_row is None else -1].reshape(ids.shape)
+            frozen = None if frozen_row is None else int(self._frame_of[frozen_row])
+            moved: RowGradient | BagGradient = RowGradient(frames, gradient.values)
+            if bags is not None:
+                moved = self._cache.bag_gradient(replace(bags, ids=frames), gradient.values)
+            self._cache.apply(moved, step, frozen)
+            self._changed(frames if frozen is None else np.append(frames, frozen))
+            if self.rule is not None and not self.rule.is_stationary:
+                self._steps_in_era += 1
+                self._epsilon_factor = step.epsilon
+
+    def materialize(self, ids: Ids | None = None) -> None:
+        """Bring rows up to date in place; no value changes beyond rounding.
+
+        For all rows that is a pass over the disk.
+
+        Raises:
+            IndexError: an id outside the table.
+            OSError: the disk fails.
+        """
+        with self._lock:
+            self._each(ids, self._cache.materialize)
+            if ids is not None:
+                return
+            self._finish_prefetch()
+            # The clock starts anew. Rows on the disk keep their last steps, of the old era.
+            self._cache.materialize()
+            self._era, self._steps_in_era, self._epsilon_factor = self._era + 1, 0, 0.0
+
+    def renew(self, ids: Ids, starts: Floats) -> None:
+        """Start rows of distinct ids (n,) anew with starts (n, dim): fresh slots, no updates."""
+        self._each(ids, lambda frames, part: self._cache.renew(frames, starts[part]), parts=True)
+
+    def write(self, values: Any, ids: Ids | None = None) -> None:
+        """Set rows to values (n, dim): those of distinct ids (n,), or all."""
+        self._each(ids, lambda frames, part: self._cache.write(values[part], frames), parts=True)
+
+    def write_slot(self, name: str, values: Any, ids: Ids | None = None) -> None:
+        """Set a slot of rows to values (n, dim): those of distinct ids (n,), or all.
+
+        Raises:
+            KeyError: the rule has no such slot.
+        """
+        self._cache._slot_index(name)
+        self._each(
+            ids,
+            lambda frames, part: self._cache.write_slot(name, values[part], frames),
+            parts=True,
+        )
+
+    def mark_trained(self, ids: Ids | None = None) -> None:
+        """Record that rows hold values worth reading that no update brought."""
+        self._each(None if ids is None else np.unique(ids), self._cache.mark_trained)
+
+    def set_rule(self, rule: Rule | None, *, keep_state: bool = False) -> None:
+        """Step by another rule from now on; see `HostStore.set_rule`.
+
+        Fresh slots are records of another size: the rows move to a new file.
+        """
+        names = rule.slot_names if rule else ()
+        if keep_state and names != self.slot_names:
+            raise ValueError(f"{rule!r} has slots {names}, the table {self.slot_names}")
+        _refuse_dense(rule)
+        with self._lock:
+            if keep_state:
+                self.materialize()
+                self._cache.set_rule(rule, keep_state=True)
+                self._writes += 1
+            else:
+                self._move(np.arange(self._rows), rule, self._init, self._seed)
+
+    def remap(self, source_rows: Ids, init: Init, seed: int | None) -> None:
+        """Make row i what row source_rows[i] was, with slots and counts; -1 makes a new row.
+
+        The rows move to a new file. See `rowwise.Table.remap` for arguments and errors.
+        """
+        check_source_rows(source_rows, self._rows)
+        if not isinstance(init, str):
+            raise ValueError("rows on a disk start by name: 'uniform', 'normal' or 'zeros'")
+        with self._lock:
+            self._move(source_rows, self.rule, init, checked_seed(seed))
+
+    def check_room(self, rows: int) -> None:
+        """Do nothing: the disk's room is asked for when the file is made."""
+
+    def _move(self, source_rows: Ids, rule: Rule | None, init: str, seed: int) -> None:
+        """Bring rows to a new file; where they do not fit, nothing changes."""
+        self.materialize()
+        self._flush()
+        before = self.__dict__.copy()
+        kept_slots = rule is self.rule
+        try:
+            self._rows, self._init, self._seed = len(source_rows), init, seed
+            self._open(self.shape[1], rule)
+        except BaseException:
+            self.__dict__.update(before)
+            raise
+        if kept_slots:
+            self._cache.restore_clock(before["_cache"].state())
+        self._cache.steps = before["_cache"].steps
+        old: list[NDArray[Any]] = before["_arrays"]
+        for part in _parts(self._rows, min(len(self._row_of), 1 << 16)):
+            new = np.arange(part.start, part.stop)
+            kept = new[source_rows[part] != -1]
+            source = source_rows[kept]
+            values = [np.empty((kept.size, *array.shape[1:]), array.dtype) for array in old]
+            before["_file"].read_into(source, values)
+            values[-1]["last_step"] = 0
+            frames = self._frames(new)[source_rows[part] != -1]
+            self._arrays[0][frames], self._arrays[-1][frames] = values[0], values[-1]
+            if kept_slots:
+                for slot, old_slot in zip(self._arrays[1:-1], values[1:-1], strict=True):
+                    slot[frames] = old_slot
+            self._changed(frames)
+
+    # ------------------------------------------------------------------ files
+
+    @classmethod
+    def from_state(cls, state: TableState) -> Self:
+        """Make the store of which `state` returned this; the arrays are copied to the disk.
+
+        Raises:
+            MemoryError, OSError: see the class.
+            ValueError: parts that do not fit each other.
+        """
+        state.check()
+        rows, dim = state.weights.shape
+        if state.scratch is None or state.memory is None:
+            raise ValueError("rows on a disk need a folder and memory for some of them")
+        store = cls(rows, dim, state.rule, scratch=state.scratch, memory=state.memory)
+        store._cache.restore_clock(state)
+        arrays = [state.weights, *state.slots, state.row_states]
+        for part in _parts(rows, min(len(store._row_of), 1 << 16)):
+            frames = store._frames(np.arange(part.start, part.stop))
+            for own, given in zip(store._arrays, arrays, strict=True):
+                own[frames] = given[part]
+            store._changed(frames)
+        history = state.step_history[0]
+        store._steps_in_era = len(history)
+        store._epsilon_factor = float(history[-1, 2]) if len(history) else 0.0
+        return store
+
+    def state(self) -> TableState:
+        """Return all that the store holds; the arrays lie on the disk.
+
+        They are what the table is until something is written. Rows that were never written, or not
+        since the clock started anew, are written first.
+        """
+        with self._lock:
+            stale = np.flatnonzero(self._era_of != self._era)
+            for part in _parts(stale.size, len(self._row_of)):
+                self._dirty[self._frames(stale[part])] = True
+            self._flush()
+            weights, *slots, states = self._file.mapped()
+            return replace(
+                self._cache.state(),
+                weights=weights.view(np.float32),
+                slots=[slot.view(np.float32) for slot in slots],
+                row_states=states.view(ROW_STATE)[:, 0],
+                scratch=self._scratch,
+                memory=self._memory,
+            )
+
+    @contextmanager
+    def frozen(self) -> Iterator[TableState]:
+        """Give `state` while others wait, so that a file or a copy is of one moment."""
+        with self._lock:
+            yield self.state()
+
+    def _flush(self) -> None:
+        self._finish_prefetch()
+        self._write_back(np.flatnonzero(self._dirty))
+
+    # ------------------------------------------------------------------ bookkeeping
+
+    def is_trained(self, ids: Ids | None = None) -> NDArray[np.bool_]:
+        """Return whether rows were updated or marked as trained."""
+        wanted = np.arange(self._rows) if ids is None else ids
+        check_range(wanted, self._rows)
+        flat = wanted.reshape(-1)
+        trained = np.empty(flat.size, np.bool_)
+        with self._lock:
+            for part in _parts(flat.size, len(self._row_of)):
+                trained[part] = self._cache.is_trained(self._frames(flat[part]))
+        return trained.reshape(wanted.shape)
+
+    @property
+    def update_counts(self) -> NDArray[np.uint32]:
+        """(rows,) how many updates touched each row."""
+        return self._of_states("update_count")
+
+    @property
+    def last_update(self) -> NDArray[np.int64]:
+        """(rows,) number of the last update that touched each row, counted from 1; 0: none."""
+        return np.maximum(self._of_states("last_update"), 0)
+
+    def counts(self) -> dict[str, NDArray[Any]]:
+        """Return how often and when rows were updated."""
+        return {
+            "steps": np.array(self.steps),
+            "update_counts": self.update_counts,
+            "last_update": self._of_states("last_update"),
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_ARRAYS:
+            raise TypeError(
+                f"{name}: a table on disk has no array of all rows, which layers and trainers of "
+                "frameworks need; leave out memory=, or use Table.lookup and Table.update"
+            )
+        raise AttributeError(name)
+
+    # ------------------------------------------------------------------ inner parts
+
+    def _frames(self, ids: Ids) -> Ids:
+        """Return the frames (...,) of rows ids (...,), which are all in memory then."""
+        self._tick += 1
+        frames = self._frame_of[ids]
+        absent = frames < 0
+        coming = self._prefetching
+        if coming is not None and absent.any() and coming.concerns(ids[absent]):
+            self._finish_prefetch()
+            frames = self._frame_of[ids]
+            absent = frames < 0
+        here = frames[~absent]
+        self._tick_of[here] = self._tick
+        self._used[here] = True
+        if absent.any():
+            missing = np.unique(ids[absent])
+            if missing.size + here.size > len(self._row_of):
+                self._check_room(np.unique(ids).size)
+            taken = self._free_frames(missing.size)
+            try:
+                self._load(missing, taken)
+            except BaseException:
+                self._row_of[taken] = -1
+                raise
+            self._publish(missing, taken)
+            frames = self._frame_of[ids]
+        return frames.astype(np.int64)
+
+    def _check_room(self, rows: int) -> None:
+        if rows > len(self._row_of):
+            raise MemoryError(
+                f"a batch of {rows:,} distinct rows does not fit into the {len(self._row_of):,} "
+                f"rows that memory={self._memory:,} bytes hold; give more, or smaller batches"
+            )
+
+    def _free_frames(self, count: int) -> Ids:
+        """Take frames from rows that were not used lately, whose changes are written back.
+
+        A hand goes round: it passes over frames that were used since it last came by, and those of
+        this turn.
+        """
+        frames, taken, total = len(self._row_of), [], 0
+        passed = 0
+        while total < count:
+            if passed > 3 * frames:
+                raise MemoryError("the rows that are prefetched leave no room for a batch")
+            window = (self._hand + np.arange(min(frames, 2 * (count - total) + 64))) % frames
+            loose = (self._tick_of[window] != self._tick) & (self._row_of[window] != _RESERVED)
+            free = loose & ~self._used[window]
+            chosen = window[free][: count - total]
+            last = len(window)
+            if len(chosen) == count - total and len(chosen):
+                last = int(np.flatnonzero(free)[len(chosen) - 1]) + 1
+            self._used[window[:last][loose[:last]]] = False
+            self._tick_of[chosen] = self._tick
+            self._hand = (self._hand + last) % frames
+            passed += last
+            taken.append(chosen)
+            total += len(chosen)
+        found = np.concatenate(taken)
+        self._write_back(found[self._dirty[found]])
+        left = self._row_of[found]
+        self._frame_of[left[left >= 0]] = -1
+        self._row_of[found] = _RESERVED
+        return found
+
+    def _write_back(self, frames: Ids) -> None:
+        rows = self._row_of[frames]
+        self._file.write(rows, frames)
+        self._era_of[rows] = self._era
+        self._dirty[frames] = False
+
+    def _load(self, rows: Ids, frames: Ids) -> None:
+        """Bring the records of rows into frames that nobody else uses."""
+        era = self._era_of[rows]
+        new = era == _NEVER
+        self._file.read(rows[~new], frames[~new])
+        states = self._arrays[-1]
+        states["last_step"][frames[era != self._era]] = 0
+        if new.any():
+            starts = np.zeros((int(new.sum()), self.shape[1]), np.float32)
+            fill_rows(starts, self._init, self._seed, rows[new])
+            self._arrays[0][frames[new]] = starts
+            for slot, start in zip(self._arrays[1:-1], self._slot_starts(), strict=True):
+                slot[frames[new]] = start
+            states[frames[new]] = 0
+
+    def _publish(self, rows: Ids, frames: Ids) -> None:
+        self._row_of[frames], self._frame_of[rows] = rows, frames
+        self._used[frames] = True
+
+    def _finish_prefetch(self) -> None:
+        prefetch, self._prefetching = self._prefetching, None
+        if prefetch is None:
+            return
+        if prefetch.has_come():
+            self._publish(prefetch.rows, prefetch.frames)
+        else:  # whoever needs these rows reads them, and gets the error
+            self._row_of[prefetch.frames] = -1
+
+    def _slot_starts(self) -> tuple[float, ...]:
+        return self.rule.slot_starts if self.rule else ()
+
+    def _changed(self, frames: Ids) -> None:
+        self._dirty[frames] = True
+        self._writes += 1
+
+    def _translated(self, bags: Bags) -> Bags:
+        check_range(bags.ids, self._rows)
+        return replace(bags, ids=self._frames(bags.ids))
+
+    def _each(self, ids: Ids | None, change: Any, *, parts: bool = False) -> None:
+        """Change rows of distinct ids, or all, as many at once as the cache holds."""
+        wanted = np.arange(self._rows) if ids is None else ids.reshape(-1)
+        check_range(wanted, self._rows)
+        with self._lock:
+            for part in _parts(wanted.size, len(self._row_of)):
+                frames = self._frames(wanted[part])
+                change(frames, part) if parts else change(frames)
+                self._changed(frames)
+
+    def _snapshots(self) -> Iterator[tuple[slice, TableState]]:
+        """Give copies of all rows, part by part, with the clock."""
+        state = self._cache.state()
+        for part in _parts(self._rows, min(len(self._row_of), 1 << 16)):
+            frames = self._frames(np.arange(part.start, part.stop))
+            weights, *slots, states = (array[frames] for array in self._arrays)
+            yield part, replace(state, weights=weights, slots=slots, row_states=states)
+
+    def _of_states(self, name: str) -> NDArray[Any]:
+        values = np.empty(self._rows, ROW_STATE[name])
+        with self._lock:
+            for part, state in self._snapshots():
+                values[part] = state.row_states[name]
+        return values
+
+
+_RESERVED = -2  # in row_of: a frame that a row is being read into
+
+
+class _Prefetch:
+    """Rows on their way from the disk into frames that nobody else uses."""
+
+    def __init__(self, store: DiskStore, rows: Ids, frames: Ids) -> None:
+        self.rows, self.frames = rows, frames
+        self._read_all = False
+        self._thread = threading.Thread(target=self._read, args=(store,), daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether all rows have come."""
+        return not self._thread.is_alive()
+
+    def concerns(self, ids: Ids) -> bool:
+        """Return whether it has come, or rows ids (n,) are among those on their way."""
+        return self.done or bool(np.isin(ids, self.rows).any())
+
+    def has_come(self) -> bool:
+        """Wait for the rows; return whether the disk gave them."""
+        self._thread.join()
+        return self._read_all
+
+    def _read(self, store: DiskStore) -> None:
+        with suppress(OSError):
+            store._load(self.rows, self.frames)
+            self._read_all = True
+
+
+def _refuse_dense(rule: Rule | None) -> None:
+    if rule is not None and not rule.supports_lazy:
+        raise ValueError(f"every step of {rule} visits every row: too slow for a table on disk")
+
+
+def _parts(size: int, at_once: int) -> Iterator[slice]:
+    for start in range(0, size, at_once):
+        yield slice(start, min(size, start + at_once))
+
+
+def _compacted(ids: Ids) -> tuple[Ids, Ids]:
+    """Return distinct ids, ascending, and the position of each of ids (...,) among them."""
+    distinct, compact = np.unique(ids, return_inverse=True)
+    return distinct, np.ascontiguousarray(compact.reshape(ids.shape).astype(np.int64))
