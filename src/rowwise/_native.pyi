@@ -58,11 +58,12 @@ def select_kernels(name: str) -> bool:
     Choose a copy of the kernels; return False where this processor does not run it.
     """
 
-def move_records(file: int, parts: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')]], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], frames: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], *, depth: int, write: bool) -> int:
+def move_records(file: int, parts: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')]], stride: int, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], frames: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], *, depth: int, write: bool) -> int:
     """
     Read records of rows (n,) into frames (n,) of the parts, or write them from there.
 
-    A record is the parts' rows (frames, bytes) side by side. Return 0, or an errno.
+    A record is the parts' rows (frames, bytes) side by side, in `stride` bytes of the file.
+    Return 0, or an errno.
     """
 
 class IdIndex:

@@ -187,18 +187,15 @@ class DiskStore:
     def prefetch(self, ids: Ids) -> None:
         """Begin to read rows ids (...,) that are not in memory, while others are trained.
 
-        Nothing waits for it but calls that need these rows. A batch that is too large for the
-        cache, or comes while another is being read, is left alone.
+        Calls that need these rows wait for them, and so does the next prefetch. A batch that is too
+        large for the cache is left alone.
 
         Raises:
             IndexError: an id outside the table.
         """
         check_range(ids, self._rows)
         with self._lock:
-            if self._prefetching is not None:
-                if not self._prefetching.done:
-                    return
-                self._finish_prefetch()
+            self._finish_prefetch()
             missing = np.unique(ids[self._frame_of[ids] < 0])
             if not missing.size or 2 * missing.size > len(self._row_of):
                 return

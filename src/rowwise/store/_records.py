@@ -16,13 +16,15 @@ from rowwise import _native
 from rowwise.store._memory import Folder
 
 _DEPTH = 64  # requests under way at once: a disk needs them to reach its speed
+_BLOCKS = (512, 4096)  # a disk's unit, where the system's cache is bypassed
 
 
 class RecordFile:
     """Records of rows on a disk, moved from and to the arrays of a cache.
 
-    All their room is there from the start, so that a disk that fills up later does not matter. The
-    file goes with this object, or with the process.
+    Where it can be had they bypass the system's cache, which would hold a row twice, and would read
+    a page before a part of it is written. All their room is there from the start, so that a disk
+    that fills up later does not matter. The file goes with this object, or with the process.
 
     Args:
         folder: on whose disk the file lies.
@@ -35,9 +37,12 @@ class RecordFile:
 
     def __init__(self, folder: Folder, rows: int, arrays: list[NDArray[Any]]) -> None:
         self._parts = [array.reshape(len(array), -1).view(np.uint8) for array in arrays]
-        self.record = sum(part.shape[1] for part in self._parts)
-        self.nbytes = self.record * rows
+        record = sum(part.shape[1] for part in self._parts)
         with tempfile.TemporaryFile(dir=folder, prefix=".rowwise.") as file:
+            self._file, block = _direct(file.fileno())
+            weakref.finalize(self, os.close, self._file)
+            self.stride = -(-record // block) * block
+            self.nbytes = self.stride * rows
             try:
                 os.posix_fallocate(file.fileno(), 0, self.nbytes)
             except OSError as error:
@@ -48,9 +53,6 @@ class RecordFile:
                     f"({error.strerror})",
                     os.fspath(folder),
                 ) from error
-            self._file = os.dup(file.fileno())
-        weakref.finalize(self, os.close, self._file)
-        os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)
 
     def read(self, rows: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
         """Read the records of rows (n,) into frames (n,).
@@ -82,17 +84,12 @@ class RecordFile:
     def mapped(self) -> list[NDArray[np.uint8]]:
         """Return the parts of all records, (rows, bytes) each, where they lie; not to write to."""
         memory = mmap.mmap(self._file, self.nbytes, prot=mmap.PROT_READ)
-        whole = np.frombuffer(memory, np.uint8).reshape(-1, self.record)
+        whole = np.frombuffer(memory, np.uint8).reshape(-1, self.stride)
         ends = np.cumsum([part.shape[1] for part in self._parts])
         return [
             whole[:, end - part.shape[1] : end]
             for end, part in zip(ends.tolist(), self._parts, strict=True)
         ]
-
-    def drop_page_cache(self) -> None:
-        """Ask the system to forget what it keeps of the file in memory."""
-        os.fsync(self._file)
-        os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def _move(
         self,
@@ -107,6 +104,7 @@ class RecordFile:
         error = _native.move_records(
             self._file,
             self._parts if parts is None else parts,
+            self.stride,
             np.ascontiguousarray(rows[order]),
             np.ascontiguousarray(frames[order]),
             depth=_DEPTH,
@@ -115,3 +113,24 @@ class RecordFile:
         if error:
             what = "writing" if write else "reading"
             raise OSError(error, f"{what} rows of a table on disk: {os.strerror(error)}")
+
+
+def _direct(file: int) -> tuple[int, int]:
+    """Open an open file once more, past the system's cache where that can be had.
+
+    Returns:
+        the file, and what offsets and sizes must be multiples of.
+    """
+    os.pwrite(file, bytes(2 * _BLOCKS[-1]), 0)
+    page = mmap.mmap(-1, _BLOCKS[-1])
+    for block in _BLOCKS:
+        try:
+            direct = os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_DIRECT)
+        except (OSError, AttributeError):  # a file system, or a system, without it
+            break
+        try:
+            os.preadv(direct, [memoryview(page)[:block]], block)
+            return direct, block
+        except OSError:
+            os.close(direct)
+    return os.dup(file), 1
