@@ -16,7 +16,7 @@ namespace rowwise {
 
 namespace {
 
-constexpr int64_t kRecordsPerTurn = 16;  // that a thread takes at once
+constexpr int64_t kRecordsPerTurn = 16;  // that a thread takes, and moves at once where it can
 constexpr std::size_t kAlignment = 4096;
 
 struct Free {
@@ -44,35 +44,46 @@ int move_records(int file, std::span<const RecordPart> parts, int64_t stride,
                  std::span<const int64_t> rows, std::span<const int64_t> frames, int depth,
                  bool write) {
     const auto n = static_cast<int64_t>(rows.size());
-    const auto room = (static_cast<std::size_t>(stride) + kAlignment - 1) / kAlignment * kAlignment;
+    const auto room =
+        (static_cast<std::size_t>(stride * kRecordsPerTurn) + kAlignment - 1) / kAlignment * kAlignment;
     std::atomic<int64_t> next{0};
     std::atomic<int> failed{0};
-    const auto move = [&](std::byte* record, int64_t row, int64_t frame) {
-        std::byte* at = record;
-        for (const RecordPart& part : parts) {
-            if (write) std::memcpy(at, part.memory + part.bytes * frame, part.bytes);
-            at += part.bytes;
-        }
-        if (const int error = move_bytes(file, record, stride, row * stride, write)) return error;
-        at = record;
-        for (const RecordPart& part : parts) {
-            if (!write) std::memcpy(part.memory + part.bytes * frame, at, part.bytes);
-            at += part.bytes;
-        }
+    // Records that lie side by side in the file: rows[begin] and those after it.
+    const auto move = [&](std::byte* records, int64_t begin, int64_t count) {
+        const auto each_part = [&](auto&& copy) {
+            for (int64_t i = 0; i < count; ++i) {
+                std::byte* at = records + i * stride;
+                for (const RecordPart& part : parts) {
+                    copy(at, part.memory + part.bytes * frames[begin + i], part.bytes);
+                    at += part.bytes;
+                }
+            }
+        };
+        if (write) each_part([](std::byte* at, const std::byte* of, int64_t bytes) {
+            std::memcpy(at, of, static_cast<std::size_t>(bytes));
+        });
+        const int64_t at = rows[begin] * stride;
+        if (const int error = move_bytes(file, records, count * stride, at, write)) return error;
+        if (!write) each_part([](const std::byte* at, std::byte* of, int64_t bytes) {
+            std::memcpy(of, at, static_cast<std::size_t>(bytes));
+        });
         return 0;
     };
     const auto work = [&] {
-        const Aligned record(static_cast<std::byte*>(std::aligned_alloc(kAlignment, room)));
-        if (record == nullptr) {
+        const Aligned records(static_cast<std::byte*>(std::aligned_alloc(kAlignment, room)));
+        if (records == nullptr) {
             failed = ENOMEM;
             return;
         }
-        std::memset(record.get(), 0, room);
+        std::memset(records.get(), 0, room);
         while (failed == 0) {
-            const int64_t begin = next.fetch_add(kRecordsPerTurn);
-            if (begin >= n) return;
-            for (int64_t i = begin; i < std::min(n, begin + kRecordsPerTurn); ++i)
-                if (const int error = move(record.get(), rows[i], frames[i])) failed = error;
+            const int64_t first = next.fetch_add(kRecordsPerTurn);
+            if (first >= n) return;
+            const int64_t last = std::min(n, first + kRecordsPerTurn);
+            for (int64_t begin = first, end; begin < last; begin = end) {
+                for (end = begin + 1; end < last && rows[end] == rows[end - 1] + 1;) ++end;
+                if (const int error = move(records.get(), begin, end - begin)) failed = error;
+            }
         }
     };
     const int64_t useful = (n + kRecordsPerTurn - 1) / kRecordsPerTurn;
