@@ -28,7 +28,8 @@ using Aligned = std::unique_ptr<std::byte, Free>;
 int move_bytes(int file, std::byte* memory, int64_t bytes, int64_t at, bool write) {
     while (bytes > 0) {
         const auto size = static_cast<std::size_t>(bytes);
-        const ssize_t moved = write ? pwrite(file, memory, size, at) : pread(file, memory, size, at);
+        const ssize_t moved =
+            write ? pwrite(file, memory, size, at) : pread(file, memory, size, at);
         if (moved < 0 && errno == EINTR) continue;
         if (moved <= 0) return moved < 0 ? errno : EIO;
         memory += moved;
@@ -44,8 +45,8 @@ int move_records(int file, std::span<const RecordPart> parts, int64_t stride,
                  std::span<const int64_t> rows, std::span<const int64_t> frames, int depth,
                  bool write) {
     const auto n = static_cast<int64_t>(rows.size());
-    const auto room =
-        (static_cast<std::size_t>(stride * kRecordsPerTurn) + kAlignment - 1) / kAlignment * kAlignment;
+    const auto room = (static_cast<std::size_t>(stride * kRecordsPerTurn) + kAlignment - 1) /
+                      kAlignment * kAlignment;
     std::atomic<int64_t> next{0};
     std::atomic<int> failed{0};
     // Records that lie side by side in the file: rows[begin] and those after it.
@@ -59,14 +60,16 @@ int move_records(int file, std::span<const RecordPart> parts, int64_t stride,
                 }
             }
         };
-        if (write) each_part([](std::byte* at, const std::byte* of, int64_t bytes) {
-            std::memcpy(at, of, static_cast<std::size_t>(bytes));
-        });
+        if (write)
+            each_part([](std::byte* at, const std::byte* of, int64_t bytes) {
+                std::memcpy(at, of, static_cast<std::size_t>(bytes));
+            });
         const int64_t at = rows[begin] * stride;
         if (const int error = move_bytes(file, records, count * stride, at, write)) return error;
-        if (!write) each_part([](const std::byte* at, std::byte* of, int64_t bytes) {
-            std::memcpy(of, at, static_cast<std::size_t>(bytes));
-        });
+        if (!write)
+            each_part([](const std::byte* at, std::byte* of, int64_t bytes) {
+                std::memcpy(of, at, static_cast<std::size_t>(bytes));
+            });
         return 0;
     };
     const auto work = [&] {

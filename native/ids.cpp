@@ -154,8 +154,8 @@ void Sightings::restore(const State& state) {
     if (state.hashes.size() != state.counts.size() ||
         static_cast<int64_t>(state.hashes.size()) > limit_)
         throw std::invalid_argument("its counts of ids without a row do not fit");
-    if (!state.sketch.empty() && (static_cast<int64_t>(state.sketch.size()) != kRows * width_ ||
-                                  !state.hashes.empty()))
+    if (!state.sketch.empty() &&
+        (static_cast<int64_t>(state.sketch.size()) != kRows * width_ || !state.hashes.empty()))
         throw std::invalid_argument("its sketch does not fit its capacity");
     if (state.since_halving < 0 || state.since_halving >= std::max<int64_t>(1, 2 * limit_))
         throw std::invalid_argument("its sketch's age is out of bounds");

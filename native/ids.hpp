@@ -35,9 +35,7 @@ struct IdList {
     std::vector<int64_t> integers;
     std::vector<std::string> texts;
 
-    int64_t size() const {
-        return static_cast<int64_t>(strings ? texts.size() : integers.size());
-    }
+    int64_t size() const { return static_cast<int64_t>(strings ? texts.size() : integers.size()); }
     void resize(int64_t n);
     void set(int64_t at, const IdBatch& batch, int64_t i);
     void append(const IdList& other, int64_t i);
@@ -84,17 +82,17 @@ class Sightings {
 };
 
 struct IdPolicy {
-    int64_t capacity;       // rows 0..capacity-1 are given to ids
-    int64_t unknown_rows;   // rows from capacity on are read by ids without a row, by their hash
-    int64_t admit_after;    // sightings after which an id gets a row
-    bool by_count;          // the ids seen least often lose their rows first; else those unseen longest
-    int64_t ttl;            // steps without a sighting after which a row is lost; 0: never for that
+    int64_t capacity;      // rows 0..capacity-1 are given to ids
+    int64_t unknown_rows;  // rows from capacity on are read by ids without a row, by their hash
+    int64_t admit_after;   // sightings after which an id gets a row
+    bool by_count;  // the ids seen least often lose their rows first; else those unseen longest
+    int64_t ttl;    // steps without a sighting after which a row is lost; 0: never for that
     int64_t evict_at_once;  // rows
     int64_t in_flight;      // steps for which an id that was seen cannot lose its row
 };
 
-// What `observe` changed. An id that is evicted had `evicted_rows[i]`, which may be given away again
-// in the same call.
+// What `observe` changed. An id that is evicted had `evicted_rows[i]`, which may be given away
+// again in the same call.
 struct IdChanges {
     std::vector<int64_t> admitted_rows, evicted_rows;
     std::vector<int64_t> admitted_keys;  // the integers; of strings their hashes
@@ -124,7 +122,7 @@ class IdIndex {
         std::vector<int64_t> seen;     // (capacity,) 1 + the step of the last sighting; 0: free
         std::vector<uint32_t> counts;  // (capacity,) sightings since admission
         Sightings::State sightings;
-        int64_t swept = 0;             // the step of the last search for rows beyond their ttl
+        int64_t swept = 0;  // the step of the last search for rows beyond their ttl
     };
     State state() const;
     void restore(State state);  // throws std::invalid_argument, and has changed nothing then
@@ -137,7 +135,9 @@ class IdIndex {
     bool take_row(int64_t step, IdChanges& changes, int64_t& row);
     void evict_old(int64_t step, IdChanges& changes);
     void evict(std::vector<uint32_t>& rows, IdChanges& changes);
-    bool pinned(int64_t row, int64_t step) const { return step - (seen_[row] - 1) < policy_.in_flight; }
+    bool pinned(int64_t row, int64_t step) const {
+        return step - (seen_[row] - 1) < policy_.in_flight;
+    }
     void collect_free();
 
     mutable ReadWriteLock lock_;

@@ -34,7 +34,8 @@ void bind_disk(nb::module_& m) {
             int error = 0;
             {
                 const WithoutGil unlocked;
-                error = move_records(file, places, stride, span_of(rows), span_of(frames), depth, write);
+                error = move_records(file, places, stride, span_of(rows), span_of(frames), depth,
+                                     write);
             }
             return error;
         },

@@ -85,10 +85,9 @@ Changes observe(IdIndex& index, const Ids& ids, int64_t step, const Rows& rows) 
         const WithoutGil unlocked;
         changes = index.observe(batch, step, rows.data());
     }
-    return nb::make_tuple(array_of(std::move(changes.admitted_rows)),
-                          array_of(std::move(changes.admitted_keys)),
-                          array_of(std::move(changes.evicted_rows)), to_python(changes.evicted),
-                          changes.refused);
+    return nb::make_tuple(
+        array_of(std::move(changes.admitted_rows)), array_of(std::move(changes.admitted_keys)),
+        array_of(std::move(changes.evicted_rows)), to_python(changes.evicted), changes.refused);
 }
 
 Parts state_of(const IdIndex& index) {
@@ -152,9 +151,9 @@ void bind_ids(nb::module_& m) {
         "__init__",
         [](IdIndex* self, int64_t capacity, int64_t unknown_rows, int64_t admit_after,
            bool by_count, int64_t ttl, int64_t evict_at_once, int64_t in_flight, bool strings) {
-            new (self) IdIndex({capacity, unknown_rows, admit_after, by_count, ttl, evict_at_once,
-                                in_flight},
-                               strings);
+            new (self) IdIndex(
+                {capacity, unknown_rows, admit_after, by_count, ttl, evict_at_once, in_flight},
+                strings);
         },
         nb::kw_only(), "capacity"_a, "unknown_rows"_a, "admit_after"_a, "by_count"_a, "ttl"_a,
         "evict_at_once"_a, "in_flight"_a, "strings"_a);

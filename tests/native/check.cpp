@@ -275,8 +275,8 @@ void check_words(int64_t dim, bool cbow) {
             "a word does not tell its neighbour from others", kind, dim);
 }
 
-// Ids come and go beside readers; every one that is found has a row of its own, and a restored index
-// goes on as the first.
+// Ids come and go beside readers; every one that is found has a row of its own, and a restored
+// index goes on as the first.
 void check_ids(bool strings) {
     Kind kind{};
     kind.name = strings ? "ids, strings" : "ids, integers";
