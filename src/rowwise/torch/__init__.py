@@ -14,11 +14,13 @@ from rowwise.torch import (
     optim,
 )
 from rowwise.torch._beside import clip_grad_norm_, exclude_sharded
+from rowwise.torch._dynamic import DynamicEmbedding
 from rowwise.torch._embedding import Embedding
 from rowwise.torch._embedding_bag import EmbeddingBag
 from rowwise.torch._sharded import ShardedEmbedding, ShardedEmbeddingBag
 
 __all__ = [
+    "DynamicEmbedding",
     "Embedding",
     "EmbeddingBag",
     "ShardedEmbedding",

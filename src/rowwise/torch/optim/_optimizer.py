@@ -60,6 +60,11 @@ class TableOptimizer(torch.optim.Optimizer):
             binding.attach(self, "sparse")
         return rule
 
+    def rule_of(self, weight: Weight) -> Rule | None:
+        """Return the rule of the weight's next step, or None if torch has to make it."""
+        group = next(g for g in self.param_groups if any(p is weight for p in g["params"]))
+        return self._decide(weight, group, aloud=False)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or make zeros of them."""
         if set_to_none:  # reading them would sum bags by row first

@@ -1,0 +1,212 @@
+"""`rowwise.torch.DynamicEmbedding`: vectors for ids that nobody numbered."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from rowwise.dynamic import DynamicTable
+from rowwise.dynamic._batches import IdKind
+from rowwise.dynamic._index import Evict
+from rowwise.dynamic._starts import RowInit, RowStarts
+from rowwise.dynamic._table import OnEvict
+from rowwise.torch._lookup import lookup
+from rowwise.torch._weight import Weight
+from rowwise.torch.optim._state import bind_slots, has_slots
+
+_NEEDS_SPARSE_STEPS = (
+    "a DynamicEmbedding is trained by an optimizer of rowwise.torch.optim, made before the forward "
+    "pass, with options that it can step sparsely: any other keeps state of ids that lost their "
+    "rows. For example rowwise.torch.optim.Adam(model.parameters())"
+)
+
+
+class DynamicEmbedding(torch.nn.Module):
+    """Vectors of fixed size for any 64-bit integers, or any strings, within bounded memory.
+
+    In training a call counts its ids, and gives rows to those due one; a row may be taken from an
+    id that stays away, never from one of the last `in_flight` steps. In evaluation nothing
+    changes. See `rowwise.dynamic.DynamicTable`, which is the attribute `dynamic`; its `save` writes
+    rows, slots and ids to one file.
+
+    The rows lie in host memory as float32, wherever the module is moved to. Ids may come from any
+    device, and vectors go there.
+
+    `state_dict` holds the vectors as `weight` and the ids beside; with the optimizer's it is all
+    that training needs to go on.
+
+    Args:
+        capacity: rows for ids.
+        embedding_dim: length D of a vector.
+        ids, admit_after, evict, ttl, unknown_rows, evict_share, in_flight: see
+            `rowwise.dynamic.IdIndex`.
+        init, init_scale, seed, on_evict: see `rowwise.dynamic.DynamicTable`; as in
+            `torch.nn.Embedding`, a vector starts normal with deviation 1.
+
+    Input shape:
+        (...,), a tensor of integers; or strings, in an array or nested lists.
+
+    Output shape:
+        (..., D).
+
+    Raises:
+        RuntimeError: in training, when no optimizer of `rowwise.torch.optim` steps the weight.
+        TypeError, ValueError: ids of the other kind; arguments out of their bounds.
+
+    Example:
+        >>> import torch, rowwise.torch
+        >>> embedding = rowwise.torch.DynamicEmbedding(1000, 16)
+        >>> optimizer = rowwise.torch.optim.Adam(embedding.parameters(), lr=0.01)
+        >>> embedding(torch.tensor([7_000_000_000, -5])).square().sum().backward()
+        >>> optimizer.step()
+        >>> embedding.has_row(torch.tensor([-5, 8])).tolist()
+        [True, False]
+    """
+
+    dynamic: DynamicTable
+    weight: Weight
+
+    def __init__(
+        self,
+        capacity: int,
+        embedding_dim: int,
+        *,
+        ids: IdKind = "integers",
+        admit_after: int = 1,
+        evict: Evict = "lru",
+        ttl: int | None = None,
+        unknown_rows: int = 1,
+        evict_share: float = 0.05,
+        in_flight: int = 2,
+        init: RowInit = "normal",
+        init_scale: float | None = None,
+        seed: int | None = None,
+        on_evict: OnEvict | None = None,
+    ) -> None:
+        super().__init__()
+        if init == "normal" and init_scale is None:
+            init_scale = 1.0
+        if seed is None:  # so that torch.manual_seed decides
+            seed = int(torch.randint(2**63 - 1, ()))
+        self._lie_on(
+            DynamicTable(
+                capacity,
+                embedding_dim,
+                ids=ids,
+                admit_after=admit_after,
+                evict=evict,
+                ttl=ttl,
+                unknown_rows=unknown_rows,
+                evict_share=evict_share,
+                in_flight=in_flight,
+                init=init,
+                init_scale=init_scale,
+                seed=seed,
+                on_evict=on_evict,
+            )
+        )
+
+    def _lie_on(self, dynamic: DynamicTable, requires_grad: bool = True) -> None:
+        self.dynamic = dynamic
+        self.weight = Weight(dynamic.table, None, requires_grad)
+
+    @torch.compiler.disable
+    def forward(self, input: Any) -> torch.Tensor:
+        """Return the vectors (..., D) of ids input (...,)."""
+        ids = _as_array(input)
+        training = self.training and torch.is_grad_enabled() and self.weight.requires_grad
+        if training:
+            if self.weight.binding.mode != "sparse":
+                raise RuntimeError(_NEEDS_SPARSE_STEPS)
+            self._bind_loaded_slots()
+            rows = self.dynamic.observe(ids)
+        else:
+            rows = self.dynamic.index.find(ids)
+        vectors = lookup(self.weight, torch.from_numpy(rows), sparse=True)
+        if training:
+            self._refuse_late_gradients(vectors)
+        return vectors.to(input.device) if isinstance(input, torch.Tensor) else vectors
+
+    def has_row(self, ids: Any) -> torch.Tensor:
+        """Return whether ids (...,) have a row of their own."""
+        return torch.from_numpy(self.dynamic.has_row(_as_array(ids)))
+
+    def _bind_loaded_slots(self) -> None:
+        """Bring slots that the optimizer loaded to the table, before rows are renewed there."""
+        optimizer = self.weight.binding.owner
+        state = optimizer.state.get(self.weight)
+        if state and not has_slots(self.weight, state):
+            bind_slots(self.weight, optimizer.rule_of(self.weight), state)
+
+    def _refuse_late_gradients(self, vectors: torch.Tensor) -> None:
+        dynamic, step = self.dynamic, self.dynamic.steps
+
+        def check(_: torch.Tensor) -> None:
+            late = dynamic.steps - step
+            if late >= dynamic.index.in_flight:
+                raise RuntimeError(
+                    f"the gradient of a batch comes {late} steps after its forward pass, and "
+                    f"in_flight={dynamic.index.in_flight}: its rows may have gone to other ids"
+                )
+
+        vectors.register_hook(check)
+
+    # ------------------------------------------------------------------ state
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the ids, as `state_dict` holds them."""
+        state = self.dynamic.state()
+        return {
+            "config": state.config,
+            "ids": {name: torch.from_numpy(array) for name, array in state.ids.items()},
+            "starts": asdict(state.starts),
+            "steps": self.dynamic.steps,
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the ids of a `state_dict`."""
+        ids = {name: tensor.numpy() for name, tensor in state["ids"].items()}
+        self.dynamic.load_ids(state["config"], ids, RowStarts(**state["starts"]), state["steps"])
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
+    ) -> None:
+        # The weight stays on its table: values are copied there.
+        local_metadata = {**local_metadata, "assign_to_params_buffers": False}
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DynamicEmbedding:
+        return self
+
+    def share_memory(self) -> DynamicEmbedding:
+        """Refuse: processes would each train a table of their own."""
+        raise RuntimeError("a DynamicEmbedding lies in this process's own memory")
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["_parameters"] = {}
+        return {**state, "requires_grad": self.weight.requires_grad}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        requires_grad, dynamic = state.pop("requires_grad"), state.pop("dynamic")
+        super().__setstate__(state)
+        self._lie_on(dynamic, requires_grad)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DynamicEmbedding:
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        memo[id(self.weight)] = copied.weight
+        return copied
+
+    def extra_repr(self) -> str:
+        """Return what `print(module)` shows."""
+        given = {**self.dynamic.index.config(), "embedding_dim": self.dynamic.table.dim}
+        return ", ".join(f"{name}={value!r}" for name, value in given.items())
+
+
+def _as_array(ids: Any) -> Any:
+    return ids.detach().cpu().numpy() if isinstance(ids, torch.Tensor) else ids
