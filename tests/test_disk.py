@@ -219,10 +219,10 @@ def test_a_full_disk_is_found_before_anything_changes(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(OSError, match=r"[\d,]+ bytes of rows do not fit; [\d,]+ are free"):
+    with pytest.raises(OSError, match=r"[\d,]+ bytes of scratch do not fit; [\d,]+ are free"):
         Table(ROWS, DIM, scratch=tmp_path, memory=SMALL)
     for change in (lambda: setattr(tables[1], "rule", "adam"), lambda: tables[1].grow(500)):
-        with pytest.raises(OSError, match="bytes of rows do not fit"):
+        with pytest.raises(OSError, match="bytes of scratch do not fit"):
             change()
     train(tables, 10, seed=1)
     assert everything(tables[1]) == everything(tables[0])

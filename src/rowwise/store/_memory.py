@@ -47,20 +47,28 @@ def zeros(nbytes: int, scratch: Folder | None = None) -> NDArray[np.uint8]:
     if scratch is None:
         return _native.zeros(nbytes)
     with tempfile.TemporaryFile(dir=scratch, prefix=".rowwise.") as file:
-        try:
-            _reserve(file, nbytes, scratch)
-        except OSError as error:
-            free = shutil.disk_usage(scratch).free
-            raise OSError(
-                error.errno,
-                f"{nbytes:,} bytes of scratch do not fit; {free:,} are free ({error.strerror})",
-                os.fspath(scratch),
-            ) from error
+        reserve(file, nbytes, scratch)
         return np.frombuffer(mmap.mmap(file.fileno(), nbytes), np.uint8)
 
 
-def _reserve(file: IO[bytes], nbytes: int, folder: Folder) -> None:
-    """Fill an empty file with zeros that have their room on the disk, or raise OSError."""
+def reserve(file: IO[bytes], nbytes: int, folder: Folder) -> None:
+    """Fill an empty file of a folder with zeros that have their room on the disk.
+
+    Raises:
+        OSError: with the bytes needed and free.
+    """
+    try:
+        _allocate(file, nbytes, folder)
+    except OSError as error:
+        free = shutil.disk_usage(folder).free
+        raise OSError(
+            error.errno,
+            f"{nbytes:,} bytes of scratch do not fit; {free:,} are free ({error.strerror})",
+            os.fspath(folder),
+        ) from error
+
+
+def _allocate(file: IO[bytes], nbytes: int, folder: Folder) -> None:
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, nbytes)
         return

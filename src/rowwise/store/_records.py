@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import shutil
 import tempfile
 import weakref
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise import _native
-from rowwise.store._memory import Folder
+from rowwise.store._memory import Folder, reserve
 
 _DEPTH = 64  # requests under way at once: a disk needs them to reach its speed
 _BLOCKS = (512, 4096)  # a disk's unit, where the system's cache is bypassed
@@ -43,16 +42,7 @@ class RecordFile:
             weakref.finalize(self, os.close, self._file)
             self.stride = -(-record // block) * block
             self.nbytes = self.stride * rows
-            try:
-                os.posix_fallocate(file.fileno(), 0, self.nbytes)
-            except OSError as error:
-                free = shutil.disk_usage(folder).free
-                raise OSError(
-                    error.errno,
-                    f"{self.nbytes:,} bytes of rows do not fit; {free:,} are free "
-                    f"({error.strerror})",
-                    os.fspath(folder),
-                ) from error
+            reserve(file, self.nbytes, folder)
 
     def read(self, rows: NDArray[np.int64], frames: NDArray[np.int64]) -> None:
         """Read the records of rows (n,) into frames (n,).
