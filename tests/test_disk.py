@@ -274,6 +274,15 @@ def test_bad_arguments_are_named(options, error, message, tmp_path):
         Table(ROWS, DIM, "adam", **{"scratch": tmp_path, "memory": "1MiB", **options})
 
 
+def test_the_least_memory_is_enough(tmp_path):
+    with pytest.raises(MemoryError, match="give at least") as refused:
+        Table(ROWS, DIM, "adam", scratch=tmp_path, memory=1000)
+    least = int(str(refused.value).split()[-1].replace(",", ""))
+    train(pair(tmp_path, memory=least), 20)
+    with pytest.raises(MemoryError, match="give at least"):
+        Table(ROWS, DIM, "adam", scratch=tmp_path, memory=least - 1)
+
+
 def test_a_rule_that_visits_every_row_is_refused(tmp_path):
     _, table = pair(tmp_path)
     with pytest.raises(ValueError, match="learning_rate \\* weight_decay"):

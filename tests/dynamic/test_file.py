@@ -74,6 +74,21 @@ def test_a_table_goes_on_to_the_same_bits(kind, evict, path):
         )
 
 
+def test_rows_on_a_disk_go_on_to_the_same_bits(path, tmp_path):
+    on_disk = DynamicTable(200, DIM, "adamw", admit_after=2, seed=5, scratch=tmp_path, memory="7kB")
+    in_memory = DynamicTable(200, DIM, "adamw", admit_after=2, seed=5)
+    for table in (on_disk, in_memory):
+        train(table, 80)
+    on_disk.save(path)
+    loaded = DynamicTable.load(path, scratch=tmp_path, memory="7kB")
+    assert loaded.table.store.device == "disk"
+    ids = in_memory.index.ids()
+    for table in (on_disk, in_memory, loaded):
+        train(table, 120)
+    assert loaded.lookup(ids).tobytes() == in_memory.lookup(ids).tobytes()
+    assert on_disk.lookup(ids).tobytes() == in_memory.lookup(ids).tobytes()
+
+
 def test_a_save_that_is_killed_anywhere_leaves_one_table_whole(path):
     train(new(), 40).save(path)
     old, later = contents(DynamicTable.load(path)), train(new(), 80)

@@ -19,7 +19,7 @@ from rowwise.files._container import Container
 from rowwise.rules import Rule
 from rowwise.store import Folder, TableState
 from rowwise.store._table_file import load_state, save_state
-from rowwise.table import Floats, Table
+from rowwise.table import Floats, Table, cached_bytes
 
 OnEvict = Callable[[NDArray[Any], Floats], None]
 
@@ -70,7 +70,7 @@ class DynamicTable:
             gets a row.
         on_evict: called with the ids (n,) that lost their rows, and the vectors (n, dim) they had,
             after the change. An error that it raises goes to the caller of `observe`.
-        scratch: see `rowwise.Table`.
+        scratch, memory: see `rowwise.Table`; the index stays in memory.
 
     Attributes:
         table: the rows themselves, capacity + unknown_rows; unknown rows come last.
@@ -109,6 +109,7 @@ class DynamicTable:
         seed: int | None = None,
         on_evict: OnEvict | None = None,
         scratch: Folder | None = None,
+        memory: int | str | None = None,
     ) -> None:
         index = IdIndex(
             capacity,
@@ -121,7 +122,7 @@ class DynamicTable:
             in_flight=in_flight,
         )
         starts = RowStarts.of(init, init_scale, seed)
-        table = Table(index.rows, dim, rule, init="zeros", scratch=scratch)
+        table = Table(index.rows, dim, rule, init="zeros", scratch=scratch, memory=memory)
         unknown = np.arange(index.unknown_rows)
         table.store.write(
             replace(starts, seed=starts.seed ^ _UNKNOWN).rows(unknown, dim),
@@ -294,6 +295,7 @@ class DynamicTable:
         on_evict: OnEvict | None = None,
         mmap: bool = False,
         scratch: Folder | None = None,
+        memory: int | str | None = None,
     ) -> Self:
         """Read what `save` wrote; see `rowwise.Table.load`.
 
@@ -317,7 +319,8 @@ class DynamicTable:
                 )
             )
 
-        table: Any = load_state(path, make, mmap=mmap, scratch=scratch)
+        cached = cached_bytes(memory, scratch)
+        table: Any = load_state(path, make, mmap=mmap, scratch=scratch, memory=cached)
         table.on_evict = on_evict
         return table
 

@@ -87,10 +87,11 @@ class DiskStore:
         _refuse_dense(rule)
         slots = len(rule.slot_names) if rule else 0
         record = dim * 4 * (1 + slots) + ROW_STATE.itemsize
-        room = self._memory - self._rows * _BOOKKEEPING
-        frames = min(self._rows, room // (record + _FRAME_BOOKKEEPING))
-        if frames < min(self._rows, 4096 // record + 1):
-            needed = self._rows * _BOOKKEEPING + 4096 + record
+        each = record + _FRAME_BOOKKEEPING
+        frames = min(self._rows, (self._memory - self._rows * _BOOKKEEPING) // each)
+        least = min(self._rows, 4096 // record + 1)
+        if frames < least:
+            needed = self._rows * _BOOKKEEPING + least * each
             raise MemoryError(
                 f"memory={self._memory:,} bytes leave no room for rows beside the bookkeeping of "
                 f"{self._rows:,}; give at least {needed:,}"
