@@ -253,6 +253,21 @@ def test_a_failing_disk_is_an_error_of_the_step(tmp_path, monkeypatch):
     assert everything(table) == everything(tables[0])
 
 
+def test_a_forked_child_leaves_its_parents_rows_alone(tmp_path):
+    tables = pair(tmp_path)
+    train(tables, 10)
+    child = os.fork()
+    if child == 0:
+        try:
+            tables[1].lookup(np.arange(ROWS))
+        except RuntimeError as error:
+            os._exit(0 if "save the table there" in str(error) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    train(tables, 10, seed=1)
+    assert everything(tables[1]) == everything(tables[0])
+
+
 def test_no_file_is_left_behind(tmp_path):
     pair(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -73,7 +74,7 @@ class DiskStore:
         self._init = init if isinstance(init, str) else "zeros"
         fill_rows(np.empty((0, dim), np.float32), self._init, 0, None)  # an unknown name
         self._seed = checked_seed(seed)
-        self._lock = threading.RLock()
+        self._lock, self._process = threading.RLock(), os.getpid()
         self._writes = 0
         self._prefetching: _Prefetch | None = None
         self._open(dim, rule)
@@ -480,6 +481,11 @@ class DiskStore:
 
     def _frames(self, ids: Ids) -> Ids:
         """Return the frames (...,) of rows ids (...,), which are all in memory then."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "this table's rows lie in a file that is shared with the process that made it: a "
+                "child would change its parent's rows; save the table there and load it here"
+            )
         self._tick += 1
         frames = self._frame_of[ids]
         absent = frames < 0
