@@ -85,11 +85,13 @@ def test_writing(name):
         torch.testing.assert_close(*results)
 
 
-def test_what_clipping_does_visits_no_other_rows(monkeypatch):
-    weight, _, _ = gradients()
+def test_clipping_and_a_step_visit_no_other_rows(monkeypatch):
+    weight, _, optimizer = gradients()
     monkeypatch.setattr(torch.Tensor, "to_dense", lambda *_: pytest.fail("all rows"))
     torch.nn.utils.clip_grad_norm_([weight], 0.7)
     torch.nn.utils.clip_grad_value_([weight], 0.1)
+    weight.grad.data.mul_(0.5)
+    optimizer.step()
     assert weight.grad.is_sparse
 
 

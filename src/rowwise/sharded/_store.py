@@ -237,7 +237,10 @@ class ShardedStore:
         vectors[~ahead.late], vectors[ahead.late] = early, late
         return vectors, ahead.wanted.inverse
 
-    def prefetch(
+    def prefetch(self, ids: Ids) -> None:
+        """Do nothing: other ranks' rows are asked for with the step that comes first."""
+
+    def prefetch_after(
         self, ids: Ids, step: StepParams, *, iteration: int = 0, error: Exception | None = None
     ) -> None:
         """Ask for the vectors of the batch that is looked up after the next step.

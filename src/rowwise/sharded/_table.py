@@ -152,7 +152,7 @@ class ShardedTable(Table):
         return pooled
 
     @contextmanager
-    def prefetch(
+    def prefetch(  # type: ignore[override]  # a step belongs to it, and so it ends
         self, ids: Any, learning_rate: float | None = None, *, iteration: int | None = None
     ) -> Iterator[None]:
         """Bring the vectors of the next batch while the step inside of `with` is computed.
@@ -182,7 +182,7 @@ class ShardedTable(Table):
         if batch is None or params is None:
             batch, params = np.empty(0, np.int64), rules.SGD().step_params(0.0, 1)
         number = self.steps + 1 if iteration is None or error is not None else int(iteration)
-        self.store.prefetch(batch, params, iteration=number, error=error)
+        self.store.prefetch_after(batch, params, iteration=number, error=error)
         yield
 
     def to_numpy(self) -> Floats:

@@ -194,10 +194,11 @@ def rows_and_gradients(gradient: torch.Tensor) -> tuple[Any, Any]:
     A dense gradient gives the rows in which it is not zero: to an optimizer, a row with gradient
     zero is a row that the batch did not touch.
     """
-    gradient = gradient.detach().cpu()
-    if gradient.is_sparse:
-        ids, values = gradient._indices()[0], gradient._values()
-    else:
-        ids = (gradient != 0).any(dim=1).nonzero()[:, 0]
-        values = gradient[ids]
-    return ids.numpy(), values.to(torch.float32).contiguous().numpy()
+    with torch._C.DisableTorchFunctionSubclass():
+        gradient = gradient.detach().cpu()
+        if gradient.is_sparse:
+            ids, values = gradient._indices()[0], gradient._values()
+        else:
+            ids = (gradient != 0).any(dim=1).nonzero()[:, 0]
+            values = gradient[ids]
+        return ids.numpy(), values.to(torch.float32).contiguous().numpy()
