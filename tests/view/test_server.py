@@ -1,17 +1,25 @@
 """The server answers who knows its address, and nobody else."""
 
+import contextlib
 import csv
 import http.client
 import io
 import json
+import socket
+import stat
 import subprocess
 import sys
+import threading
 import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import pytest
 
 import rowwise
+from rowwise.inspect.view import Explorer, Server, Snapshot
 
 
 def ask(server, method, path, body=None, host=None, token=None):
@@ -107,6 +115,9 @@ def test_chosen_rows_are_exported_with_columns_and_vectors(server):
         ("POST", "words", [1], "not an object"),
         ("POST", "near", {"words": [1], "snapshot": 0}, "not all text"),
         ("POST", "near", {"ids": 5, "snapshot": 0}, "not iterable"),
+        ("POST", "near", {"ids": [1], "snapshot": 0, "k": float("inf")}, "infinity"),
+        ("POST", "near", {"ids": [1], "snapshot": float("inf")}, "infinity"),
+        ("POST", "near", {"ids": [1], "snapshot": "\ud800"}, "invalid literal"),
         ("POST", "words", b"{", "Expecting"),
         ("POST", "words", b"[" * 100_000, ""),
         ("POST", "words", b"\xff", "decode"),
@@ -127,6 +138,93 @@ def test_a_question_that_says_it_is_huge_is_not_read(server):
     response = connection.getresponse()
     assert response.status == 400
     assert b"is above" in response.read()
+
+
+def raw(server, request, timeout=10):
+    """The whole answer to bytes that no client would send."""
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=timeout) as client:
+        with contextlib.suppress(OSError):  # it may answer before it has heard all
+            client.sendall(request)
+            client.shutdown(socket.SHUT_WR)
+        answer = b""
+        with contextlib.suppress(OSError):
+            while piece := client.recv(1 << 16):
+                answer += piece
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("GET http://[/ HTTP/1.1", 404),
+        ("GET http://[::1/TOKEN/about HTTP/1.1", 404),
+        ("GET /TOKEN/../TOKEN/about HTTP/1.1", 404),
+        ("GET /TOKEN/../../../../etc/passwd HTTP/1.1", 404),
+        ("GET /TOKEN/..%2f..%2fserver.py HTTP/1.1", 404),
+        ("GET /TOKEN/page.js\0.html HTTP/1.1", 404),
+        ("GET /TOKEN/\0 HTTP/1.1", 404),
+        ("GET /TOKEN/%00 HTTP/1.1", 404),
+        ("GET \xff\xfe/ HTTP/1.1", 404),
+        ("GET /TOKEN/search?text=%ff%00&%%% HTTP/1.1", 200),
+        ("GET /" + "x" * 1_000_000 + " HTTP/1.1", 414),
+        ("GET / HTTP/1.1\r\nX: " + "x" * 1_000_000, 431),
+        ("GET / HTTP/1.1" + "\r\nX: x" * 200, 431),
+        ("GET / HTTP/9.9", 505),
+        ("BREW / HTTP/1.1", 501),
+        ("POST /TOKEN/words HTTP/1.1\r\nContent-Length: -1", 400),
+        ("POST /TOKEN/words HTTP/1.1\r\nContent-Length: many", 400),
+        ("POST /TOKEN/words HTTP/1.1\r\nTransfer-Encoding: chunked", 400),
+        ("nonsense", 400),
+        ("", None),
+    ],
+)
+def test_a_request_that_no_browser_makes_is_refused_without_a_word_here(
+    server, line, status, capfd
+):
+    host = f"\r\nHost: 127.0.0.1:{server.server_port}\r\n\r\n"
+    answer = raw(server, (line.replace("TOKEN", server.token) + host).encode("latin-1"))
+    too_long = not answer and len(line) > 10**6  # the connection broke before it heard all
+    assert too_long or (int(answer.split()[1]) if answer else None) == status
+    assert b"root:" not in answer
+    assert ask(server, "GET", "about")[0].status == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_page_is_answered_beside_500_connections_that_say_nothing_or_too_little(server):
+    with contextlib.ExitStack() as stack:
+        for number in range(500):
+            idle = socket.create_connection(("127.0.0.1", server.server_port), timeout=10)
+            stack.enter_context(idle).sendall(b"GET /"[: number % 6])
+        assert ask(server, "GET", "about")[0].status == 200
+
+
+def test_words_that_no_encoding_holds_are_exported(tmp_path):
+    explorer = Explorer([Snapshot("a", np.ones((1, 2), np.float32), ["\ud800"])])
+    with Server(explorer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        response, content = ask(server, "POST", "export", {"ids": [0], "snapshot": 0})
+        server.shutdown()
+    assert response.status == 200
+    assert b"\\ud800" in content
+
+
+def test_the_browser_is_told_the_address_in_a_file_of_this_user_alone(monkeypatch):
+    view = pytest.importorskip("rowwise.cli._view")
+    seen = []
+
+    def opened(url):
+        path = Path(url2pathname(urlsplit(url).path))
+        seen.append((url, stat.S_IMODE(path.parent.stat().st_mode), path.read_text(), path))
+
+    monkeypatch.setattr("webbrowser.open", opened)
+    with view._in_browser("http://127.0.0.1:1/secret/", False):
+        assert not seen
+    with view._in_browser("http://127.0.0.1:1/secret/", True):
+        ((url, mode, text, path),) = seen
+    assert "secret" not in url
+    assert mode == 0o700
+    assert "url=http://127.0.0.1:1/secret/" in text
+    assert not path.exists()
 
 
 def test_the_command_serves_what_train_saved(tmp_path):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import numpy as np
@@ -60,11 +63,7 @@ def view(
     else:
         typer.echo(f"{len(explorer.words):,} rows: {server.address}")
         typer.echo("Only this machine can open it, at this address alone. Ctrl-C ends it.")
-    if browser:
-        import webbrowser
-
-        webbrowser.open(server.address)
-    with server, suppress(KeyboardInterrupt):
+    with server, suppress(KeyboardInterrupt), _in_browser(server.address, browser):
         server.serve_forever()
 
 
@@ -76,6 +75,23 @@ Example: rowwise view demo/model
 
 Example: rowwise view monday.safetensors friday.safetensors --columns words.csv
 """
+
+
+@contextmanager
+def _in_browser(address: str, wanted: bool) -> Iterator[None]:
+    """Open an address in a browser without showing it to this machine's other users.
+
+    They can read the browser's command line. So that names a file which only this user can read
+    and which leads on to the address.
+    """
+    if not wanted:
+        yield
+        return
+    with TemporaryDirectory(prefix="rowwise-view-") as folder:  # of this user alone
+        file = Path(folder) / "page.html"
+        file.write_text(f'<meta http-equiv="refresh" content="0; url={address}">\n')
+        webbrowser.open(file.as_uri())
+        yield
 
 
 def _snapshots(tables: list[Path]) -> list[Snapshot]:

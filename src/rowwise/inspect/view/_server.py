@@ -13,7 +13,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import numpy as np
 
@@ -59,6 +59,7 @@ class Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 128  # connections that wait to be accepted
 
     def __init__(self, explorer: Explorer, title: str = "Rows", port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
@@ -80,12 +81,16 @@ class _Refused(Exception):
     """The reason why a request is refused."""
 
 
+# What a question of another form than the page's makes of the code that answers it.
+_FAULTS = (_Refused, ValueError, TypeError, KeyError, ArithmeticError, RecursionError)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: Server
     server_version = "rowwise"
     sys_version = ""
     protocol_version = "HTTP/1.1"
-    timeout = 60
+    timeout = 60  # seconds without a byte
 
     def do_GET(self) -> None:
         """Answer with files, facts and arrays."""
@@ -106,18 +111,24 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Log nothing: the terminal is the user's."""
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer what is no request, or too long, as any other that is refused."""
+        self.request_version = self.protocol_version  # else there is no status line
+        status = HTTPStatus(code)
+        self._send(status, "text/plain", f"{status.phrase.lower()}\n".encode())
+
     # ------------------------------------------------------------------ of any request
 
     def _answer(self, questions: dict[str, Callable[[], tuple[str, bytes]]]) -> None:
-        address = urlsplit(self.path)
-        token, slash, name = address.path[1:].partition("/")
+        path, _, query = self.path.partition("?")
+        token, slash, name = path[1:].partition("/")
         known = hmac.compare_digest(token.encode(), self.server.token.encode())
         port = self.server.server_port
         if self.headers.get("Host") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             return self._send(HTTPStatus.FORBIDDEN, "text/plain", b"not from here\n")
         if not (known and slash):
             return self._send(HTTPStatus.NOT_FOUND, "text/plain", b"not found\n")
-        self.asked = {key: values[-1] for key, values in parse_qs(address.query).items()}
+        self.asked = {key: values[-1] for key, values in parse_qs(query).items()}
         if self.command == "GET" and name in _FILES:
             file, kind = _FILES[name]
             return self._send(
@@ -127,8 +138,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(HTTPStatus.NOT_FOUND, "text/plain", b"not found\n")
         try:
             kind, body = questions[name]()
-        except (_Refused, ValueError, TypeError, KeyError, RecursionError) as error:
-            return self._send(HTTPStatus.BAD_REQUEST, "text/plain", f"{error}\n".encode())
+        except _FAULTS as error:
+            fault = f"{error}\n".encode(errors="backslashreplace")
+            return self._send(HTTPStatus.BAD_REQUEST, "text/plain", fault)
         return self._send(HTTPStatus.OK, kind, body)
 
     def _send(self, status: HTTPStatus, kind: str, body: bytes) -> None:
@@ -237,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
             cells = [_cell(column.values[row], column.labels) for column in columns]
             start = [row, explorer.words[row], int(explorer.untrained[row])]
             writer.writerow([*start, *cells, *(repr(float(vectors[row, d])) for d in numbers)])
-        return _CSV, text.getvalue().encode()
+        return _CSV, text.getvalue().encode(errors="backslashreplace")
 
 
 def _json(answer: Any) -> tuple[str, bytes]:
