@@ -142,6 +142,33 @@ assert statuses == [0] * 30, statuses
 """)
 
 
+def test_another_interpreter_is_refused_and_does_no_harm():
+    run("""
+import sys
+import numpy as np
+import rowwise
+
+if sys.version_info >= (3, 13):
+    import _interpreters as interpreters
+    kinds = ["isolated", "legacy"]
+else:
+    import _xxsubinterpreters as interpreters
+    kinds = [True, False]
+table = rowwise.Table(5, 2, "adam")
+for kind in kinds:
+    other = interpreters.create(kind) if type(kind) is str else interpreters.create(isolated=kind)
+    program = "import rowwise._native"
+    try:
+        failed = interpreters.run_string(other, program)  # returned since 3.13, and raised before
+    except Exception as error:
+        failed = error
+    assert "ImportError" in str(failed), failed
+    interpreters.destroy(other)
+table.update([1], np.ones((1, 2)))
+assert table.lookup([1]).any()
+""")
+
+
 def test_a_writer_gets_its_turn_beside_readers():
     run("""
 import threading

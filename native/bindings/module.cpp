@@ -2,7 +2,9 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <atomic>
 #include <stdexcept>
+#include <vector>
 
 #include "arrays.hpp"
 #include "finite.hpp"
@@ -36,6 +38,9 @@ void fill(const Matrix<float>& weights, uint64_t seed, float first, float second
 }  // namespace
 }  // namespace rowwise
 
+// nanobind's macro defines the function that Python calls at import, here under another name: the
+// one at the end of this file calls it.
+#define PyInit__native init_native
 NB_MODULE(_native, m) {
     using namespace rowwise;
     using namespace nb::literals;
@@ -92,4 +97,35 @@ NB_MODULE(_native, m) {
     bind_table(m);
     bind_vectors(m);
     bind_word2vec(m);
+}
+#undef PyInit__native
+
+// Of all interpreters of a process one has the types of this module: a second import would replace
+// them while the first one uses them.
+static int refuse_second_interpreter(PyObject*) {
+    static std::atomic<int64_t> owner = -1;
+    const int64_t here = PyInterpreterState_GetID(PyInterpreterState_Get());
+    int64_t nobody = -1;
+    if (owner.compare_exchange_strong(nobody, here) || owner == here) return 0;
+    PyErr_SetString(PyExc_ImportError,
+                    "rowwise is already imported in another interpreter of this process; "
+                    "subinterpreters cannot share it: use threads or processes");
+    return -1;
+}
+
+extern "C" NB_EXPORT PyObject* PyInit__native() {
+    PyObject* module = init_native();
+    if (module == nullptr) return nullptr;
+    // nanobind's own steps, after the check. Python 3.13 calls this function in the main
+    // interpreter, whoever imports, and the steps in the importing one.
+    static std::vector<PyModuleDef_Slot> slots;
+    auto* definition = reinterpret_cast<PyModuleDef*>(module);
+    if (slots.empty()) {
+        slots.push_back({Py_mod_exec, reinterpret_cast<void*>(&refuse_second_interpreter)});
+        const PyModuleDef_Slot* theirs = definition->m_slots;
+        while (theirs->slot != 0) slots.push_back(*theirs++);
+        slots.push_back({0, nullptr});
+        definition->m_slots = slots.data();
+    }
+    return module;
 }
