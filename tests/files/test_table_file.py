@@ -1,5 +1,6 @@
 """The table file: what it keeps, and what it promises. docs/file-format.md says both in words."""
 
+import contextlib
 import copy
 import errno
 import itertools
@@ -177,6 +178,33 @@ def test_a_reader_keeps_the_table_it_opened(path):
     new.save(path)
     np.testing.assert_array_equal(reader.to_numpy(), old.to_numpy())
     np.testing.assert_array_equal(rowwise.Table.load(path).to_numpy(), new.to_numpy())
+
+
+MAPPED_USES = {
+    "lookup": lambda table: table.lookup([5]),
+    "pool": lambda table: table.pool([[5]], combiner="max"),
+    "slot": lambda table: table.slot("velocity"),
+    "update": lambda table: table.update([5], np.ones((1, 2))),
+    "materialize": lambda table: table.materialize(),
+    "update_counts": lambda table: table.update_counts,
+    "last_update": lambda table: table.last_update,
+    "is_trained": lambda table: table.is_trained([5]),
+    "mark_trained": lambda table: table.mark_trained(),
+    "grow": lambda table: table.grow(9),
+    "copy": copy.copy,
+    "save": lambda table: table.save("elsewhere"),
+}
+
+
+@pytest.mark.parametrize("use", MAPPED_USES.values(), ids=MAPPED_USES)
+def test_a_file_cut_while_it_is_mapped_is_an_error(use, path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    small().save(path)
+    table = rowwise.Table.load(path, mmap=True)
+    os.truncate(path, 10)
+    with pytest.raises(DamagedFileError, match=r"has 10 now; .* rename"):
+        use(table)
+    assert os.listdir() == [path.name]
 
 
 # ---------------------------------------------------------------------- whole or not at all
@@ -387,6 +415,9 @@ def test_a_hostile_file_is_an_error_or_a_table_that_works(what, how, path):
     assert table.lookup(np.arange(6)).shape == (6, 2)
     table.update([0, 5], np.ones((2, 2)))
     table.materialize()
+    with contextlib.suppress(ValueError):  # what cannot be opened again is not written
+        table.save(path)
+        rowwise.Table.load(path)
 
 
 @pytest.mark.parametrize(

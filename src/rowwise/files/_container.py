@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import zlib
 from collections.abc import Iterable, Mapping
@@ -38,6 +39,37 @@ _AT_ONCE = 1 << 22  # bytes
 NO_SUM = "0" * 8
 
 A = TypeVar("A", bound="Shaped")
+
+
+class FileMapping(mmap.mmap):
+    """The bytes of a file, read where they lie.
+
+    A process that reads bytes which are no longer in the file ends (SIGBUS): `check` first.
+    """
+
+    path: str
+
+    @classmethod
+    def under(cls, array: NDArray[Any]) -> FileMapping | None:
+        """Return the mapping that an array lies in, or None."""
+        base: Any = array
+        while isinstance(base, np.ndarray | memoryview):
+            base = base.base if isinstance(base, np.ndarray) else base.obj
+        return base if isinstance(base, cls) else None
+
+    def check(self) -> None:
+        """Refuse a file that somebody made shorter since it was mapped.
+
+        Raises:
+            DamagedFileError: with both lengths.
+        """
+        size = self.size()
+        if size < len(self):
+            raise DamagedFileError(
+                self.path,
+                f"it had {len(self)} bytes when it was mapped and has {size} now; write to "
+                "another name and rename, as save does, and those who read the old file keep it",
+            )
 
 
 @dataclass(frozen=True)
@@ -172,6 +204,7 @@ class Container:
             raise FileNotFoundError(f"there is no file {os.fspath(path)!r}")
         self.path = os.fspath(path)
         self._file = open(path, "rb")  # noqa: SIM115 - for the container's life
+        self._mapping: FileMapping | None = None
         try:
             self.about, self.entries = self._read_header()
         except BaseException:
@@ -246,13 +279,14 @@ class Container:
     def map(self, name: str) -> NDArray[Any]:
         """Map an array: pages are read when they are touched, and not checked.
 
-        Writing to it changes a copy of the page in memory, never the file.
+        Writing to it changes a copy of the page in memory, never the file. See `FileMapping`.
         """
         entry = self.entries[name]
-        if not math.prod(entry.shape):
-            return np.empty(entry.shape, entry.dtype)
-        mapped = np.memmap(self._file, entry.dtype, "c", entry.begin, entry.shape)
-        return np.asarray(mapped)
+        if self._mapping is None:
+            self._mapping = FileMapping(self._file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._mapping.path = self.path
+        count = math.prod(entry.shape)
+        return np.frombuffer(self._mapping, entry.dtype, count, entry.begin).reshape(entry.shape)
 
     def _read_header(self) -> tuple[dict[str, str], dict[str, Entry]]:
         size = os.fstat(self._file.fileno()).st_size

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rowwise import _native, rules
 from rowwise._ids import check_range, outside
 from rowwise._init import Init, fill
+from rowwise.files._container import FileMapping
 from rowwise.rules import Rule, StepParams
 from rowwise.store._gradient import BagGradient, Bags, Floats, Ids, RowGradient
 from rowwise.store._memory import Folder, check_fits, matrix, row_states
@@ -37,6 +38,7 @@ class _Writing:
 
     def __enter__(self) -> None:
         store: Any = self._of()
+        store._check_mapping()
         if store._scratch is not None and os.getpid() != self._process:
             raise RuntimeError(
                 "this table's scratch file is shared with the process that made it: a child would "
@@ -109,6 +111,7 @@ class HostStore:
 
     def _begin(self, weights: Floats, states: NDArray[np.void], scratch: Folder | None) -> None:
         self._weights, self._row_states, self._scratch = weights, states, scratch
+        self._mapping = FileMapping.under(weights)
         self._slots: list[Floats] = []
         self._native = _native.Table(weights, states.view(np.uint8).reshape(-1))
         self._writing = _Writing(self)
@@ -137,6 +140,7 @@ class HostStore:
         Raises:
             IndexError: an id outside the table; nothing was written.
         """
+        self._check_mapping()
         self._check(ids, self._native.gather(ids, out))
 
     def gather_bags(self, bags: Bags, out: Floats) -> None:
@@ -146,10 +150,12 @@ class HostStore:
             IndexError: an id outside the table; nothing was written.
             ValueError: offsets that descend, or do not go from 0 to n; an array of another size.
         """
+        self._check_mapping()
         self._check(bags.ids, self._native.gather_bags(bags.ids, bags.offsets, bags.weights, out))
 
     def gather_bags_max(self, bags: Bags, out: Floats, argmax: Ids) -> None:
         """Read the largest of each bag's values, and the first position that has it."""
+        self._check_mapping()
         self._check(bags.ids, self._native.gather_bags_max(bags.ids, bags.offsets, out, argmax))
 
     def read_slot(self, name: str) -> Floats:
@@ -159,6 +165,7 @@ class HostStore:
             KeyError: the rule has no such slot.
         """
         values = np.empty(self.shape, dtype=np.float32)
+        self._check_mapping()
         self._native.read_slot(self._slot_index(name), values)
         return values
 
@@ -177,6 +184,7 @@ class HostStore:
     def bag_weight_gradient(self, bags: Bags, values: Floats) -> Floats:
         """Return the gradient (n,) of the weights of bags whose gradients are values."""
         out = np.empty(bags.ids.size, dtype=np.float32)
+        self._check_mapping()
         self._check(bags.ids, self._native.bag_weight_gradient(bags.ids, bags.offsets, values, out))
         return out
 
@@ -316,7 +324,7 @@ class HostStore:
                 self._native.materialize()
                 for mine, theirs in zip(self._arrays(), new._arrays(), strict=True):
                     theirs[kept] = mine[old]
-                self._weights, self._slots = new._weights, new._slots
+                self._weights, self._slots, self._mapping = new._weights, new._slots, None
                 self._row_states, pristine = new._row_states, self._native.slots_pristine
                 self._native = new._native
                 self._bind(self.rule, slots_pristine=pristine)
@@ -382,11 +390,13 @@ class HostStore:
     @property
     def update_counts(self) -> NDArray[np.uint32]:
         """(rows,) how many updates touched each row."""
+        self._check_mapping()
         return self._row_states["update_count"].copy()
 
     @property
     def last_update(self) -> NDArray[np.int64]:
         """(rows,) number of the last update that touched each row, counted from 1; 0: none."""
+        self._check_mapping()
         return np.maximum(self._row_states["last_update"], 0)
 
     def is_trained(self, ids: Ids | None = None) -> NDArray[np.bool_]:
@@ -395,6 +405,7 @@ class HostStore:
         Raises:
             IndexError: an id outside the table.
         """
+        self._check_mapping()
         states = self._row_states
         if ids is not None:
             check_range(ids, len(states))
@@ -417,6 +428,7 @@ class HostStore:
 
     def counts(self) -> dict[str, NDArray[Any]]:
         """Return how often and when rows were updated, for files that hold the rows elsewhere."""
+        self._check_mapping()
         return {
             "steps": np.array(self.steps),
             "update_counts": self._row_states["update_count"].copy(),
@@ -443,6 +455,7 @@ class HostStore:
 
     def state(self) -> TableState:
         """Return all that the store holds; its own arrays, not copies."""
+        self._check_mapping()
         return TableState(
             weights=self._weights,
             slots=list(self._slots),
@@ -465,6 +478,10 @@ class HostStore:
     def _check(self, ids: Ids, bad: int) -> None:
         if bad >= 0:
             raise outside(ids, bad, len(self._weights))
+
+    def _check_mapping(self) -> None:
+        if self._mapping is not None:
+            self._mapping.check()
 
     def _start_slots(self, rule: Rule | None) -> None:
         starts = rule.slot_starts if rule else ()

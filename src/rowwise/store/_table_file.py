@@ -37,6 +37,12 @@ def save_state(
     Args:
         arrays, about: what goes with the table, into the same file.
     """
+    latest, steps = state.row_states["last_step"].max(), len(state.step_history[0])
+    if latest > steps:  # mapped, and so not seen when it was opened
+        raise ValueError(
+            f"the last step of a row is {latest}, and the clock is at {steps}: the file that "
+            "this table was mapped from is damaged; load it without mmap to see where"
+        )
     own = {**row_arrays(state), **other_arrays(state)}
     write(path, {**own, **(arrays or {})}, {**describe(state), **(about or {})})
 
