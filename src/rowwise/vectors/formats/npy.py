@@ -51,8 +51,11 @@ def _write(vectors: WordMatrix, path: str) -> None:
     target = Path(path)
     with writing_together([target, _words_of(target)]) as (numbers, words):
         Path(words).write_bytes(b"".join(encode_word(word) + b"\n" for word in vectors.words))
+        matrix = np.ascontiguousarray(vectors.matrix)
         with open(numbers, "wb") as file:
-            np.lib.format.write_array(file, vectors.matrix, allow_pickle=False)
+            header = np.lib.format.header_data_from_array_1_0(matrix)
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(matrix.data)  # NumPy's own way does not say why a disk refuses
 
 
 def _words_of(path: Path) -> Path:
