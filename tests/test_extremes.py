@@ -1,0 +1,60 @@
+"""Gradients, learning rates and shapes at the ends of what there is."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import rowwise
+from helpers.oracle import Dense
+from helpers.rules import every_family
+
+GRADIENTS = [0.0, -0.0, 1e-45, 1e-38, 1e-20, 1e20, 3e38, np.nan, np.inf, -np.inf]
+RATES = [0.0, 1e-45, 1e-3, 1e20, 1e38]
+
+
+def is_same(a, b):
+    """Where two float32 runs say the same: near each other, or neither is finite."""
+    return np.isclose(a, b, rtol=1e-3, atol=1e-6) | (~np.isfinite(a) & ~np.isfinite(b))
+
+
+@every_family
+@pytest.mark.filterwarnings("ignore")
+def test_extreme_gradients_and_rates_do_what_they_do_in_dense_training(rule):
+    weights = np.random.default_rng(0).uniform(-0.05, 0.05, (3, 2)).astype(np.float32)
+    for gradient, rate in itertools.product(GRADIENTS, RATES):
+        if rule.name == "ftrl" and rate == 0:
+            continue  # which divides by it, and is refused
+        if rule.name == "lion" and np.isnan(gradient):
+            continue  # NumPy's sign of NaN is NaN; here it is 0, as PyTorch's
+        table = rowwise.Table(3, 2, rule, init=weights)
+        runs = Dense(weights, rule), Dense(weights, rule, np.float32)
+        steps = [
+            ([0, 1], np.ones((2, 2)), 0.01),
+            ([0], np.full((1, 2), gradient), rate),
+            *[([], np.empty((0, 2)), 0.01)] * 3,
+            ([0], np.ones((1, 2)), 0.01),
+        ]
+        with np.errstate(all="ignore"):
+            for ids, gradients, lr in steps:
+                table.update(ids, gradients, lr, check_finite=False)
+                for run in runs:
+                    run.step(ids, gradients, lr)
+            truth, dense = (run.weights.astype(np.float32) for run in runs)
+            wrong = ~is_same(table.to_numpy(), truth) & is_same(dense, truth)
+        assert not wrong.any(), (gradient, rate, table.to_numpy(), truth)
+
+
+@every_family
+@pytest.mark.filterwarnings("ignore:.*every step visits every row")
+@pytest.mark.parametrize(("rows", "dim"), [(1, 1), (1, 4097), (3, 4097)])
+def test_the_smallest_and_the_widest_tables(rule, rows, dim, tmp_path):
+    weights = np.random.default_rng(0).uniform(-0.05, 0.05, (rows, dim)).astype(np.float32)
+    table, dense = rowwise.Table(rows, dim, rule, init=weights), Dense(weights, rule)
+    for step in range(5):
+        gradients = np.random.default_rng(step).standard_normal((1, dim)).astype(np.float32)
+        table.update([step % rows], gradients)
+        dense.step([step % rows], gradients)
+    np.testing.assert_allclose(table.to_numpy(), dense.weights, rtol=1e-4, atol=1e-6)
+    table.save(tmp_path / "table")
+    np.testing.assert_array_equal(rowwise.Table.load(tmp_path / "table"), table)
