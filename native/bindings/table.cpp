@@ -35,6 +35,9 @@ Sums sums_of(RowGradients rows, int64_t dim) {
 // A table with the arrays that it lies in.
 class ArrayTable {
   public:
+    // Counted where the step is made: whatever interrupts Python, both have happened or neither.
+    int64_t steps = 0;
+
     ArrayTable(Matrix<float> weights, Vector<uint8_t> states)
         : weights_(std::move(weights)), states_(checked(std::move(states), weights_.shape(0))),
           table_(weights_.data(), reinterpret_cast<RowState*>(states_.data()),
@@ -110,12 +113,15 @@ class ArrayTable {
 
     int64_t update(const GivenIds& ids, const Gradients& gradients, const StepParams& params) {
         const WithoutGil unlocked;
-        return table_.update(span_of(ids), span_of(gradients), params);
+        const int64_t bad = table_.update(span_of(ids), span_of(gradients), params);
+        if (bad < 0) ++steps;
+        return bad;
     }
 
     void update_bags(const BatchPlan& bags, const Gradients& gradients, const StepParams& params) {
         const WithoutGil unlocked;
         table_.update(bags, span_of(gradients), params);
+        ++steps;
     }
 
     int64_t materialize(const std::optional<GivenIds>& ids) {
@@ -264,6 +270,7 @@ void bind_table(nb::module_& m) {
              "closed coefficients (m,).")
         .def("restore", &ArrayTable::restore, "history"_a,
              "Take up what `step_history` gave; the rows' last steps are of it.")
+        .def_rw("steps", &ArrayTable::steps, "Updates so far, each counted as it is made.")
         .def_prop_rw("slots_pristine", &ArrayTable::slots_pristine, &ArrayTable::set_slots_pristine,
                      "Whether slots of rows without an update hold what they start with.");
     m.attr("TERMS") = kTerms;

@@ -211,6 +211,13 @@ class Table:
         """Take up what `step_history` gave; the rows' last steps are of it."""
 
     @property
+    def steps(self) -> int:
+        """Updates so far, each counted as it is made."""
+
+    @steps.setter
+    def steps(self, arg: int, /) -> None: ...
+
+    @property
     def slots_pristine(self) -> bool:
         """Whether slots of rows without an update hold what they start with."""
 

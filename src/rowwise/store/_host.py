@@ -127,6 +127,15 @@ class HostStore:
         return rows, dim
 
     @property
+    def steps(self) -> int:
+        """Updates so far."""
+        return self._native.steps
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        self._native.steps = steps
+
+    @property
     def nbytes(self) -> int:
         """Bytes of rows, slots and bookkeeping."""
         arrays = (self._weights, *self._slots, self._row_states)
@@ -209,13 +218,14 @@ class HostStore:
             IndexError: an id outside the table; nothing has changed.
         """
         with self._writing:
-            if frozen_row is None:
-                self._apply(gradient, step)
-            else:
-                self._apply_around(gradient, step, frozen_row)
-            self.steps += 1
-            if self.rule is None or not self.rule.supports_lazy:
-                self._native.materialize()
+            try:  # Ctrl-C comes as an exception after the step, too
+                if frozen_row is None:
+                    self._apply(gradient, step)
+                else:
+                    self._apply_around(gradient, step, frozen_row)
+            finally:
+                if self.rule is None or not self.rule.supports_lazy:
+                    self._native.materialize()
 
     def _apply(self, gradient: RowGradient | BagGradient, step: StepParams) -> None:
         params = _native.StepParams(self.steps + 1, *step)
@@ -235,11 +245,14 @@ class HostStore:
         values = np.vstack([moving.values, np.zeros((1, self.shape[1]), np.float32)])
         vector = np.empty((1, self.shape[1]), np.float32)
         self._native.gather(np.array([row]), vector)
-        state = self._row_states[row].copy()
-        self._apply(RowGradient(ids, values), step)
-        self._weights[row] = vector
-        for name in ("update_count", "last_update"):
-            self._row_states[name][row] = state[name]
+        state, steps = self._row_states[row].copy(), self.steps
+        try:
+            self._apply(RowGradient(ids, values), step)
+        finally:
+            if self.steps > steps:
+                self._weights[row] = vector
+                for name in ("update_count", "last_update"):
+                    self._row_states[name][row] = state[name]
 
     def renew(self, ids: Ids, starts: Floats) -> None:
         """Start rows ids (n,) anew with weights starts (n, dim), fresh slots and no updates.
@@ -324,10 +337,11 @@ class HostStore:
                 self._native.materialize()
                 for mine, theirs in zip(self._arrays(), new._arrays(), strict=True):
                     theirs[kept] = mine[old]
-                self._weights, self._slots, self._mapping = new._weights, new._slots, None
-                self._row_states, pristine = new._row_states, self._native.slots_pristine
-                self._native = new._native
-                self._bind(self.rule, slots_pristine=pristine)
+                new._native.slots_pristine = self._native.slots_pristine
+                new.steps = self.steps
+                # At once: Ctrl-C leaves the old rows or the new ones.
+                parts = ("_weights", "_slots", "_row_states", "_native", "_mapping")
+                vars(self).update({name: vars(new)[name] for name in parts})
 
     def check_room(self, rows: int) -> None:
         """Refuse a number of rows that does not fit in free memory beside those that there are.

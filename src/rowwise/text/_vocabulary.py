@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,11 +76,13 @@ class Vocabulary:
         self.tokens: tuple[str, ...] = (*special, *cells(tokens, "tokens"))
         self._words_from = len(special)
         self._ids = _Ids(first_oov, 0 if oov_token is None else num_oov_indices)
-        for index, token in enumerate(self.tokens):
+        named = enumerate(special[: first_oov + 1])  # of the unknown entries, the first
+        words = enumerate(islice(self.tokens, len(special), None), len(special))
+        for index, token in chain(named, words):
             if not isinstance(token, str):
                 raise TypeError(f"token {token!r} with id {index} is not a string")
             first = self._ids.setdefault(token, index)
-            if first != index and not first == first_oov <= index < len(special):
+            if first != index:
                 raise ValueError(f"token {token!r} occurs twice, with ids {first} and {index}")
 
     @classmethod
