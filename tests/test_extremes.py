@@ -1,6 +1,8 @@
 """Gradients, learning rates and shapes at the ends of what there is."""
 
 import itertools
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -58,3 +60,20 @@ def test_the_smallest_and_the_widest_tables(rule, rows, dim, tmp_path):
     np.testing.assert_allclose(table.to_numpy(), dense.weights, rtol=1e-4, atol=1e-6)
     table.save(tmp_path / "table")
     np.testing.assert_array_equal(rowwise.Table.load(tmp_path / "table"), table)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file that is all hole")
+def test_more_than_2_to_the_31_rows_on_a_sparse_scratch_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "posix_fallocate", lambda file, _, size: os.ftruncate(file, size))
+    rows = 2**31 + 5
+    table = rowwise.Table(rows, 1, "adam", init="zeros", scratch=tmp_path)  # 56 GiB, none written
+    small = rowwise.Table(6, 1, "adam", init="zeros")
+    ids = np.array([0, 7, 2**30, 2**31 - 1, 2**31, rows - 1])
+    for step in range(4):
+        chosen = np.arange(6)[step % 3 :: 2]
+        gradients = np.random.default_rng(step).standard_normal((len(chosen), 1))
+        table.update(ids[chosen], gradients)
+        small.update(chosen, gradients)
+    np.testing.assert_array_equal(table.lookup(ids), small.to_numpy())
+    with pytest.raises(IndexError, match=rf"id {rows} "):
+        table.lookup([rows])

@@ -7,9 +7,11 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import zlib
 from pathlib import Path
@@ -309,6 +311,27 @@ def test_a_file_that_may_not_be_so_long_is_an_error(path):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_folder_that_may_not_be_written_is_an_error():
+    folder = Path(tempfile.mkdtemp())  # pytest's own may be entered by one user alone
+    path = folder / "table"
+    small(3).save(path)
+    before = path.read_bytes()
+    os.chmod(folder, 0o555)
+    child = os.fork()
+    if child == 0:
+        if os.geteuid() == 0:
+            os.setuid(65534)  # what is forbidden does not bind root
+        try:
+            small(9).save(path)
+        except PermissionError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert path.read_bytes() == before
+    assert os.listdir(folder) == [path.name]
+    shutil.rmtree(folder)
 
 
 # ---------------------------------------------------------------------- damaged and hostile files
