@@ -1,7 +1,7 @@
 # make demo: set up, train on real text, write a page that shows the result.   make test: set up, pass the tests.
 # make check: format, lint, types, imports, documentation.   make bench: us beside each peer.
 # make docs: the documentation as a site, in build/site.
-# make fuzz: damaged files for every reader, for a minute.
+# make fuzz: damaged files for every reader, killed saves and full disks, for some minutes.
 # make check-native: the native code under the address, undefined-behaviour and thread sanitizers.
 # make test-backends: the Keras tests on JAX and TensorFlow in full, where make test runs every test
 #                     there, but of a test's cases the first and every 10th after that.
@@ -68,6 +68,9 @@ fuzz: $(VENV)/.installed
 	$(BIN)/pip install --quiet atheris
 	mkdir -p build/fuzz
 	cd build/fuzz && $(abspath $(BIN))/python ../../fuzz/readers.py -max_total_time=60 -rss_limit_mb=4000
+	$(BIN)/python fuzz/tables.py --inputs 2000
+	$(BIN)/python fuzz/kill.py --kills 100
+	$(BIN)/python fuzz/full_disk.py
 
 build/peers/.installed: $(SOURCES) benchmarks/requirements.txt
 	test -x build/peers/bin/python || $(PYTHON) -m venv build/peers
