@@ -29,7 +29,7 @@ Step = Callable[[np.ndarray], None]  # one training step with ids (BAGS, LENGTH)
 
 def table(optimizer: str, rows: int) -> Step:
     """`rowwise.Table`: lookup and update."""
-    own = rowwise.Table(rows, DIM, getattr(rowwise, optimizer)(RATE), init="normal", seed=0)
+    own = rowwise.Table(rows, DIM, getattr(rowwise.rules, optimizer)(RATE), init="normal", seed=0)
     gradients = np.random.default_rng(0).standard_normal((BAGS * LENGTH, DIM), np.float32)
 
     def step(ids: np.ndarray) -> None:

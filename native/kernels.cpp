@@ -17,14 +17,15 @@ struct Row {
     float* z[R::slots > 0 ? R::slots : 1];
 
     Row(const TableView& table, int64_t id) : w(table.weights + id * table.dim) {
-        for (int i = 0; i < R::slots; ++i) z[i] = table.slots[i] + id * table.dim;
+        const int64_t slot_dim = R::row_slots ? 1 : table.dim;
+        for (int i = 0; i < R::slots; ++i) z[i] = table.slots[i] + id * slot_dim;
     }
 
     // Asks for one line, or for all.
     template <bool Write>
     void ask(int64_t d, bool slots) const {
         __builtin_prefetch(w + d, Write);
-        if (slots)
+        if (slots && (!R::row_slots || d == 0))
             for (int i = 0; i < R::slots; ++i) __builtin_prefetch(z[i] + d, Write);
     }
 
@@ -34,12 +35,12 @@ struct Row {
 
     Slots<R::slots> load(int64_t d) const {
         Slots<R::slots> s{};
-        for (int i = 0; i < R::slots; ++i) s.z[i] = z[i][d];
+        for (int i = 0; i < R::slots; ++i) s.z[i] = z[i][R::row_slots ? 0 : d];
         return s;
     }
 
     void store(int64_t d, const Slots<R::slots>& s) const {
-        for (int i = 0; i < R::slots; ++i) z[i][d] = s.z[i];
+        for (int i = 0; i < R::slots; ++i) z[i][R::row_slots ? 0 : d] = s.z[i];
     }
 };
 
@@ -147,6 +148,13 @@ void apply_lag(const Lag<R>& lag, const Rule& rule, const RowState& state, const
     LaggedUpdate scratch;
     const LaggedUpdate k = lag.missed(state, scratch);
     const Hyperparameters h = rule.hyper;
+    if constexpr (R::row_slots) {
+        auto slots = row.load(0);
+        for (int64_t d = 0; d < dim; ++d) R::lag_weight(k, h, row.w[d], slots);
+        R::lag_slots(k, h, slots);
+        row.store(0, slots);
+        return;
+    }
     const bool replayed = replays(k, h, row, dim);
     if (replayed) {
         const Scratch<float> present(dim);
@@ -173,15 +181,29 @@ void lag_and_step(const LaggedUpdate& lagged, const Rule& rule, const Step& step
     const Step s = step;
     float* __restrict w = row.w;
     const auto ask = [&](int64_t d) { ahead.template ask<true>(d, true); };
-    by_lines(dim, ask, [&](int64_t d) {
-        float value = w[d];
-        auto slots = row.load(d);
-        R::lag_weight(k, h, value, slots);
+    if constexpr (R::row_slots) {
+        auto slots = row.load(0);
+        const auto before = slots;
         R::lag_slots(k, h, slots);
-        R::step(s, h, g[d], value, slots);
-        w[d] = value;
-        row.store(d, slots);
-    });
+        const float rate = R::step_row(s, h, dot(g, g, dim) / static_cast<float>(dim), slots);
+        row.store(0, slots);
+        by_lines(dim, ask, [&](int64_t d) {
+            float value = w[d];
+            R::lag_weight(k, h, value, before);
+            R::step(s, rate, g[d], value);
+            w[d] = value;
+        });
+    } else {
+        by_lines(dim, ask, [&](int64_t d) {
+            float value = w[d];
+            auto slots = row.load(d);
+            R::lag_weight(k, h, value, slots);
+            R::lag_slots(k, h, slots);
+            R::step(s, h, g[d], value, slots);
+            w[d] = value;
+            row.store(d, slots);
+        });
+    }
 }
 
 // Returns where the present value (dim,) of row ids[i] of the n is: in the table, where the row is
@@ -301,10 +323,10 @@ void read_slot_rows(const TableView& table, const Rule& rule, const Clock& clock
             LaggedUpdate scratch;
             const LaggedUpdate k = lag.missed(table.states[id], scratch);
             const Row<R> row(table, id);
-            for (int64_t d = 0; d < table.dim; ++d) {
+            for (int64_t d = 0; d < table.slot_dim; ++d) {
                 auto slots = row.load(d);
                 R::lag_slots(k, h, slots);
-                out[id * table.dim + d] = slots.z[slot];
+                out[id * table.slot_dim + d] = slots.z[slot];
             }
         }
     });
@@ -314,8 +336,10 @@ void read_slot_rows(const TableView& table, const Rule& rule, const Clock& clock
 template <class F>
 void with_rule(const Rule& rule, F&& f) {
     switch (rule.family) {
-#define ROWWISE_CASE(name, ...) \
-    case Family::name: return f(__VA_ARGS__{});
+#define ROWWISE_CASE(name, ...)                                               \
+    case Family::name:                                                        \
+        static_assert(__VA_ARGS__::row_slots == has_row_slots(Family::name)); \
+        return f(__VA_ARGS__{});
         ROWWISE_FAMILIES(ROWWISE_CASE)
 #undef ROWWISE_CASE
     }

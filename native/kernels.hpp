@@ -22,7 +22,7 @@ struct Kernels {
     void (*materialize)(const TableView&, const Rule&, const Clock&, const Plan&);
     // Brings every row up to date; the caller then restarts the clock.
     void (*materialize_all)(const TableView&, const Rule&, const Clock&);
-    // out (rows, dim) <- the present values of slot `slot`.
+    // out (rows, slot_dim) <- the present values of slot `slot`.
     void (*read_slot)(const TableView&, const Rule&, const Clock&, int slot, float* out);
 
     // out (bags, dim) <- the weighted sum of each bag's rows; 0 where it is empty.

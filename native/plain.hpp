@@ -65,9 +65,9 @@ static_assert(sizeof(RowState) == 16 && alignof(RowState) == 4);
 // Where the arrays of a table lie.
 struct TableView {
     float* weights;        // (rows, dim)
-    float* slots[kSlots];  // (rows, dim) each
+    float* slots[kSlots];  // (rows, slot_dim) each
     RowState* states;      // (rows,)
-    int64_t rows, dim;
+    int64_t rows, dim, slot_dim;
     bool slots_pristine;  // slots of rows without an update hold what the rule starts with
 };
 
@@ -88,6 +88,7 @@ struct TableView {
     X(torch_rmsprop_centered_momentum, Rmsprop<true, true, true>) \
     X(adagrad, Adagrad<false>)                                    \
     X(torch_adagrad, Adagrad<true>)                               \
+    X(rowwise_adagrad, RowwiseAdagrad)                            \
     X(adadelta, Adadelta)                                         \
     X(adam, Adam<false>)                                          \
     X(adam_amsgrad, Adam<true>)                                   \
@@ -100,6 +101,9 @@ struct TableView {
 #define ROWWISE_FAMILY_NAME(name, ...) name,
 enum class Family { ROWWISE_FAMILIES(ROWWISE_FAMILY_NAME) };
 #undef ROWWISE_FAMILY_NAME
+
+// Whether a slot is one number a row: its slot_dim is 1, and the table's dim otherwise.
+constexpr bool has_row_slots(Family family) { return family == Family::rowwise_adagrad; }
 
 struct Rule {
     Family family = Family::sgd;

@@ -48,19 +48,6 @@ void each_row(const TableView& table, const Rule& rule, const Clock& clock, cons
     }
 }
 
-// <a, b>, in sixteen partial sums: the same bits for any width of vector instructions.
-float dot(const float* __restrict a, const float* __restrict b, int64_t dim) {
-    constexpr int kLanes = 16;
-    float lane[kLanes] = {};
-    int64_t d = 0;
-    for (; d + kLanes <= dim; d += kLanes)
-        for (int j = 0; j < kLanes; ++j) lane[j] += a[d + j] * b[d + j];
-    for (int j = 0; d < dim; ++d, ++j) lane[j] += a[d] * b[d];
-    for (int half = kLanes / 2; half > 0; half /= 2)
-        for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
-    return lane[0];
-}
-
 }  // namespace
 
 void gather_bags(const TableView& table, const Rule& rule, const Clock& clock, const Bags& bags,

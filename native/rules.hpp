@@ -21,8 +21,9 @@ struct Slots {
 template <int N>
 struct Common {
     static constexpr int slots = N;
-    static constexpr bool moves = false;    // whether a missed step moves the weight by its slots
-    static constexpr bool expands = false;  // whether that takes the expansion in y
+    static constexpr bool moves = false;      // whether a missed step moves the weight by its slots
+    static constexpr bool expands = false;    // whether that takes the expansion in y
+    static constexpr bool row_slots = false;  // whether a slot is one number a row
 
     ROWWISE_HD static float lag_untrained(const LaggedUpdate& k, float w) {
         return k.decay_factor * w;
@@ -149,6 +150,22 @@ struct Adagrad : Common<1> {
         w = s.decay_factor * w -
             s.learning_rate * g /
                 (TorchForm ? std::sqrt(acc) + h.epsilon : std::sqrt(acc + h.epsilon));
+    }
+};
+
+// acc += mean of the row's g^2;  w -= lr / (sqrt(acc) + epsilon) g
+struct RowwiseAdagrad : Common<1> {
+    static constexpr bool row_slots = true;
+    ROWWISE_HD static void lag_slots(const LaggedUpdate&, const Hyperparameters&, Slots<1>&) {}
+    // Steps the row's slot; returns what its gradients are multiplied by.
+    ROWWISE_HD static float step_row(const Step& s, const Hyperparameters& h, float mean_square,
+                                     Slots<1>& slot) {
+        float& acc = slot.z[0];
+        acc += mean_square;
+        return s.learning_rate / (std::sqrt(acc) + h.epsilon);
+    }
+    ROWWISE_HD static void step(const Step& s, float rate, float g, float& w) {
+        w = s.decay_factor * w - rate * g;
     }
 };
 

@@ -60,7 +60,7 @@ Table::Table(float* weights, RowState* states, int64_t rows, int64_t dim)
     view_.weights = weights;
     view_.states = states;
     view_.rows = rows;
-    view_.dim = dim;
+    view_.dim = view_.slot_dim = dim;
 }
 
 void Table::set_rule(const TrainingRule& rule, const std::vector<float*>& slots,
@@ -78,6 +78,7 @@ void Table::set_rule(const TrainingRule& rule, const std::vector<float*>& slots,
     slot_starts_ = rule.slot_starts;
     slots_ = slots.size();
     std::copy(slots.begin(), slots.end(), view_.slots);
+    view_.slot_dim = has_row_slots(rule.rule.family) ? 1 : dim();
     view_.slots_pristine = slots_pristine;
 }
 
@@ -128,8 +129,8 @@ int64_t Table::bag_weight_gradient(const BagBatch& bags, Floats gradients,
 }
 
 void Table::read_slot(std::size_t slot, std::span<float> out) const {
-    check_size(out.size(), rows() * dim(), "out must have the table's shape");
     const std::shared_lock hold(lock_);
+    check_size(out.size(), rows() * view_.slot_dim, "out must have the slot's shape");
     if (slot >= slots_) throw std::invalid_argument("no such slot");
     kernels().read_slot(view_, rule_, *clock_, static_cast<int>(slot), out.data());
 }
@@ -222,11 +223,13 @@ void Table::step(const Plan& plan, Floats gradients, const StepParams& params) {
 // holds what another row needs.
 Floats Table::apart(Floats values, Buffer<float>& copy) const {
     const std::less<const float*> before;
-    const int64_t size = rows() * dim();
-    const auto lies_in = [&](const float* first) {
-        return before(first, values.data() + values.size()) && before(values.data(), first + size);
+    const auto lies_in = [&](const float* first, int64_t row_size) {
+        return before(first, values.data() + values.size()) &&
+               before(values.data(), first + rows() * row_size);
     };
-    if (!lies_in(view_.weights) && std::none_of(view_.slots, view_.slots + slots_, lies_in))
+    const auto lies_in_slot = [&](const float* slot) { return lies_in(slot, view_.slot_dim); };
+    if (!lies_in(view_.weights, dim()) &&
+        std::none_of(view_.slots, view_.slots + slots_, lies_in_slot))
         return values;
     copy = Buffer<float>(static_cast<int64_t>(values.size()));
     std::copy(values.begin(), values.end(), copy.begin());
@@ -265,7 +268,8 @@ int64_t Table::renew(Ids ids, Floats starts) {
         const int64_t id = checked.ids[i];
         std::copy_n(starts.data() + i * dim(), dim(), view_.weights + id * dim());
         for (std::size_t slot = 0; slot < slots_; ++slot)
-            std::fill_n(view_.slots[slot] + id * dim(), dim(), slot_starts_[slot]);
+            std::fill_n(view_.slots[slot] + id * view_.slot_dim, view_.slot_dim,
+                        slot_starts_[slot]);
         view_.states[id] = {clock_->now(), 0, {0, 0}};
     }
     return -1;

@@ -56,8 +56,8 @@ class Table {
     int64_t rows() const { return view_.rows; }
     int64_t dim() const { return view_.dim; }
 
-    // Every row must be up to date. slots: (rows, dim) each. slots_pristine: slots of rows without
-    // an update hold what they start with.
+    // Every row must be up to date. slots: (rows, dim) each, or (rows, 1) where the rule's family
+    // `has_row_slots`. slots_pristine: slots of rows without an update hold what they start with.
     void set_rule(const TrainingRule& rule, const std::vector<float*>& slots, bool slots_pristine);
 
     // out (n, dim) <- the present values of rows ids (n,).
@@ -70,7 +70,7 @@ class Table {
                             std::span<int64_t> argmax) const;
     // out (n,) <- the gradients of the bags' weights, from gradients (bags, dim).
     int64_t bag_weight_gradient(const BagBatch& bags, Floats gradients, std::span<float> out) const;
-    // out (rows, dim) <- the present values of a slot.
+    // out, of a slot's shape <- its present values.
     void read_slot(std::size_t slot, std::span<float> out) const;
 
     // The plan of gradients (n, dim), one per id, or (bags, dim), one per bag. Throw

@@ -1,6 +1,7 @@
-"""The oracle against Keras's and PyTorch's own optimizers: their formulas, our rounding."""
+"""The oracle against Keras's, PyTorch's and FBGEMM's optimizers: their formulas, our rounding."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from helpers.oracle import Dense
 from helpers.rules import RULES, each, every_rule
 
-ROWS, DIM, STEPS = 7, 3, 50
+ROWS, DIM, STEPS = 7, 4, 50
 
 
 def run(rule, *trainers):
@@ -88,6 +89,45 @@ class PyTorch:
         return self.optimizer.state[self.variable][name].numpy()
 
 
+class Fbgemm:
+    """The same steps with FBGEMM's row-wise Adagrad; weight decay is decoupled."""
+
+    def __init__(self, weights, rule):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about parts of FBGEMM that a CPU has not
+            pytest.importorskip("fbgemm_gpu")
+            import torch
+            from fbgemm_gpu import split_embedding_configs as configs
+            from fbgemm_gpu import split_table_batched_embeddings_ops_training as training
+
+        self.torch = torch
+        self.weight_decay = rule.weight_decay
+        place = training.EmbeddingLocation.HOST, training.ComputeDevice.CPU
+        self.layer = training.SplitTableBatchedEmbeddingBagsCodegen(
+            [(len(weights), weights.shape[1], *place)],
+            optimizer=configs.EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+            eps=rule.epsilon,
+            pooling_mode=training.PoolingMode.SUM,
+        )
+        self.variable = self.layer.split_embedding_weights()[0]
+        self.variable.copy_(torch.from_numpy(weights))
+        (self.accumulator,) = self.layer.split_optimizer_states()[0]
+        self.accumulator.fill_(rule.initial_accumulator_value)
+
+    def step(self, ids, gradients, learning_rate):
+        self.variable *= 1 - learning_rate * (self.weight_decay or 0.0)
+        self.layer.set_learning_rate(learning_rate)
+        bags = self.torch.arange(len(ids) + 1)
+        self.layer(self.torch.tensor(ids), bags).backward(self.torch.tensor(gradients))
+
+    @property
+    def weights(self):
+        return self.variable.numpy()
+
+    def slot(self, name):
+        return self.accumulator.numpy().reshape(-1, 1)
+
+
 def start():
     return np.random.default_rng(1).uniform(-0.05, 0.05, (ROWS, DIM)).astype(np.float32)
 
@@ -106,6 +146,8 @@ def assert_rows_close(ours, theirs, rtol, offset=0.0):
 @every_rule
 def test_the_oracle_in_float32_agrees_with_its_framework(rule):
     framework = PyTorch if rule.name.startswith("pytorch.") else Keras
+    if rule.name == "rowwise_adagrad":
+        framework = Fbgemm
     ours, theirs = Dense(start(), rule, np.float32), framework(start(), rule)
     run(rule, ours, theirs)
     # Keras takes 1 - beta**t in float32, so that Adam's first steps carry a relative error of
@@ -134,7 +176,7 @@ def test_the_oracle_in_float32_stays_near_the_oracle_in_float64(rule):
 @each(["sgd", "adam"])
 def test_duplicates_are_summed_and_no_ids_is_a_step(rule):
     once, twice = Dense(start(), rule), Dense(start(), rule)
-    g = np.float32([[1, 2, 4]])
+    g = np.float32([[1, 2, 4, 8]])
     once.step([3], 3 * g)
     twice.step([3, 3], np.concatenate([g, 2 * g]))
     once.step([], [])

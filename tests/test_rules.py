@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import pickle
 
+import numpy as np
 import pytest
 
 import rowwise
@@ -80,6 +81,38 @@ def test_the_bounds_themselves_are_taken(kind):
     assert kind(weight_decay=0.0).weight_decay == 0
     for name in {"momentum", "rho", "beta_1", "beta_2"} & set(kind.__dataclass_fields__):
         assert getattr(kind(**{name: 0.0}), name) == 0
+
+
+def test_a_rowwise_accumulator_is_a_number_a_row_in_table_growth_and_file(tmp_path):
+    table = rowwise.Table(3, 4, rowwise.rules.RowwiseAdagrad(0.5), init="zeros")
+    table.update([1], [[3.0, 4.0, 0.0, 5.0]])
+    np.testing.assert_array_equal(table.slot("accumulator"), [[0], [12.5], [0]])
+    np.testing.assert_allclose(
+        table.lookup(1), -0.5 * np.array([3, 4, 0, 5]) / np.sqrt(12.5), rtol=1e-6
+    )
+    assert table.nbytes == 3 * (4 * 4 + 4 + 16)
+    table.remap([2, 1, -1, 0])
+    np.testing.assert_array_equal(table.slot("accumulator"), [[0], [12.5], [0], [0]])
+    table.save(tmp_path / "table")
+    again = rowwise.Table.load(tmp_path / "table")
+    np.testing.assert_array_equal(again.slot("accumulator"), table.slot("accumulator"))
+    table.store.write_slot("accumulator", [[7.0]], np.array([3]))
+    np.testing.assert_array_equal(table.slot("accumulator"), [[0], [12.5], [0], [7]])
+
+
+def test_slots_are_not_kept_for_a_rule_with_slots_of_another_shape():
+    table = rowwise.Table(3, 4, "adagrad")
+    with pytest.raises(ValueError, match=r"\(3, 1\).*\(3, 4\)"):
+        table.set_hyperparameters(rowwise.rules.RowwiseAdagrad())
+
+
+def test_rowwise_adagrad_of_one_number_a_row_is_the_adagrad_of_pytorch():
+    rule, same = rowwise.rules.RowwiseAdagrad(epsilon=1e-4), pytorch.Adagrad(epsilon=1e-4)
+    ours, theirs = (rowwise.Table(5, 1, each, seed=0) for each in (rule, same))
+    for step in range(10):
+        for table in (ours, theirs):
+            table.update([step % 3, 4], [[0.1 * step], [-1.0]])
+    np.testing.assert_allclose(ours.to_numpy(), theirs.to_numpy(), rtol=1e-6)
 
 
 def test_nesterov_without_momentum_is_plain_descent():

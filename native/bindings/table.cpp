@@ -50,8 +50,10 @@ class ArrayTable {
                   std::vector<double> slot_decay) {
         std::vector<float*> data;
         for (const Matrix<float>& slot : slots) {
-            if (slot.shape(0) != weights_.shape(0) || slot.shape(1) != weights_.shape(1))
-                throw std::invalid_argument("a slot must have the table's shape");
+            const std::size_t slot_dim = has_row_slots(rule.family) ? 1 : weights_.shape(1);
+            if (slot.shape(0) != weights_.shape(0) || slot.shape(1) != slot_dim)
+                throw std::invalid_argument(
+                    "a slot must have the table's rows, of dim numbers or one");
             data.push_back(slot.data());
         }
         const LagParams lag{ratio, growth, terms, unbounded, window, std::move(slot_decay)};
@@ -231,9 +233,9 @@ void bind_table(nb::module_& m) {
              "slots_pristine"_a, "advances"_a, "ratio"_a, "growth"_a, "terms"_a, "unbounded"_a,
              "window"_a, "slot_decay"_a,
              "Update rows by `rule` from now on; every row must be up to date.\n\n"
-             "slots are (rows, dim) each. slots_pristine: slots of rows without an update hold\n"
-             "slot_starts. advances: whether a step changes rows that it does not touch; the rest\n"
-             "says how, see native/clock.hpp.")
+             "slots are (rows, dim) each, or (rows, 1) where the rule keeps a number a row.\n"
+             "slots_pristine: slots of rows without an update hold slot_starts. advances: whether\n"
+             "a step changes rows that it does not touch; the rest says how, see native/clock.hpp.")
         .def("gather", &ArrayTable::gather, "ids"_a, "out"_a,
              "Write the present vectors (n, dim) of rows ids (n,) to out.")
         .def("gather_bags", &ArrayTable::gather_bags, "ids"_a, "offsets"_a, "weights"_a.none(),
@@ -264,7 +266,7 @@ void bind_table(nb::module_& m) {
         .def("renew", &ArrayTable::renew, "ids"_a, "starts"_a,
              "Start rows ids (n,) anew with weights starts (n, dim), fresh slots and no updates.")
         .def("read_slot", &ArrayTable::read_slot, "slot"_a, "out"_a,
-             "Write the present values (rows, dim) of a slot to out.")
+             "Write the present values of a slot to out, of its shape.")
         .def("step_history", &ArrayTable::step_history,
              "Return the clock's steps (steps, 3): scale, decay factor, epsilon factor; and its\n"
              "closed coefficients (m,).")

@@ -144,9 +144,9 @@ class Table:
         """
         Update rows by `rule` from now on; every row must be up to date.
 
-        slots are (rows, dim) each. slots_pristine: slots of rows without an update hold
-        slot_starts. advances: whether a step changes rows that it does not touch; the rest
-        says how, see native/clock.hpp.
+        slots are (rows, dim) each, or (rows, 1) where the rule keeps a number a row.
+        slots_pristine: slots of rows without an update hold slot_starts. advances: whether
+        a step changes rows that it does not touch; the rest says how, see native/clock.hpp.
         """
 
     def gather(self, ids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')]) -> int:
@@ -199,7 +199,7 @@ class Table:
         """
 
     def read_slot(self, slot: int, out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]) -> None:
-        """Write the present values (rows, dim) of a slot to out."""
+        """Write the present values of a slot to out, of its shape."""
 
     def step_history(self) -> tuple[Annotated[NDArray[numpy.float64], dict(shape=(None, None))], Annotated[NDArray[numpy.float64], dict(shape=(None,))]]:
         """

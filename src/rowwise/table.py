@@ -81,7 +81,7 @@ class Table:
     ) -> None:
         rows, dim = positive("rows", rows), positive("dim", dim)
         if rows >= 2**32:
-            check_fits(rows, dim, 0)
+            check_fits(rows, dim)
             raise ValueError(f"rows={rows} is above the limit of {2**32 - 1}")
         chosen = rules.get(rule)
         self.store: Any = _store(rows, dim, chosen, init, seed, scratch, memory)
@@ -208,7 +208,7 @@ class Table:
         return self.lookup(np.arange(self.rows, dtype=np.int64))
 
     def slot(self, name: str) -> Floats:
-        """Return the present values of a slot, (rows, dim), a fresh array.
+        """Return the present values of a slot, (rows, dim) or (rows, 1), a fresh array.
 
         Raises:
             KeyError: the rule has no such slot.

@@ -49,6 +49,12 @@ def adagrad(rule, t, lr, g, w, slots):
     w -= lr * g / np.sqrt(acc + rule.epsilon)
 
 
+def rowwise_adagrad(rule, t, lr, g, w, slots):
+    acc = slots["accumulator"]  # (V, 1)
+    acc += np.mean(g * g, axis=1, keepdims=True)
+    w -= lr * g / (np.sqrt(acc) + rule.epsilon)
+
+
 def adadelta(rule, t, lr, g, w, slots):
     rho, v, d = rule.rho, *slots.values()
     v[:] = rho * v + (1 - rho) * (g * g)
@@ -154,6 +160,7 @@ STEP = {
     "sgd": sgd,
     "rmsprop": rmsprop,
     "adagrad": adagrad,
+    "rowwise_adagrad": rowwise_adagrad,
     "adadelta": adadelta,
     "adam": adam,
     "adamw": adam,
@@ -180,7 +187,7 @@ def slots_of(rule):
         case "rmsprop":
             decay = [rule.rho, rule.momentum, rule.rho]
             decay = [decay[i] for i in (0, *[1] * (rule.momentum > 0), *[2] * rule.centered)]
-        case "adagrad":
+        case "adagrad" | "rowwise_adagrad":
             return {rule.slot_names[0]: (rule.initial_accumulator_value, 1.0)}
         case "adadelta":
             decay = [rule.rho, rule.rho]
@@ -217,8 +224,9 @@ class Dense:
         self.dtype = dtype
         self.steps = 0
         self.weights = np.array(weights, dtype)
+        rows, dim = self.weights.shape
         self.slots = {
-            name: np.full(self.weights.shape, start, dtype)
+            name: np.full((rows, rule.slot_dim(dim)), start, dtype)
             for name, (start, _) in slots_of(rule).items()
         }
 

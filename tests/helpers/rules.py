@@ -28,6 +28,10 @@ RULES = {
     "adagrad": rowwise.rules.Adagrad(),
     "adagrad-from-zero": rowwise.rules.Adagrad(initial_accumulator_value=0.0),
     "adagrad-epsilon-large-decay": rowwise.rules.Adagrad(epsilon=1e-3, weight_decay=0.01),
+    "rowwise-adagrad": rowwise.rules.RowwiseAdagrad(),
+    "rowwise-adagrad-started-decay": rowwise.rules.RowwiseAdagrad(
+        initial_accumulator_value=0.1, epsilon=1e-3, weight_decay=0.01
+    ),
     "adam": rowwise.rules.Adam(),
     "adam-decay": rowwise.rules.Adam(weight_decay=0.01),
     "adam-beta-1-zero": rowwise.rules.Adam(beta_1=0.0),

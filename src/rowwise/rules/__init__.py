@@ -11,6 +11,7 @@ from rowwise.rules._base import Rule, StepParams, get
 from rowwise.rules._ftrl import Ftrl
 from rowwise.rules._lion import Lion
 from rowwise.rules._rmsprop import RMSprop
+from rowwise.rules._rowwise_adagrad import RowwiseAdagrad
 from rowwise.rules._sgd import SGD
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Lion",
     "Nadam",
     "RMSprop",
+    "RowwiseAdagrad",
     "Rule",
     "StepParams",
     "get",

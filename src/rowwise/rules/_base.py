@@ -91,6 +91,10 @@ class Rule:
         """The number that each slot starts with."""
         return (0.0,) * len(self.slot_names)
 
+    def slot_dim(self, dim: int) -> int:
+        """Return how many numbers a slot has for a row of dim: as many, or one."""
+        return dim
+
     @property
     def lagged_update(self) -> LaggedUpdate:
         """What a missed step does to a row."""

@@ -154,13 +154,12 @@ def load(
         def begin() -> tuple[Container, int, int, dict[str, NDArray[Any]]]:
             file = stack.enter_context(Container(path))
             with blaming(file):
-                rows, dim, slots = check_layout(file)
+                rows, dim, rule, slots = check_layout(file)
             here = len(range(*Layout(rows, exchange.ranks).span(exchange.rank)))
             if scratch is None:
-                check_fits(here, dim, len(slots))
-            big: dict[str, NDArray[Any]] = {
-                name: matrix(here, dim, scratch) for name in ("weights", *slots)
-            }
+                check_fits(here, dim, rule)
+            dims = {"weights": dim, **{name: rule.slot_dim(dim) for name in slots if rule}}
+            big: dict[str, NDArray[Any]] = {n: matrix(here, dims[n], scratch) for n in dims}
             big["states"] = row_states(here, scratch).view(np.uint32).reshape(here, 4)
             return file, rows, dim, big
 

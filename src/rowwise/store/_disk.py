@@ -180,7 +180,7 @@ class DiskStore:
             KeyError: the rule has no such slot.
         """
         index = self._cache._slot_index(name)
-        values = np.empty(self.shape, np.float32)
+        values = np.empty((self._rows, self._arrays[1 + index].shape[1]), np.float32)
         with self._lock:
             for part, state in self._snapshots():
                 values[part] = HostStore.from_state(state).read_slot(self.slot_names[index])

@@ -80,9 +80,8 @@ class HostStore:
         seed: int | None = None,
         scratch: Folder | None = None,
     ) -> None:
-        slots = len(rule.slot_names) if rule else 0
         if scratch is None:  # a disk's room is asked for when the files are made
-            check_fits(rows, dim, slots)
+            check_fits(rows, dim, rule)
         self._begin(matrix(rows, dim, scratch), row_states(rows, scratch), scratch)
         fill(self._weights, init, seed)
         self._start_slots(rule)
@@ -168,14 +167,15 @@ class HostStore:
         self._check(bags.ids, self._native.gather_bags_max(bags.ids, bags.offsets, out, argmax))
 
     def read_slot(self, name: str) -> Floats:
-        """Return the present values of a slot, (rows, dim), a fresh array.
+        """Return the present values of a slot, (rows, dim) or (rows, 1), a fresh array.
 
         Raises:
             KeyError: the rule has no such slot.
         """
-        values = np.empty(self.shape, dtype=np.float32)
+        index = self._slot_index(name)
+        values = np.empty(self._slots[index].shape, dtype=np.float32)
         self._check_mapping()
-        self._native.read_slot(self._slot_index(name), values)
+        self._native.read_slot(index, values)
         return values
 
     # ------------------------------------------------------------------ gradients
@@ -284,7 +284,7 @@ class HostStore:
             self._weights[slice(None) if ids is None else ids] = values
 
     def write_slot(self, name: str, values: Any, ids: Ids | None = None) -> None:
-        """Set a slot of rows to values (n, dim): those of distinct ids (n,), or all.
+        """Set a slot of rows to values (n, dim) or (n, 1): those of distinct ids (n,), or all.
 
         Raises:
             KeyError: the rule has no such slot.
@@ -300,18 +300,24 @@ class HostStore:
 
         Args:
             rule: or None for a table that is only read.
-            keep_state: keep the slots, which must be of the same names; otherwise they start anew.
+            keep_state: keep the slots, which must be of the same names and shape; otherwise they
+                start anew.
 
         Raises:
             ValueError: keep_state, and the rule has other slots.
             MemoryError: the new slots do not fit in free memory. Nothing has changed.
         """
         names = rule.slot_names if rule else ()
-        if keep_state and names != self.slot_names:
-            raise ValueError(f"{rule!r} has slots {names}, the table {self.slot_names}")
+        shapes = [(len(self._weights), rule.slot_dim(self.shape[1])) for _ in names] if rule else []
+        mine = [slot.shape for slot in self._slots]
+        if keep_state and (names, shapes) != (self.slot_names, mine):
+            raise ValueError(
+                f"{rule!r} has slots {names} of shapes {shapes}, "
+                f"the table {self.slot_names} of {mine}"
+            )
         with self._writing:
             if not keep_state and self._scratch is None:
-                check_fits(*self.shape, len(names), table=False)
+                check_fits(*self.shape, rule, table=False)
             self._native.materialize()
             if not keep_state:
                 self._start_slots(rule)
@@ -350,7 +356,7 @@ class HostStore:
             MemoryError: with the bytes needed and available.
         """
         if self._scratch is None:
-            check_fits(rows, self.shape[1], len(self._slots))
+            check_fits(rows, self.shape[1], self.rule)
 
     # ------------------------------------------------------------------ frameworks' own writes
 
@@ -498,11 +504,15 @@ class HostStore:
             self._mapping.check()
 
     def _start_slots(self, rule: Rule | None) -> None:
-        starts = rule.slot_starts if rule else ()
-        self._slots = [matrix(*self.shape, self._scratch) for _ in starts]
-        for slot, start in zip(self._slots, starts, strict=True):
+        self._slots = []
+        rows, dim = self.shape
+        if rule is None:
+            return
+        for start in rule.slot_starts:
+            slot = matrix(rows, rule.slot_dim(dim), self._scratch)
             if start:
                 slot.fill(start)
+            self._slots.append(slot)
 
     def _bind(self, rule: Rule | None, *, slots_pristine: bool) -> None:
         """Hand rule and slots to the kernels; every row is up to date."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise import _native
+from rowwise.rules import Rule
 
 # What the kernels keep per row, in the layout of native/plain.hpp.
 ROW_STATE = np.dtype(
@@ -80,14 +81,15 @@ def _allocate(file: IO[bytes], nbytes: int, folder: Folder) -> None:
     file.flush()
 
 
-def check_fits(rows: int, dim: int, slots: int, *, table: bool = True) -> None:
-    """Refuses a table with `slots` slots (or, for one that is there, the slots alone) that this
+def check_fits(rows: int, dim: int, rule: Rule | None = None, *, table: bool = True) -> None:
+    """Refuse a table with a rule's slots (or, for one that is there, the slots alone) that this
     machine's free memory cannot hold.
 
     Raises:
         MemoryError: with the bytes needed and available.
     """
-    needed = rows * dim * 4 * slots + table * rows * (dim * 4 + ROW_STATE.itemsize)
+    slots, slot_dim = (len(rule.slot_names), rule.slot_dim(dim)) if rule else (0, 0)
+    needed = rows * slot_dim * 4 * slots + table * rows * (dim * 4 + ROW_STATE.itemsize)
     available = available_bytes()
     if available is not None and needed > available:
         raise MemoryError(

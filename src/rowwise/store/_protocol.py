@@ -61,7 +61,7 @@ class RowStore(Protocol):
         """Begin to bring rows ids (...,) near, if they are far; nothing waits for it."""
 
     def read_slot(self, name: str) -> Floats:
-        """Return the present values of a slot, (rows, dim), a fresh array."""
+        """Return the present values of a slot, (rows, dim) or (rows, 1), a fresh array."""
 
     # ------------------------------------------------------------------ gradients
 
@@ -97,7 +97,7 @@ class RowStore(Protocol):
         """Set rows to values (n, dim): those of distinct ids (n,), or all."""
 
     def write_slot(self, name: str, values: Any, ids: Ids | None = None) -> None:
-        """Set a slot of rows to values (n, dim): those of distinct ids (n,), or all."""
+        """Set a slot of rows to values (n, dim) or (n, 1): those of distinct ids (n,), or all."""
 
     def set_rule(self, rule: Rule | None, *, keep_state: bool = False) -> None:
         """Step by another rule from now on: with fresh slots, or with those that there are."""

@@ -19,7 +19,8 @@ class TableState:
 
     Attributes:
         weights: (rows, dim) float32.
-        slots: a (rows, dim) float32 array for each of the rule's slots.
+        slots: for each of the rule's slots a float32 array, (rows, dim), or (rows, 1) for a rule
+            with one number a row.
         row_states: (rows,) of `ROW_STATE`: last step, update count and last update of each row.
         step_history: the clock's records, (steps, 3) float64, and its closed coefficients.
         steps: updates so far.
@@ -49,19 +50,21 @@ class TableState:
         Raises:
             ValueError: with the part that does not fit.
         """
-        rows = self.weights.shape[:1]
-        if self.row_states.shape != rows or self.row_states.dtype != ROW_STATE:
-            raise ValueError(f"row states of shape {self.row_states.shape} for {rows[0]} rows")
-        expected = len(self.rule.slot_names) if self.rule else 0
-        if len(self.slots) != expected:
-            raise ValueError(f"{len(self.slots)} slots for {self.rule!r}")
+        (rows, dim), rule = self.weights.shape, self.rule
+        if self.row_states.shape != (rows,) or self.row_states.dtype != ROW_STATE:
+            raise ValueError(f"row states of shape {self.row_states.shape} for {rows} rows")
+        if len(self.slots) != (len(rule.slot_names) if rule else 0):
+            raise ValueError(f"{len(self.slots)} slots for {rule!r}")
+        for slot in self.slots:
+            if rule and slot.shape != (rows, rule.slot_dim(dim)):
+                raise ValueError(f"a slot of shape {slot.shape} for {rows} rows of {dim}, {rule!r}")
 
     def copy(self) -> TableState:
         """Return the same state in memory of its own."""
         rows, dim = self.weights.shape
         copied: dict[str, Any] = {
             "weights": matrix(rows, dim),
-            "slots": [matrix(rows, dim) for _ in self.slots],
+            "slots": [matrix(*slot.shape) for slot in self.slots],
             "row_states": row_states(rows),
         }
         copied["weights"][:] = self.weights

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rowwise import rules
 from rowwise.errors import DamagedFileError
 from rowwise.files._container import Container, write
+from rowwise.rules import Rule
 from rowwise.store._host import HostStore
 from rowwise.store._memory import ROW_STATE, Folder, check_fits, matrix, row_states
 from rowwise.store._state import TableState
@@ -131,8 +132,8 @@ def blaming(file: Container) -> Iterator[None]:
         raise file.damaged(str(error)) from error
 
 
-def check_layout(file: Container) -> tuple[int, int, list[str]]:
-    """Return the rows and dim of the table in a file, and the names of its slots' arrays.
+def check_layout(file: Container) -> tuple[int, int, Rule | None, list[str]]:
+    """Return rows, dim and rule of the table in a file, and the names of its slots' arrays.
 
     Raises:
         DamagedFileError, KeyError, ValueError: it is not a table's file.
@@ -141,7 +142,7 @@ def check_layout(file: Container) -> tuple[int, int, list[str]]:
         raise file.damaged(f"its format is {file.about.get('format')!r}, not {_FORMAT!r}")
     rule = rules.get(json.loads(file.about["table"])["rule"])
     slots = [f"slot.{name}" for name in rule.slot_names] if rule else []
-    return *_check_shapes(file, slots), slots
+    return *_check_shapes(file, rule, slots), rule, slots
 
 
 def open_rows(path: str | os.PathLike[str]) -> tuple[HostStore, Vocabulary | None]:
@@ -160,7 +161,7 @@ def open_rows(path: str | os.PathLike[str]) -> tuple[HostStore, Vocabulary | Non
 def _read_state(
     file: Container, mmap: bool, scratch: Folder | None, *, verify: bool = False
 ) -> TableState:
-    rows, dim, slots = check_layout(file)
+    rows, dim, rule, slots = check_layout(file)
     if mmap:
         big = {name: file.map(name) for name in ("weights", "states", *slots)}
         if verify:
@@ -168,8 +169,9 @@ def _read_state(
                 file.verify(name)
     else:
         if scratch is None:
-            check_fits(rows, dim, len(slots))
-        big = {n: file.read(n, into=matrix(rows, dim, scratch)) for n in ("weights", *slots)}
+            check_fits(rows, dim, rule)
+        dims = {"weights": dim, **{name: rule.slot_dim(dim) for name in slots if rule}}
+        big = {n: file.read(n, into=matrix(rows, dims[n], scratch)) for n in dims}
         states = row_states(rows, scratch).view(np.uint32).reshape(rows, 4)
         big["states"] = file.read("states", into=states)
     return complete(file, big, scratch, check_stamps=verify or not mmap)
@@ -210,14 +212,16 @@ def complete(
     )
 
 
-def _check_shapes(file: Container, slots: list[str]) -> tuple[int, int]:
+def _check_shapes(file: Container, rule: Rule | None, slots: list[str]) -> tuple[int, int]:
     shape = file.entries["weights"].shape
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"its weights have shape {shape}")
-    expected: dict[str, Any] = {name: ("f4", shape) for name in ("weights", *slots)}
-    expected["states"] = "u4", (shape[0], 4)
+    rows, dim = shape
+    expected: dict[str, Any] = {"weights": ("f4", shape), "states": ("u4", (rows, 4))}
+    if rule is not None:
+        expected |= {name: ("f4", (rows, rule.slot_dim(dim))) for name in slots}
     for name, (dtype, wanted) in expected.items():
         entry = file.entries[name]
         if entry.dtype != dtype or entry.shape != wanted:
             raise ValueError(f"{name!r} is {entry.dtype} of shape {entry.shape}, not {wanted}")
-    return shape[0], shape[1]
+    return rows, dim
