@@ -34,9 +34,9 @@ double RunningProduct::over(const RunningProduct& earlier) const {
 }
 
 Clock::Clock(const LagParams& params)
-    : ratio_(params.ratio), growth_(params.growth), terms_(params.terms),
-      unbounded_(params.unbounded), window_(params.window),
-      expands_(std::isfinite(params.ratio) && std::isfinite(params.growth)) {
+    : growth_(params.growth), terms_(params.terms), unbounded_(params.unbounded),
+      window_(params.window), expands_(std::isfinite(params.ratio) && std::isfinite(params.growth)),
+      ratio_powers_(params.ratio) {
     if (terms_ != 0 && terms_ != 1 && terms_ != kTerms)
         throw std::invalid_argument("terms must be 0, 1 or " + std::to_string(kTerms));
     if (window_ < 1 || window_ > kHorizon)
@@ -45,7 +45,9 @@ Clock::Clock(const LagParams& params)
     if (params.slot_decay.size() > kSlots)
         throw std::invalid_argument("a rule has at most " + std::to_string(kSlots) + " slots");
     for (const double base : params.slot_decay) slot_decay_.emplace_back(base);
+    window_sums_.resize(std::size_t{window_} + 1);
     recent_.resize(std::size_t{window_} + 1);
+    for (uint32_t k = 0; k <= window_; ++k) count_missed(recent_[k], k);
     restart();
 }
 
@@ -56,43 +58,33 @@ void Clock::restart() {
     decay_.assign(1, {});
     total_.assign(1, 0.0);
     closed_.clear();
-    recent_[0] = LaggedUpdate{};
-    for (auto& decay : recent_[0].slot_decay) decay = 1;
 }
 
-void Clock::extend(Coefficients& c, uint32_t step, double decay) const {
-    const double first = ratio_ * steps_[step].scale * decay;  // the term j = 1
+void Clock::count_missed(LaggedUpdate& lag, uint32_t k) const {
+    lag.missed = k;
+    for (int i = 0; i < kSlots; ++i)
+        lag.slot_decay[i] = i < static_cast<int>(slot_decay_.size()) && k > 0
+                                ? static_cast<float>(slot_decay_[i](k))
+                                : 1.0f;
+}
+
+void Clock::write(LaggedUpdate& lag, double decay, double tail, const Coefficients& c) const {
+    lag.last_scale = static_cast<float>(steps_[now_].scale);
+    lag.epsilon_factor = static_cast<float>(steps_[now_ - lag.missed + 1].epsilon_factor);
+    lag.decay_factor = static_cast<float>(decay);
     if (terms_ != kTerms) {
-        c.c[0] = ratio_ * c.c[0] + first;
+        lag.coefficients[0] = static_cast<float>(c.c[0] * tail);
         return;
     }
-    // The terms from before: x -> g x + (g - 1), by Pascal's triangle, and one ratio more.
-    if (step < now_) {
-        const double g = growth_ * steps_[step + 1].epsilon_factor / steps_[step].epsilon_factor;
-        double power = ratio_;
-        for (int n = 0; n <= kTerms; ++n, power *= g) c.c[n] *= power;
-        for (int i = 0; i < kTerms; ++i)
-            for (int n = kTerms; n > i; --n) c.c[n] += (g - 1) * c.c[n - 1];
+    const bool usable = expands_ && c.c[kTerms] < kLargest;
+    for (int n = 0; n < kTerms; n += 2) {
+        lag.coefficients[n] = usable ? static_cast<float>(c.c[n] * tail) : 0.0f;
+        lag.coefficients[n + 1] = usable ? static_cast<float>(-c.c[n + 1] * tail) : 0.0f;
     }
-    double power = first;
-    for (int n = 0; n <= kTerms; ++n, power *= growth_ - 1) c.c[n] += power;
-}
-
-void Clock::write(LaggedUpdate& lag, uint32_t k, double decay, double tail,
-                  const Coefficients& c) const {
-    lag.missed = k;
-    lag.last_scale = static_cast<float>(steps_[now_].scale);
-    lag.epsilon_factor = static_cast<float>(steps_[now_ - k + 1].epsilon_factor);
-    lag.decay_factor = static_cast<float>(decay);
-    for (std::size_t i = 0; i < slot_decay_.size(); ++i)
-        lag.slot_decay[i] = static_cast<float>(slot_decay_[i](k));
-    const bool usable = terms_ != kTerms || (expands_ && c.c[kTerms] < kLargest);
-    for (int n = 0; n < terms_; ++n)
-        lag.coefficients[n] = usable ? static_cast<float>((n % 2 ? -1 : 1) * c.c[n] * tail) : 0.0f;
     static_assert(kTerms == 8, "the bound is y^8 C_8 <= kRemainder C_0");
     if (!usable)
         lag.y_max = -1;
-    else if (terms_ == kTerms && c.c[kTerms] > kRemainder * c.c[0])
+    else if (c.c[kTerms] > kRemainder * c.c[0])
         lag.y_max =
             static_cast<float>(std::sqrt(std::sqrt(std::sqrt(kRemainder * c.c[0] / c.c[kTerms]))));
     else
@@ -107,25 +99,40 @@ void Clock::push(const StepRecord& step) {
     decays_ = decays_ || step.decay_factor != 1.0;
 }
 
-Clock::Coefficients Clock::refresh_recent() {
-    // Backwards from now: every last step in the window, each from the one after it.
-    Coefficients c;
-    double decay = 1;
-    const uint32_t reach = std::min(now_, window_);
-    for (uint32_t k = 1; k <= reach; ++k) {
-        const uint32_t step = now_ - k + 1;
-        if (terms_) extend(c, step, decay);
-        decay *= steps_[step].decay_factor;
-        write(recent_[k], k, decay, 1.0, c);
+void Clock::add_to_window(uint32_t step, uint32_t first) {
+    const auto [scale, factor, epsilon_factor] = steps_[step];
+    const double g = growth_ * epsilon_factor / steps_[step - 1].epsilon_factor;
+    // Each last step misses one more, so that the sums move up by one, the longest first.
+    for (uint32_t k = std::min(step - first, window_); k > 0; --k) {
+        const Sum& before = window_sums_[k - 1];
+        Sum& sum = window_sums_[k];
+        sum.decay = before.decay * factor;
+        if (terms_ == 0) continue;
+        const double term = ratio_powers_(k) * scale;
+        if (terms_ == 1) {
+            sum.terms.c[0] = before.terms.c[0] * factor + term;
+            continue;
+        }
+        const double x = k > 1 ? g * before.x + (g - 1) : growth_ - 1, square = x * x;
+        double powers[kTerms + 1] = {term, term * x};  // term x^n
+        for (int n = 2; n <= kTerms; ++n) powers[n] = powers[n - 2] * square;
+        for (int n = 0; n <= kTerms; ++n) sum.terms.c[n] = before.terms.c[n] * factor + powers[n];
+        sum.x = x;
     }
-    return c;
+}
+
+void Clock::refresh_recent() {
+    const uint32_t reach = std::min(now_, window_);
+    for (uint32_t k = 1; k <= reach; ++k)
+        write(recent_[k], window_sums_[k].decay, 1.0, window_sums_[k].terms);
 }
 
 void Clock::advance(const StepRecord& step) {
     push(step);
-    const Coefficients last = refresh_recent();
+    add_to_window(now_, 0);
+    refresh_recent();
     // A row at the window's far end gains nothing from later steps but their weight decay.
-    if (now_ >= window_ && terms_ && !unbounded_) closed_.push_back(last);
+    if (now_ >= window_ && terms_ && !unbounded_) closed_.push_back(window_sums_[window_].terms);
 }
 
 StepHistory Clock::history() const {
@@ -148,6 +155,8 @@ void Clock::restore(const StepHistory& history) {
     closed_.resize(numbers / (kTerms + 1));
     for (std::size_t i = 0; i < numbers; ++i)
         closed_[i / (kTerms + 1)].c[i % (kTerms + 1)] = history.closed[i];
+    const uint32_t first = now_ - std::min(now_, window_);
+    for (uint32_t step = first + 1; step <= now_; ++step) add_to_window(step, first);
     refresh_recent();
 }
 
@@ -162,6 +171,7 @@ LaggedUpdate Clock::since(uint32_t last_step) const {
     if (k <= window_) return recent_[k];
     if (last_step > now_) return recent_[0];  // only a damaged file's rows say so
     LaggedUpdate lag;
+    count_missed(lag, k);
     Coefficients c;
     double tail = 1;
     if (unbounded_) {
@@ -170,7 +180,7 @@ LaggedUpdate Clock::since(uint32_t last_step) const {
         c = closed_[last_step];
         tail = decay_since(last_step + window_);
     }
-    write(lag, k, decay_since(last_step), tail, c);
+    write(lag, decay_since(last_step), tail, c);
     return lag;
 }
 

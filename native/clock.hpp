@@ -14,10 +14,10 @@
 //
 //     C_n(s) = sum_j a_{s+j} * P(s+j) * ratio^j * x_j^n,
 //
-// depend on s alone. From s+1 to s every x becomes g x + (g - 1), g = growth * e_{s+2} /
-// e_{s+1} >= 1, so C(s) follows from C(s+1) by sums of positive numbers: all last steps within the
-// window are refreshed once a step without cancellation, and the coefficients of one that leaves
-// the window are kept for good. The remainder of the expansion is at most y^N C_N of the
+// depend on s alone. A step adds one term to each of them: its x is g x + (g - 1) of the term
+// before, g = growth * e_i / e_{i-1} >= 1, so all last steps within the window follow a step by
+// sums of positive numbers, without cancellation, and the coefficients of one that leaves the
+// window are kept for good. The remainder of the expansion is at most y^N C_N of the
 // movement's C_0 (alternating, x >= 0): for a y with which that is not below float32 rounding, the
 // terms are replayed one by one.
 //
@@ -110,18 +110,26 @@ class Clock {
     struct Coefficients {
         double c[kTerms + 1] = {};  // the last bounds the remainder
     };
+    // Of a last step s, as of now.
+    struct Sum {
+        double decay = 1;  // P(s)
+        double x = 0;      // of the latest term
+        Coefficients terms;
+    };
     void push(const StepRecord& step);
-    Coefficients refresh_recent();  // returns those of the last step at the window's far end
-    void extend(Coefficients& c, uint32_t step, double decay) const;  // C(step) -> C(step - 1)
-    void write(LaggedUpdate& lag, uint32_t k, double decay, double tail,
-               const Coefficients& c) const;
+    // Takes step `step` into the sums of last steps from `first` on.
+    void add_to_window(uint32_t step, uint32_t first);
+    void refresh_recent();
+    void count_missed(LaggedUpdate& lag, uint32_t k) const;  // what depends on k alone
+    void write(LaggedUpdate& lag, double decay, double tail, const Coefficients& c) const;
     double decay_since(uint32_t step) const;  // P(step)
 
-    const double ratio_, growth_;
+    const double growth_;
     const int terms_;
     const bool unbounded_;
     const uint32_t window_;
     const bool expands_;
+    const Powers ratio_powers_;
     std::vector<Powers> slot_decay_;
 
     uint32_t now_ = 0;
@@ -130,7 +138,8 @@ class Clock {
     std::vector<RunningProduct> decay_;  // (now + 1,) of the decay factors
     std::vector<double> total_;          // (now + 1,) sum_i a_i P(i) as of each step, if unbounded
     std::vector<Coefficients> closed_;   // by last step, for those that left the window
-    std::vector<LaggedUpdate> recent_;
+    std::vector<Sum> window_sums_;       // by missed steps, 0..window
+    std::vector<LaggedUpdate> recent_;   // the same, as rows read it
 };
 
 }  // namespace rowwise

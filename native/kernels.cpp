@@ -250,14 +250,12 @@ void update_rows(const TableView& table, const Rule& rule, const Clock& clock, c
         for (int64_t i = begin; i < end; ++i) {
             if (i + 2 * kAhead < distinct)
                 __builtin_prefetch(table.states + ids[i + 2 * kAhead], 1);
-            if (i + kAhead < distinct) {
-                const uint32_t source = plan.sources[plan.start[i + kAhead]];
-                prefetch_row<false>(gradients + int64_t{source} * dim, dim);
-            }
             const float* g = gradients + int64_t{plan.sources[plan.start[i]]} * dim;
             if (plan.start[i + 1] - plan.start[i] > 1 || plan.weights.size) {
                 sum_of(plan, i, dim, gradients, sum.data);
                 g = sum.data;
+            } else {
+                ask_gradient(plan, plan.start[i], dim, gradients);
             }
             RowState& state = table.states[ids[i]];
             const Row<R> row(table, ids[i]);

@@ -55,7 +55,7 @@ struct Block {
     std::size_t bytes;
 };
 
-constexpr std::size_t kSmall = std::size_t{1} << 16;     // below it malloc does the same
+constexpr std::size_t kSmall = std::size_t{1} << 14;     // below it malloc does the same
 constexpr std::size_t kMostKept = std::size_t{1} << 28;  // bytes in all
 
 // Never destroyed: arrays may outlive everything at the end of the process.

@@ -17,8 +17,6 @@ int64_t bags_per_task(const Bags& bags) {
     return count > 0 ? count : 1;
 }
 
-constexpr int64_t kFarAhead = 8;  // of rows that nothing is computed for on the way
-
 // Calls take(bag, position, row's present value (dim,)) for all ids of bags begin..end, in order.
 template <class Take>
 void each_row(const TableView& table, const Rule& rule, const Clock& clock, const Bags& bags,
@@ -106,12 +104,7 @@ void sum_many(const Plan& plan, int64_t first, int64_t last, int64_t dim, const 
 
 void sum_gradients(const Plan& plan, int64_t dim, const float* gradients, float* out) {
     parallel(plan.distinct(), kRowsPerTask, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-            const int64_t next = plan.start[i] + kAhead;
-            if (next < plan.entries())
-                prefetch_row<false>(gradients + int64_t{plan.sources[next]} * dim, dim);
-            sum_of(plan, i, dim, gradients, out + i * dim);
-        }
+        for (int64_t i = begin; i < end; ++i) sum_of(plan, i, dim, gradients, out + i * dim);
     });
 }
 

@@ -63,10 +63,19 @@ inline float dot(const float* __restrict a, const float* __restrict b, int64_t d
 
 constexpr int64_t kBlock = 64;  // gradients of one id that are summed before the next such sum
 
+constexpr int64_t kFarAhead = 8;  // of rows that little is computed for on the way
+
+// Asks for the gradient of the plan's entry that comes kFarAhead after entry p.
+inline void ask_gradient(const Plan& plan, int64_t p, int64_t dim, const float* gradients) {
+    if (p + kFarAhead < plan.entries())
+        prefetch_row<false>(gradients + int64_t{plan.sources[p + kFarAhead]} * dim, dim);
+}
+
 // sum (dim,) <- the sum of entries first..last of the plan, in their order, from the first on.
 inline void sum_block(const Plan& plan, uint32_t first, uint32_t last, int64_t dim,
                       const float* gradients, float* __restrict sum) {
     for (uint32_t p = first; p < last; ++p) {
+        ask_gradient(plan, p, dim, gradients);
         const float* __restrict g = gradients + int64_t{plan.sources[p]} * dim;
         const float weight = plan.weights.size ? plan.weights[p] : 1.0f;
         if (p == first)

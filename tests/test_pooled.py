@@ -9,7 +9,7 @@ import rowwise
 from helpers.oracle import summed_in_blocks
 from helpers.rules import every_rule
 from rowwise import _native
-from rowwise.store import Bags
+from rowwise.store import Bags, RowGradient
 
 ROWS = 60
 OFFSETS = np.array([0, 0, 3, 10, 10, 11, 75, 200, 200])  # bags empty, short and long
@@ -268,3 +268,16 @@ def test_what_does_not_fit_is_refused(arguments, message, combiner):
     options = {} if len(arguments) == 4 else {"combiner": combiner}
     with pytest.raises(ValueError, match=message):
         lagging().pool(*arguments, **options)
+
+
+@pytest.mark.parametrize("rows", [60, 3000, 10**5, 10**6, 2**25])
+@pytest.mark.parametrize("n", [2, 20, 200, 2000, 20_000])
+def test_gradients_are_summed_in_the_order_of_the_batch_in_tables_of_any_size(rows, n):
+    rng = np.random.default_rng(n)
+    ids = rng.choice(rng.integers(0, rows, 50), n)  # few, over the whole table
+    gradients = rng.standard_normal((n, 1), np.float32)
+    table = rowwise.Table(rows, 1, init="zeros")
+    summed = table.store.coalesce(RowGradient(ids, gradients))
+    np.testing.assert_array_equal(summed.ids, np.unique(ids))
+    for row, total in zip(summed.ids, summed.values, strict=True):
+        np.testing.assert_array_equal(total, summed_in_blocks(gradients[ids == row]))
