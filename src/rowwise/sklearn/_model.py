@@ -1,0 +1,96 @@
+"""Weighted sums of a table's rows, and a linear layer on top: what classifiers train."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rowwise import rules
+from rowwise.store import Bags
+from rowwise.table import Table
+
+Floats = NDArray[np.float32]
+
+_HEAD_RATE = 3.0  # times the rate of rows
+_COLUMN_NORM = 2.0  # of the head's start: scores then move twice as fast as rows
+
+
+@dataclass
+class BagModel:
+    """Scores of bags: the weighted sum of a bag's rows, times a matrix, plus a bias.
+
+    Attributes:
+        table: (rows, dim).
+        head: (dim + 1, outputs), the matrix, and the bias as its last row.
+        multilabel: whether each output is a probability of its own (sigmoid), instead of all being
+            one distribution (softmax).
+    """
+
+    table: Table
+    head: Table
+    multilabel: bool = False
+
+    @classmethod
+    def create(cls, table: Table, outputs: int, multilabel: bool, seed: int) -> BagModel:
+        """Return a model whose matrix has random columns of one length, and whose bias is 0."""
+        matrix = np.random.default_rng(seed).standard_normal((table.dim + 1, outputs))
+        matrix *= _COLUMN_NORM / np.linalg.norm(matrix[:-1], axis=0)
+        matrix[-1] = 0
+        head = Table(table.dim + 1, outputs, rules.Adam(), init=matrix.astype(np.float32))
+        return cls(table, head, multilabel)
+
+    def copy(self) -> BagModel:
+        """Return a copy that further steps do not change."""
+        return copy.deepcopy(self)
+
+    def pooled(self, bags: Bags) -> Floats:
+        """Return the weighted sums (bags, dim) of rows."""
+        pooled = np.empty((len(bags.offsets) - 1, self.table.dim), np.float32)
+        self.table.store.gather_bags(bags, pooled)
+        return pooled
+
+    def scores(self, bags: Bags) -> Floats:
+        """Return the scores (bags, outputs)."""
+        head = self.head.to_numpy()
+        return self.pooled(bags) @ head[:-1] + head[-1]
+
+    def step(self, bags: Bags, targets: Floats, weights: Floats | None, rate: float) -> float:
+        """Make one step on the mean loss of bags.
+
+        Args:
+            bags: the batch.
+            targets: (bags, outputs) probabilities.
+            weights: (bags,) of the bags in the loss, or None: all are 1.
+            rate: learning rate.
+
+        Returns:
+            the sum of the bags' losses before the step.
+        """
+        pooled, head = self.pooled(bags), self.head.to_numpy()
+        scores = pooled @ head[:-1] + head[-1]
+        losses = self.losses(scores, targets)
+        gradient = (self.probabilities(scores) - targets) / np.float32(len(targets))
+        if weights is not None:
+            losses, gradient = losses * weights, gradient * weights[:, None]
+        of_pooled = np.ascontiguousarray(gradient @ head[:-1].T, dtype=np.float32)
+        of_head = np.concatenate([pooled.T @ gradient, gradient.sum(axis=0, keepdims=True)])
+        self.table.apply(self.table.store.bag_gradient(bags, of_pooled), rate)
+        self.head.update(np.arange(len(of_head)), of_head, rate * _HEAD_RATE, check_finite=False)
+        return float(losses.sum())
+
+    def probabilities(self, scores: Floats) -> Floats:
+        """Return the probabilities (n, outputs) of scores."""
+        if self.multilabel:
+            return np.float32(0.5) * (1 + np.tanh(scores / 2))
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    def losses(self, scores: Floats, targets: Floats) -> Floats:
+        """Return the cross-entropies (n,) of scores with targets."""
+        if self.multilabel:
+            return (np.logaddexp(0, scores) - scores * targets).sum(axis=1)
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        return np.log(np.exp(shifted).sum(axis=1)) - (shifted * targets).sum(axis=1)

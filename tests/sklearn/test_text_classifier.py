@@ -1,0 +1,233 @@
+"""`TextClassifier`: what scikit-learn asks for, and what texts of any script and length give."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+sklearn = pytest.importorskip("sklearn")
+pytest.importorskip("regex")
+from sklearn.base import clone  # noqa: E402
+from sklearn.exceptions import NotFittedError  # noqa: E402
+from sklearn.model_selection import GridSearchCV, cross_val_score  # noqa: E402
+from sklearn.pipeline import make_pipeline  # noqa: E402
+from sklearn.preprocessing import FunctionTransformer  # noqa: E402
+from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
+
+from rowwise.sklearn import TextClassifier  # noqa: E402
+from rowwise.vectors import Vectors  # noqa: E402
+
+FRUIT = ["apple", "pear", "plum", "cherry", "melon"]
+TOOLS = ["hammer", "saw", "drill", "wrench", "chisel"]
+
+
+def texts(count=200, seed=0):
+    rng = np.random.default_rng(seed)
+    kinds = [("fruit", FRUIT), ("tools", TOOLS)]
+    return (
+        [" ".join(rng.choice(kinds[i % 2][1], 4)) + f" the and only{i}" for i in range(count)],
+        [kinds[i % 2][0] for i in range(count)],
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return TextClassifier().fit(*texts())
+
+
+def test_scikit_learns_own_checks_pass():
+    with pytest.warns(UserWarning, match="Can't test estimator TextClassifier"):
+        check_estimator(TextClassifier(), on_skip=None)
+
+
+def test_texts_get_their_labels(model):
+    assert model.predict(["saw drill", "plum pear"]).tolist() == ["tools", "fruit"]
+    assert model.classes_.tolist() == ["fruit", "tools"]
+    assert model.score(*texts(seed=1)) == 1.0
+    proba = model.predict_proba(["saw drill", "", "plum"])
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-6)
+    assert proba.shape == (3, 2)
+    assert model.predict([]).shape == (0,)
+    assert model.transform(["saw", "plum"]).shape == (2, model.table_.dim)
+
+
+def test_rows_are_named_by_words_and_all_are_trained(model):
+    words = model.table_.vocabulary
+    assert {*FRUIT, *TOOLS, "the", "and"} <= set(words)
+    assert len(words) < model.table_.rows
+    assert len(model.table_.untrained()) == 0
+
+
+def test_words_of_held_out_texts_have_no_rows(model):
+    assert len(model.held_out_) == 20
+    for i in range(200):
+        assert (f"only{i}" in model.vocabulary_) == (i in model.training_)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_another_model():
+    first, again = (TextClassifier(max_epochs=2).fit(*texts()) for _ in range(2))
+    other = TextClassifier(max_epochs=2, random_state=1).fit(*texts())
+    np.testing.assert_array_equal(first.table_.to_numpy(), again.table_.to_numpy())
+    assert (first.predict_proba(["saw"]) != other.predict_proba(["saw"])).any()
+
+
+def test_the_best_epoch_is_kept():
+    rng = np.random.default_rng(0)
+    noise = [" ".join(rng.choice(FRUIT + TOOLS, 3)) + f" w{i}" for i in range(300)]
+    labels = rng.integers(2, size=300)  # nothing to learn: the held-out loss rises at once
+    model = TextClassifier(learning_rate=0.01, patience=2).fit(noise, labels)
+    losses = model.history_["val_loss"]
+    assert model.best_epoch_ == int(np.argmin(losses)) + 1 < model.n_iter_
+    assert model.n_iter_ == model.best_epoch_ + 2
+    held_out = [noise[i] for i in model.held_out_]
+    proba = model.predict_proba(held_out)[np.arange(30), labels[model.held_out_]]
+    assert -np.log(proba).mean() == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_long_texts_are_read_to_their_end():
+    pad = " filler" * 3000
+    x = [f"{pad} {word}" for word in (*FRUIT, *TOOLS)] * 6
+    y = (["fruit"] * 5 + ["tools"] * 5) * 6
+    assert TextClassifier().fit(x, y).score(x, y) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        ("我喜欢喝茶", "他买了新车"),  # no spaces
+        ("お茶を飲む", "車を買った"),
+        ("ผมชอบดื่มชา", "เขาซื้อรถใหม่"),
+        ("हिन्दी में चाय", "नई गाड़ी खरीदी"),  # combining marks
+        ("cafe\u0301s", "cafes"),
+        ("İstanbul", "Ankara"),
+        ("👍🏽", "👎🏽"),
+    ],
+)
+def test_words_of_any_script_tell_labels_apart(a, b):
+    model = TextClassifier().fit([a, b] * 20, [0, 1] * 20)
+    assert model.predict([a, b, a.upper()]).tolist() == [0, 1, 0]
+
+
+def test_equal_letters_in_other_forms_are_equal():
+    model = TextClassifier().fit(["caf\u00e9 STRASSE", "tea ﬁve"] * 20, [0, 1] * 20)
+    assert "café" in model.vocabulary_
+    assert "strasse" in model.vocabulary_
+    np.testing.assert_array_equal(
+        model.decision_function(["cafe\u0301 straße", "TEA five"]),
+        model.decision_function(["CAFÉ strasse", "tea ﬁve"]),
+    )
+
+
+def test_a_text_may_have_several_labels():
+    x = ["apple", "saw", "apple saw", "nothing here"] * 20
+    y = np.array([[1, 0], [0, 1], [1, 1], [0, 0]] * 20)
+    model = TextClassifier().fit(x, y)
+    assert model.multilabel_
+    np.testing.assert_array_equal(model.predict(x[:4]), y[:4])
+    proba = model.predict_proba(x[:4])
+    assert proba[2].min() > 0.5 > proba[3].max()
+    assert model.score(x, y) == 1.0
+
+
+def test_class_weights_move_the_boundary():
+    x = ["apple tea"] * 90 + ["apple cup"] * 10
+    y = ["many"] * 90 + ["few"] * 10
+    plain = TextClassifier(max_epochs=3).fit(x, y)
+    balanced = TextClassifier(max_epochs=3, class_weight="balanced").fit(x, y)
+    weighted = TextClassifier(max_epochs=3, class_weight={"few": 9.0, "many": 1.0}).fit(x, y)
+    few = [model.predict_proba(["apple"])[0, 0] for model in (plain, balanced, weighted)]
+    assert few[0] < few[1]
+    assert few[0] < few[2]
+
+
+def test_sample_weights_of_zero_leave_texts_out():
+    x, y = ["apple", "saw"] * 30, ["fruit", "tools"] * 30
+    wrong = ["tools", "fruit"] * 30
+    model = TextClassifier(validation_fraction=0)
+    model.fit(x + x, y + wrong, sample_weight=[1] * 60 + [0] * 60)
+    assert model.score(x, y) == 1.0
+
+
+def test_it_learns_day_after_day():
+    model = TextClassifier()
+    model.partial_fit(*texts(), classes=["fruit", "toys", "tools"])
+    for _ in range(4):
+        model.partial_fit(*texts())
+    before = model.table_.rows
+    vector = model.table_[[model.vocabulary_["apple"]]]
+    day = ["kite robot", "robot puppet kite", "apple plum", "saw drill"] * 30
+    model.partial_fit([], [])
+    for _ in range(10):
+        model.partial_fit(day, ["toys", "toys", "fruit", "tools"] * 30)
+    assert model.table_.rows > before
+    assert model.predict(["puppet", "pear", "wrench"]).tolist() == ["toys", "fruit", "tools"]
+    assert np.dot(vector[0], model.table_[[model.vocabulary_["apple"]]][0]) > 0
+    with pytest.raises(ValueError, match="label 'food' at position 0 is not among the classes"):
+        model.partial_fit(["bread"], ["food"])
+
+
+def test_shares_of_words_sum_to_the_scores(model):
+    text = "An apple, a SAW and an apple pear"
+    shares = model.explain(text)
+    assert [word for word, _ in shares][:4] == ["an", "apple", ",", "a"]
+    bias = model.decision_function([""])[0]
+    total = bias + sum(share for _, share in shares)
+    np.testing.assert_allclose(total, model.decision_function([text])[0], rtol=1e-5, atol=1e-6)
+    by_word = {word: share[0] - share[1] for word, share in shares}
+    assert by_word["apple"] > 0 > by_word["saw"]
+    assert model.explain("") == []
+
+
+def test_it_works_in_pipelines_searches_and_pickles(model):
+    x, y = texts(60)
+    pipeline = make_pipeline(FunctionTransformer(list), TextClassifier(max_epochs=3))
+    assert cross_val_score(pipeline, x, y, cv=3).min() > 0.5
+    search = GridSearchCV(TextClassifier(max_epochs=3), {"word_ngrams": [1, 2]}, cv=2, n_jobs=2)
+    assert search.fit(x, y).best_score_ > 0.5
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict_proba(x), model.predict_proba(x))
+    assert clone(model).get_params() == model.get_params()
+    with pytest.raises(NotFittedError):
+        clone(model).predict(["a"])
+
+
+def test_columns_of_pandas_and_polars_are_taken(model):
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    x, y = texts(60)
+    expected = TextClassifier(max_epochs=2).fit(x, y).predict_proba(x[:5])
+    for column in (pandas.Series, polars.Series, np.array):
+        model = TextClassifier(max_epochs=2).fit(column(x), column(y))
+        np.testing.assert_array_equal(model.predict_proba(column(x[:5])), expected)
+
+
+def test_rows_start_from_vectors_and_their_words_are_known():
+    vectors = Vectors([*FRUIT, *TOOLS], np.repeat([[1.0, 0, 0], [0, 1, 0]], 5, axis=0))
+    model = TextClassifier(init_from=vectors, char_ngrams=0)
+    model.fit(["apple pear", "hammer saw"] * 10, ["fruit", "tools"] * 10)
+    assert model.table_.dim == 3
+    assert model.predict(["melon cherry", "chisel wrench"]).tolist() == ["fruit", "tools"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "x", "y", "message"),
+    [
+        ({}, ["a", "b"], ["x"], "there are 2 texts and 1 labels"),
+        ({}, ["a", "b"], ["x", "x"], "y has 1 label, 'x'; a classifier needs two or more"),
+        ({}, [], [], "y has 0 labels, no text"),
+        ({}, ["", " "], ["x", "y"], "none of 1 texts has a word"),
+        ({"min_count": 0}, ["a", "b"], ["x", "y"], "min_count=0 is below 1"),
+        ({"learning_rate": 0.0}, ["a", "b"], ["x", "y"], "learning_rate=0.0"),
+        ({"validation_fraction": 1.0}, ["a", "b"], ["x", "y"], "validation_fraction=1.0"),
+        ({"char_ngrams": (4, 3)}, ["a", "b"], ["x", "y"], r"char_ngrams=\(4, 3\)"),
+        ({"learning_rate": 1e37}, ["a", "b"] * 20, ["x", "y"] * 20, "the loss became"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_bad_input_is_named(parameters, x, y, message):
+    with pytest.raises(ValueError, match=message):
+        TextClassifier(**parameters).fit(x, y)
+
+
+def test_a_text_that_is_none_is_named():
+    with pytest.raises(TypeError, match="text None at position 1 is not a string"):
+        TextClassifier().fit(["a", None], ["x", "y"])
