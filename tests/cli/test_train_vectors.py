@@ -99,11 +99,11 @@ def test_a_program_gets_the_outcome_as_json(corpus, tmp_path):
     labelled = ("train", data, "--text", "text", "--label", "kind", *common, tmp_path / "a")
     plain = ("train", corpus, "--objective", "cbow", *common, tmp_path / "b")
     outcomes = [json.loads(run(*arguments).stdout) for arguments in (labelled, plain)]
-    assert [outcome["rows"] for outcome in outcomes] == [6, 12]
+    assert [outcome["words"] for outcome in outcomes] == [4, 3000]
+    assert outcomes[1]["rows"] == 12
     assert [outcome["interrupted"] for outcome in outcomes] == [False, False]
-    assert outcomes[0]["majority"] == 0.5
+    assert outcomes[0]["held_out"]["majority"] == 0.5
     assert len(outcomes[0]["history"]["loss"]) == 2
-    assert outcomes[1]["words"] == 3000
     out = json.loads(run("convert", tmp_path / "b" / "table.safetensors", tmp_path / "v.txt",
         "--json").stdout)  # fmt: skip
     assert out == {"out": str(tmp_path / "v.txt"), "words": 12, "dim": 100}
@@ -118,18 +118,15 @@ def test_labels_start_from_vectors_and_their_words_are_known(vectors, tmp_path):
         csv.writer(file).writerows([("text", "kind"), *rows])
     out = tmp_path / "out"
     columns = ("--text", "text", "--label", "kind", "--out", out)
-    result = run("train", data, *columns, "--init-from", vectors, "--epochs", 20)
+    result = run("train", data, *columns, "--init-from", vectors)
     assert result.exit_code == 0, result.output
-    assert "4 of 4 words of the texts start from their vectors, and 8 more words" in result.output
     table = rowwise.Table.load(out / "table.safetensors")
     assert table.dim == 12
     words = table.vocabulary
     start = load(vectors / "table.safetensors")
     np.testing.assert_array_equal(table.lookup([words["melon"]])[0], start["melon"])
     assert not np.array_equal(table.lookup([words["apple"]])[0], start["apple"])
-    told = run("predict", out, "melon cherry fig", "chisel axe").output
-    assert "fruit  melon cherry fig" in told
-    assert "tools  chisel axe" in told
+    assert run("predict", out, "melon cherry fig", "chisel axe").output == "fruit\ntools\n"
 
 
 @pytest.mark.parametrize(
@@ -138,11 +135,11 @@ def test_labels_start_from_vectors_and_their_words_are_known(vectors, tmp_path):
         (["corpus.txt", "--objective", "cbow", "--label", "x"], "--label is not for --objective"),
         (["corpus.txt", "--objective", "cbow", "--batch-size", "64"], "--batch-size is not for"),
         (["d.csv", "--text", "a", "--label", "b", "--window", "3"], "--window is not for"),
-        (["corpus.txt"], "--text and --label name the columns"),
+        (["corpus.txt"], "'corpus.txt' has no column 'text'; its columns are 'one two'"),
         (["d.csv", "--objective", "cbow"], "has columns; --text names that of the texts"),
         (["corpus.txt", "--objective", "cbow", "--text", "a"], "has no columns"),
         (["none.txt", "--objective", "cbow"], "none.txt"),
-        (["latin.txt", "--objective", "cbow"], "line 2: byte 4 (0xe9) is no UTF-8"),
+        (["latin.txt", "--objective", "cbow"], "line 2, byte 4 (0xe9) is not UTF-8;"),
         (["corpus.txt", "--objective", "cbow", "--min-count", "9"], "no word occurs 9 times"),
         (["corpus.txt", "--objective", "cbow", "--learning-rate", "0"], "learning_rate=0.0"),
         (["corpus.txt", "--objective", "cbow", "--sample", "1"], "sample=1.0"),

@@ -222,7 +222,6 @@ def test_rows_start_from_vectors_and_their_words_are_known():
         ({"learning_rate": 1e37}, ["a", "b"] * 20, ["x", "y"] * 20, "the loss became"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_bad_input_is_named(parameters, x, y, message):
     with pytest.raises(ValueError, match=message):
         TextClassifier(**parameters).fit(x, y)

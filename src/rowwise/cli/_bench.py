@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -12,8 +13,8 @@ import numpy as np
 import typer
 
 from rowwise.cli._errors import exit_on_error
+from rowwise.cli._read import UsageError
 from rowwise.cli._spinner import spinner
-from rowwise.cli._supervised import check_optimizer
 
 
 def bench(
@@ -34,7 +35,7 @@ def bench(
     Example: rowwise bench --rows 4000000 --optimizer rmsprop
     """
     with exit_on_error("bench"):
-        check_optimizer(optimizer)
+        _check_optimizer(optimizer)
         import keras
 
         import rowwise.keras
@@ -99,3 +100,15 @@ def _measure(
 
 def _weights_of(model: Any) -> list[np.ndarray]:
     return [np.asarray(weight) for weight in model.get_weights()]
+
+
+def _check_optimizer(name: str) -> None:
+    """Import Keras, on PyTorch unless told otherwise, and check that it has an optimizer."""
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import keras
+
+    try:
+        keras.optimizers.get(name)
+    except ValueError as error:
+        raise UsageError(f"--optimizer {name!r} is not one of Keras's") from error

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rowwise.cli._errors import exit_on_error
+from rowwise.cli._model_folder import TABLE
 from rowwise.cli._spinner import spinner
 from rowwise.text._vocabulary import Vocabulary
 from rowwise.vectors import FORMATS, load
@@ -17,7 +18,8 @@ _FORMATS = ", ".join(name for name in FORMATS if name != "gensim")
 
 _EXAMPLE = f"""Write vectors in another format.
 
-Reads and writes {_FORMATS}; gz, bz2, xz and zip too. Reads a trained table that has a vocabulary.
+Reads and writes {_FORMATS}; gz, bz2, xz and zip too. Reads a trained table
+that has a vocabulary, and a folder that train made.
 
 The formats are recognised from content and ending unless given.
 
@@ -47,7 +49,7 @@ def convert(
         if target.exists() and not force:
             raise ValueError(f"{str(target)!r} is there already; --force replaces it")
         vectors = load(
-            source,
+            source / TABLE if (source / TABLE).is_file() else source,
             format=source_format,
             limit=limit,
             dtype=dtype,

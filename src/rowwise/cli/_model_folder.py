@@ -11,89 +11,125 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rowwise.cli._json import to_json
 from rowwise.cli._read import UsageError
 from rowwise.table import Table
-from rowwise.text._vocabulary import Vocabulary
+from rowwise.text import Vocabulary
 from rowwise.vectors import Vectors, load
 
 if TYPE_CHECKING:
-    from rowwise.cli._classifier import Trained
+    from rowwise.sklearn import TextClassifier
 
-MODEL = "model.keras"
 TABLE = "table.safetensors"  # the trained rows, all that training needs, and the words
-START = "start.safetensors"  # the rows before training
-VOCABULARY = "vocabulary.json"
-CLASSIFIER = "classifier.json"  # labels, words of a text that are read, losses and accuracies
-WORDS = "words.csv"  # the label that each word speaks for
+START = "start.safetensors"  # of word vectors, the rows before training
+CLASSIFIER = "classifier.safetensors"  # of a classifier, what its rows stand for, and its labels
+SUMMARY = "classifier.json"  # of a classifier, labels, losses and accuracies
+WORDS = "words.csv"  # of a classifier, the label that each word alone is given
 
 
-def save(trained: Trained, folder: Path, length: int) -> None:
-    """Writes all of it."""
-    save_rows(trained.table, trained.vocabulary, trained.start, folder)
-    trained.model.save(folder / MODEL)
-    labels, sure = trained.leaning()
-    with (folder / WORDS).open("w", newline="", encoding="utf-8") as file:
-        lines = zip(trained.vocabulary.tokens, labels, map("{:.4f}".format, sure), strict=True)
-        csv.writer(file).writerows([("word", "label", "probability"), *lines])
-    about = {"labels": trained.classes, "length": length, "history": trained.history}
-    (folder / CLASSIFIER).write_text(json.dumps(about, indent=1) + "\n")
+def save_classifier(model: TextClassifier, summary: dict[str, Any], folder: Path) -> None:
+    """Write a classifier, a summary, and the label of each word."""
+    model.save(folder)
+    labels, probabilities = word_labels(model)
+    with (folder / WORDS).open("w", newline="", encoding="utf-8", errors="replace") as file:
+        writer = csv.writer(file)
+        writer.writerow(("word", "label", "probability"))
+        writer.writerows(
+            zip(model._features.words, labels, map("{:.4f}".format, probabilities), strict=True)
+        )
+    (folder / SUMMARY).write_text(to_json(summary) + "\n", encoding="utf-8")
 
 
-def save_rows(
+def word_labels(model: TextClassifier) -> tuple[list[str], NDArray[np.float32]]:
+    """Return the label of a text that has only a word's row, for each word, and how probable."""
+    head = model._model.head.to_numpy()
+    vectors = model.table_[np.arange(len(model._features.words))]
+    probabilities = model._model.probabilities(vectors @ head[:-1] + head[-1])
+    labels = model.classes_[probabilities.argmax(axis=1)]
+    return [str(label) for label in labels], probabilities.max(axis=1)
+
+
+def save_vectors(
     table: Table, vocabulary: Vocabulary, start: NDArray[np.float32], folder: Path
 ) -> None:
-    """Writes what a training without labels has, too."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (MODEL, CLASSIFIER, WORDS):  # of another training, that --force writes over
-        (folder / name).unlink(missing_ok=True)
+    """Write word vectors, and the rows before training."""
     table.vocabulary = vocabulary
     table.save(folder / TABLE)
-    vocabulary.save(folder / VOCABULARY)
     Vectors(list(vocabulary.tokens), start).save(folder / START)
 
 
 @dataclass(frozen=True)
 class TrainedRows:
-    """What there is to see of a trained table; of a bare table's file, the table alone."""
+    """What there is to see of a trained table; of a bare table's file, the table alone.
+
+    Attributes:
+        table: its rows that have words, of a classifier; else all.
+        history: values per epoch, by metric.
+        start: (rows, dim) before training.
+        row_labels: the label of each row's word.
+        summary: what train found out.
+    """
 
     table: Table
     history: dict[str, list[float]] | None = None
     start: NDArray[Any] | None = None
     row_labels: list[str] | None = None
+    summary: dict[str, Any] | None = None
 
 
 def trained_rows(path: Path) -> TrainedRows:
-    """Reads a folder that train made, or a table's file."""
+    """Read a folder that train made, or a table's file."""
     if not path.is_dir():
         return TrainedRows(Table.load(path))
-    table = Table.load(path / TABLE)
-    start = np.asarray(load(path / START).matrix)
-    if not (path / CLASSIFIER).is_file():  # trained without labels
-        return TrainedRows(table, start=start)
-    with (path / WORDS).open(newline="", encoding="utf-8") as file:
-        labels = [line["label"] for line in csv.DictReader(file)]
-    return TrainedRows(table, classifier(path)["history"], start, labels)
+    if (path / CLASSIFIER).is_file():
+        return _classifier_rows(path)
+    if not (path / TABLE).is_file():
+        raise UsageError(f"folder {str(path)!r} has no {TABLE}; rowwise train makes it")
+    start = np.asarray(load(path / START).matrix) if (path / START).is_file() else None
+    return TrainedRows(Table.load(path / TABLE), start=start)
 
 
-def classifier(folder: Path) -> dict[str, Any]:
-    """Labels, length, history.
+def _classifier_rows(path: Path) -> TrainedRows:
+    model = load_classifier(path)
+    table = word_rows(model.table_)
+    summary = None
+    if (path / SUMMARY).is_file():
+        summary = json.loads((path / SUMMARY).read_text(encoding="utf-8"))
+    return TrainedRows(table, model.history_, None, word_labels(model)[0], summary)
+
+
+def word_rows(table: Table) -> Table:
+    """Return a table's rows that have words; n-grams have none."""
+    vocabulary = table.vocabulary
+    if vocabulary is not None and len(vocabulary) < table.rows:
+        table.remap(np.arange(len(vocabulary)))
+        table.vocabulary = vocabulary
+    return table
+
+
+def load_classifier(folder: Path) -> TextClassifier:
+    """Read a classifier.
 
     Raises:
-        UsageError: train did not make this folder.
+        UsageError: train did not make this folder of texts with labels.
     """
-    path = folder / CLASSIFIER
-    if not path.is_file():
+    from rowwise.sklearn import TextClassifier
+
+    if not folder.exists():
+        raise UsageError(f"there is no folder {str(folder)!r}")
+    if not (folder / CLASSIFIER).is_file():
         raise UsageError(
             f"{str(folder)!r} has no {CLASSIFIER}; rowwise train makes it of texts with labels"
         )
-    return dict(json.loads(path.read_text()))
+    return TextClassifier.load(folder)
 
 
-def vocabulary(folder: Path) -> Vocabulary:
-    """The words of the model."""
-    return Vocabulary.load(folder / VOCABULARY)
-
-
-def vectors(path: Path) -> Vectors:
-    """The vectors of a folder that train made, or of any file of vectors."""
+def load_vectors(path: Path) -> Vectors:
+    """Return the vectors of a folder that train made, or of any file of vectors."""
+    if (path / CLASSIFIER).is_file():
+        table = trained_rows(path).table
+        assert table.vocabulary is not None
+        return Vectors(list(table.vocabulary.tokens), table.to_numpy())
+    if not path.exists():
+        raise UsageError(f"there is no file or folder {str(path)!r}")
     return load(path / TABLE if (path / TABLE).is_file() else path)

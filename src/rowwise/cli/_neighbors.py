@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rowwise.cli import _options as options
 from rowwise.cli._errors import exit_on_error
+from rowwise.cli._json import to_json
+from rowwise.cli._read import UsageError, read_lines
+from rowwise.vectors import Vectors
 
 _Vectors = Annotated[
     Path,
@@ -25,17 +27,26 @@ def neighbors(
     vectors: _Vectors,
     words: Annotated[list[str], typer.Argument(help="Words; - reads standard input, one a line.")],
     count: _Count = 10,
+    encoding: options.Encoding = None,
     as_json: _AsJson = False,
 ) -> None:
     """Replaced by the help text below."""
-    from rowwise.cli._model_folder import vectors as load
+    from rowwise.cli._model_folder import load_vectors
 
     with exit_on_error("neighbors"):
-        loaded = load(vectors)
-        wanted = sys.stdin.read().split("\n") if words == ["-"] else words
+        loaded = load_vectors(vectors)
+        wanted = list(read_lines(Path("-"), encoding)) if words == ["-"] else words
+        unknown = []
         for word in filter(None, wanted):
-            near = loaded.nearest(loaded.vector_of(word), count, without=[word])
-            _show(word, near, as_json)
+            try:
+                found = _find(loaded, word)
+            except UsageError as error:  # the others have an answer all the same
+                unknown.append(str(error))
+                continue
+            near = loaded.nearest(loaded.vector_of(found), count, without=[found])
+            _show(found, near, as_json)
+        if unknown:
+            raise UsageError("; ".join(unknown))
 
 
 def analogy(
@@ -47,16 +58,33 @@ def analogy(
     as_json: _AsJson = False,
 ) -> None:
     """Replaced by the help text below."""
-    from rowwise.cli._model_folder import vectors as load
+    from rowwise.cli._model_folder import load_vectors
 
     with exit_on_error("analogy"):
-        loaded = load(vectors)
+        loaded = load_vectors(vectors)
+        a, b, c = (_find(loaded, word) for word in (a, b, c))
         _show(f"{a} : {b} = {c} : ?", loaded.analogy(a, b, c, count), as_json)
+
+
+def _find(vectors: Vectors, word: str) -> str:
+    """Return a word as the vectors have it: as it is, or in lower case.
+
+    Raises:
+        UsageError: they have neither.
+    """
+    for form in (word, word.lower()):
+        if vectors.row_of(form) is not None:
+            return form
+    try:
+        vectors.vector_of(word)  # made of its n-grams, if the vectors have those
+    except KeyError:
+        raise UsageError(f"word {word!r} has no vector, as it is or in lower case") from None
+    return word
 
 
 def _show(question: str, near: list[tuple[str, float]], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps({"word": question, "nearest": near}))
+        typer.echo(to_json({"word": question, "nearest": near}))
         return
     typer.echo(question)
     for word, cosine in near:

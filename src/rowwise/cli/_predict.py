@@ -1,76 +1,111 @@
-"""`rowwise predict`: labels of new texts from what `rowwise train` saved."""
+"""`rowwise predict`: print the labels of texts."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from rowwise.cli import _options as options
 from rowwise.cli._errors import exit_on_error
-from rowwise.cli._model_folder import MODEL, classifier, vocabulary
-from rowwise.cli._read import UsageError, read_columns
+from rowwise.cli._json import to_json
+from rowwise.cli._read import Layout, UsageError, read_lines
 
 
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that train made.")],
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts; - reads them, one a line.")
+        list[str] | None,
+        typer.Argument(help="Texts; - reads them from standard input, one a line."),
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="CSV, TSV, JSONL or Parquet.")] = None,
-    text: Annotated[str, typer.Option(help="Column of the texts in that file.")] = "text",
-    count: Annotated[int, typer.Option("--count", "-k", min=1, help="Labels per text.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object per line.")] = False,
+    file: Annotated[
+        Path | None, typer.Option(help="File of texts: columns, lines of fastText, or plain lines.")
+    ] = None,
+    text: options.Text = "text",
+    header: options.Header = True,
+    quotes: options.Quotes = None,
+    encoding: options.Encoding = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            "--top",
+            "-k",
+            min=1,
+            help="Number of labels per text. [default: 1; all above one half, if a text may have "
+            "several]",
+            show_default=False,
+        ),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", "-p", help="Print the probability of each label.")
+    ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object per line, with the unknown words too."),
+    ] = False,
 ) -> None:
-    """Label texts with a model that train has saved.
+    """Print the labels of texts, one line for each text, in their order.
 
-    Prints the probability, the label, and the words that the model does not know.
+    Tabs separate the labels of a text, the most probable first, each with its probability if that
+    is asked for.
 
     Example: rowwise predict demo/model "a socket that waits for a connection"
     """
     with exit_on_error("predict"):
-        wanted = _texts(texts, file, text)
-        for line in label(model, wanted, count):
+        wanted = _texts(texts, file, text, Layout(encoding, header, quotes))
+        for line in label(model, wanted, top):
             if as_json:
-                typer.echo(json.dumps(line))
+                typer.echo(to_json(line))
                 continue
-            guesses = ", ".join(f"{part:.3f} {name}" for name, part in line["labels"])
-            unknown = f"  (unknown: {', '.join(line['unknown'])})" if line["unknown"] else ""
-            typer.echo(f"{guesses}  {line['text']}{unknown}")
+            cells = [
+                (found["label"], f"{found['probability']:.4f}") if probabilities
+                else (found["label"],)
+                for found in line["labels"]
+            ]  # fmt: skip
+            typer.echo("\t".join(_one_line(cell) for pair in cells for cell in pair))
 
 
-def _texts(texts: list[str] | None, file: Path | None, column: str) -> list[str]:
+def _one_line(cell: str) -> str:
+    return cell.replace("\n", " ").replace("\r", " ").replace("\t", " ")
+
+
+def _texts(texts: list[str] | None, file: Path | None, column: str, layout: Layout) -> list[str]:
     if (file is None) == (not texts):
         raise UsageError("give texts, or - for standard input, or --file")
     if file is not None:
-        return read_columns(file, column)[0]
-    return sys.stdin.read().splitlines() if texts == ["-"] else list(texts or ())
+        from rowwise.cli._labelled import read_texts
+
+        return read_texts(file, column, layout)
+    return list(read_lines(Path("-"), layout.encoding)) if texts == ["-"] else list(texts or ())
 
 
-def label(folder: Path, texts: list[str], count: int) -> list[dict[str, Any]]:
-    """Each text with its most likely labels and their probabilities, and its unknown words."""
-    about = classifier(folder)
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    from rowwise.cli._classifier import ids_of
-    from rowwise.keras import load_model
-    from rowwise.text._tokenizing import words
+def label(folder: Path, texts: list[str], count: int | None) -> list[dict[str, Any]]:
+    """Return each text with its most probable labels and its unknown words."""
+    from rowwise.cli._model_folder import load_classifier
+    from rowwise.sklearn._words import is_word, split_words
 
-    words_known = vocabulary(folder)
-    if not texts:
-        return []
-    model = load_model(folder / MODEL)
-    parts = model.predict(ids_of(texts, words_known, about["length"]), verbose=0)
-    best = (-parts).argsort(axis=1, kind="stable")[:, :count]
+    model = load_classifier(folder)
+    known = set(model._features.words)
+    probabilities = model.predict_proba(texts)
+    best = (-probabilities).argsort(axis=1, kind="stable")
+    if count is None:
+        above = (probabilities > 0.5).sum(axis=1).tolist()
+        counts = above if model.multilabel_ else [1] * len(texts)
+    else:
+        counts = [count] * len(texts)
     return [
         {
             "text": text,
-            "labels": [(about["labels"][i], float(row[i])) for i in chosen],
+            "labels": [
+                {"label": str(model.classes_[i]), "probability": float(row[i])}
+                for i in order[:some]
+            ],
             "unknown": [
-                w for w in words(text, lowercase=words_known.lowercase) if w not in words_known
+                word
+                for word in split_words(text, lowercase=model.lowercase)
+                if word not in known and is_word(word)
             ],
         }
-        for text, row, chosen in zip(texts, parts, best, strict=True)
+        for text, row, order, some in zip(texts, probabilities, best, counts, strict=True)
     ]

@@ -1,9 +1,9 @@
-"""What `rowwise train` prints at the end: accuracy, neighbours, rows untrained."""
+"""How good a classifier is, and which words decide, for people and programs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,37 +11,124 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from rowwise.cli._labelled import Labelled
 from rowwise.inspect import nearest
-from rowwise.inspect._summary import display_name
-from rowwise.text._vocabulary import Vocabulary
+from rowwise.text import Vocabulary
 
 if TYPE_CHECKING:
-    from rowwise.cli._classifier import Trained
+    from rowwise.sklearn import TextClassifier
 
 _WORDS_SHOWN = 8
 _NEIGHBORS_SHOWN = 5
+_LABELS_SHOWN = 12
 
 
-def report(trained: Trained, words: list[str], console: Console) -> None:
-    """Prints the outcome. Neighbours are those of `words`, or of the rows that moved most."""
+def score(model: TextClassifier, data: Labelled, k: int = 1) -> dict[str, Any]:
+    """Return how good predictions of texts are.
+
+    Returns:
+        texts; accuracy, the part of texts whose labels are all right; majority, the accuracy of
+        always the most frequent label; precision_at_k and recall_at_k, of the k most probable
+        labels; labels, each with precision, recall, f1 and support; confusion (K, K): how many
+        texts of the row's label are given the column's, for texts with one label. Labels that the
+        model does not have count as missed.
+    """
+    classes = [str(label) for label in model.classes_]
+    column = {label: i for i, label in enumerate(classes)}
+    scores = model.decision_function(data.texts)
+    wanted = np.zeros((len(data.texts), len(classes)), bool)
+    for row, labels in enumerate(data.labels):
+        wanted[row, [column[label] for label in labels if label in column]] = True
+    counts = np.array([len(labels) for labels in data.labels])
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    given = np.zeros_like(wanted)
+    if model.multilabel_:
+        given = scores > 0
+    else:
+        given[np.arange(len(given)), best[:, 0]] = True
+    hits = np.take_along_axis(wanted, best, axis=1).sum()
+    right = (given == wanted).all(axis=1) & (wanted.sum(axis=1) == counts)
+    frequent = 0 if model.multilabel_ else wanted.sum(axis=0).max(initial=0)
+    both, support = (given & wanted).sum(axis=0), wanted.sum(axis=0)
+    precision = _ratio(both, given.sum(axis=0))
+    recall = _ratio(both, support)
+    f1 = _ratio(2 * both, given.sum(axis=0) + support)
+    texts = len(data.texts)
+    return {
+        "texts": texts,
+        "accuracy": float(right.sum() / texts) if texts else None,
+        "majority": None if model.multilabel_ or not texts else float(frequent / texts),
+        "k": k,
+        "precision_at_k": float(hits / best.size) if best.size else None,
+        "recall_at_k": float(hits / counts.sum()) if counts.sum() else None,
+        "unknown_labels": sorted({x for labels in data.labels for x in labels} - set(classes)),
+        "labels": [
+            {"label": label, "precision": p, "recall": r, "f1": f, "support": int(s)}
+            for label, p, r, f, s in zip(classes, precision, recall, f1, support, strict=True)
+        ],
+        "confusion": None
+        if model.multilabel_
+        else (wanted.astype(np.int64).T @ given.astype(np.int64)).tolist(),
+    }
+
+
+def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> list[float]:
+    ratio = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    return [float(value) for value in ratio]
+
+
+def print_outcome(
+    model: TextClassifier, summary: dict[str, Any], words: list[str], console: Console
+) -> None:
+    """Print accuracies, the words that decide, and neighbours of `words`."""
     console.print(
-        f"\nHeld-out accuracy {trained.accuracy():.3f}; always the most frequent label: "
-        f"{trained.majority():.3f}",
+        f"\nKept: epoch {summary['best_epoch']} of {summary['epochs']}, with the lowest held-out "
+        "loss",
         soft_wrap=True,
     )
-    vectors = trained.table.to_numpy()
-    show_neighbors(trained.vocabulary, vectors, words, _longest(trained), console)
-    _untrained(trained, console)
+    for name, found in (("Held-out", summary["held_out"]), ("Test", summary["test"])):
+        if found is not None and found["texts"]:
+            console.print(_accuracy(name, found), soft_wrap=True)
+    _print_words(model, console)
+    vocabulary = Vocabulary(model._features.words)
+    if words:
+        vectors = model.table_[np.arange(len(vocabulary))]
+        print_neighbors(vocabulary, vectors, words, [], console)
 
 
-def show_neighbors(
+def _accuracy(name: str, found: dict[str, Any]) -> str:
+    told = f"{name} accuracy {found['accuracy']:.3f}"
+    if found["majority"] is not None:
+        told += f"; always the most frequent label: {found['majority']:.3f}"
+    return f"{told} ({found['texts']:,} texts)"
+
+
+def _print_words(model: TextClassifier, console: Console) -> None:
+    """Print the words whose rows speak most for each label."""
+    head = model._model.head.to_numpy()[:-1]
+    count = len(model._features.words)
+    often = model._features.counts[:count] >= min(3, model._features.counts[:count].max(initial=0))
+    shares = model.table_[np.arange(count)] @ head
+    if not model.multilabel_:
+        shares = shares - shares.mean(axis=1, keepdims=True)
+    shares[~often] = 0
+    grid = Grid("label", "words that speak for it", box=None, pad_edge=False)
+    for label, of_label in list(zip(model.classes_, shares.T, strict=True))[:_LABELS_SHOWN]:
+        top = np.argsort(-of_label, kind="stable")[:_WORDS_SHOWN]
+        told = ", ".join(model._features.words[i] for i in top if of_label[i] > 0)
+        grid.add_row(escape(str(label)), escape(told))
+    console.print()
+    console.print(grid)
+
+
+def print_neighbors(
     vocabulary: Vocabulary,
     vectors: NDArray[np.float32],
     words: list[str],
     otherwise: Iterable[int],
     console: Console,
 ) -> None:
-    """Prints the words nearest to `words`; if there are none, to the rows `otherwise`."""
+    """Print the words nearest to `words`; if there are none, to the rows `otherwise`."""
     for word in words:
         if word not in vocabulary:
             console.print(f"{word!r} is not in the vocabulary", soft_wrap=True, markup=False)
@@ -57,20 +144,34 @@ def show_neighbors(
     console.print(grid)
 
 
-def _longest(trained: Trained) -> list[int]:
-    """The longest vectors belong to the words that say most about the label."""
-    lengths = np.linalg.norm(trained.table.to_numpy(), axis=1)
-    lengths[trained.table.update_counts < np.median(trained.table.update_counts)] = 0
-    lengths[:2] = 0  # padding and unknown
-    longest = np.argsort(-lengths, kind="stable")[:_WORDS_SHOWN]
-    return list(longest[lengths[longest] > 0].tolist())
-
-
-def _untrained(trained: Trained, console: Console) -> None:
-    rows = trained.table.untrained()
-    names = [display_name(word) for word in trained.vocabulary.decode(rows[:_WORDS_SHOWN])]
-    named = f": {', '.join(names)}{', ...' if len(rows) > len(names) else ''}" if names else ""
+def print_score(found: dict[str, Any], console: Console) -> None:
+    """Print what `score` returned."""
+    console.print(_accuracy("", found).strip().capitalize(), soft_wrap=True)
+    k = found["k"]
     console.print(
-        f"\n{len(rows)} of {len(trained.table)} rows are untrained{escape(named)}",
+        f"Precision at {k} {found['precision_at_k']:.3f}, recall at {k} {found['recall_at_k']:.3f}",
         soft_wrap=True,
     )
+    if found["unknown_labels"]:
+        console.print(
+            f"Labels that the model does not have: {', '.join(found['unknown_labels'])}",
+            soft_wrap=True,
+            markup=False,
+        )
+    grid = Grid("label", "precision", "recall", "f1", "texts", box=None, pad_edge=False)
+    for label in found["labels"]:
+        figures = (f"{label[name]:.3f}" for name in ("precision", "recall", "f1"))
+        grid.add_row(escape(label["label"]), *figures, f"{label['support']:,}")
+    console.print(grid)
+    if found["confusion"] is not None and len(found["labels"]) <= _LABELS_SHOWN:
+        console.print()
+        console.print(_confusion(found))
+
+
+def _confusion(found: dict[str, Any]) -> Grid:
+    """Return a table: of the texts of each label (rows), how many are given which (columns)."""
+    numbers = [str(i) for i in range(1, len(found["labels"]) + 1)]
+    grid = Grid("texts of, given", *numbers, box=None, pad_edge=False)
+    for number, label, row in zip(numbers, found["labels"], found["confusion"], strict=True):
+        grid.add_row(f"{number} {escape(label['label'])}", *(f"{count:,}" for count in row))
+    return grid

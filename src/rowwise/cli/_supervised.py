@@ -1,78 +1,188 @@
-"""Training on labelled texts, from the file to the folder."""
+"""Train a text classifier, from the file to the folder."""
 
 from __future__ import annotations
 
-import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from rowwise.cli._errors import exit_on_error
-from rowwise.cli._model_folder import vectors
-from rowwise.cli._read import UsageError, read_columns
+from rowwise.cli._labelled import Columns, Labelled, read_labelled
+from rowwise.cli._model_folder import load_vectors, save_classifier
+from rowwise.cli._new_folder import NewFolder, uninterrupted
+from rowwise.cli._read import UsageError
+from rowwise.cli._summary import print_outcome, score
+
+if TYPE_CHECKING:
+    from rowwise.sklearn import TextClassifier
+
+
+def read(
+    file: Path, columns: Columns, validation_file: Path | None, console: Console
+) -> tuple[Labelled, Labelled | None, list[str]]:
+    """Read the texts to train on, those of a file held out, and all labels."""
+    data = read_labelled(file, columns)
+    classes = data.classes()
+    if len(classes) < 2:
+        raise UsageError(
+            f"{str(file)!r}: column {columns.label!r} needs two labels or more, and has "
+            f"{', '.join(map(repr, classes)) or 'none'} in {len(data.texts)} rows"
+        )
+    if not any(text.strip() for text in data.texts):
+        raise UsageError(f"{str(file)!r}: every text is empty")
+    held_out = None
+    if validation_file is not None:
+        held_out = _matching(read_labelled(validation_file, columns), data, validation_file)
+        unknown = sorted(set(held_out.classes()) - set(classes))
+        if unknown:
+            raise UsageError(
+                f"{str(validation_file)!r} has the label {unknown[0]!r}, which {str(file)!r} has "
+                "not"
+            )
+    for path, part in ((file, data), (validation_file, held_out)):
+        if part is not None and part.unlabelled:
+            rows = "row" if part.unlabelled == 1 else "rows"
+            console.print(
+                f"{path}: {part.unlabelled} {rows} without a label left out",
+                soft_wrap=True,
+                markup=False,
+            )
+    return data, held_out, classes
+
+
+def _matching(held_out: Labelled, data: Labelled, path: Path) -> Labelled:
+    if held_out.several and not data.several:
+        raise UsageError(f"{str(path)!r} has texts with several labels, the training file none")
+    return Labelled(held_out.texts, held_out.labels, data.several, held_out.unlabelled)
+
+
+def train_model(
+    model: TextClassifier,
+    data: Labelled,
+    held_out: Labelled | None,
+    classes: list[str],
+    console: Console,
+) -> bool:
+    """Train on texts, with a bar and a line per epoch; return whether an interrupt ended it."""
+    validation = None if held_out is None else (held_out.texts, held_out.targets(classes))
+    with _progress(console, model, len(data.texts)) as (on_step, on_epoch):
+        interrupted = model._train(
+            data.texts,
+            data.targets(classes),
+            validation=validation,
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )
+    if data.several:
+        model.classes_ = np.array(classes)
+    return interrupted
+
+
+@contextmanager
+def _progress(console: Console, model: TextClassifier, texts: int) -> Iterator[tuple[Any, Any]]:
+    from rowwise.sklearn._text_classifier import describe
+
+    bar = Progress(
+        TextColumn("epoch {task.fields[epoch]:>3}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("", total=texts, epoch=1)
+
+    def on_step(epoch: int, count: int) -> None:
+        if bar.tasks[0].fields["epoch"] != epoch:
+            bar.reset(task, epoch=epoch, total=len(model.training_))
+        bar.advance(task, count)
+
+    with bar:
+        yield on_step, lambda made: console.print(describe(made), soft_wrap=True)
 
 
 def run(
     file: Path,
-    text: str,
-    label: str,
-    out: Path,
+    columns: Columns,
+    out: NewFolder,
     words: list[str],
     console: Console,
     *,
+    validation_file: Path | None,
+    test_file: Path | None,
     init_from: Path | None,
-    dim: int | None,
-    **settings: Any,
+    **parameters: Any,
 ) -> dict[str, Any]:
-    """Reads, trains, prints the outcome, saves; says in short what came of it."""
-    with exit_on_error("train"):
-        texts, labels = read_columns(file, text, label)
-        _check(file, texts, labels, label)
-        check_optimizer(settings["optimizer"])
-        pretrained = None if init_from is None else vectors(init_from)
-        if pretrained is not None and dim not in (None, pretrained.dim):
-            raise ValueError(
-                f"--dim {dim}: the vectors of {str(init_from)!r} have {pretrained.dim} numbers; "
-                "leave --dim out"
-            )
+    """Read, train, print the outcome and save; return a summary of it."""
+    from rowwise.sklearn import TextClassifier
 
-    from rowwise.cli._classifier import Settings, fit
-    from rowwise.cli._model_folder import save
-    from rowwise.cli._summary import report
-
-    trained = fit(texts, labels, Settings(dim=dim or 32, **settings), pretrained, console)
-    if trained.interrupted:
-        console.print("\nInterrupted: what was learned so far is kept", soft_wrap=True)
-    report(trained, words, console)
-    save(trained, out, settings["length"])
-    return {
-        "interrupted": trained.interrupted,
-        "accuracy": trained.accuracy(),
-        "majority": trained.majority(),
-        "rows": len(trained.table),
-        "untrained": len(trained.table.untrained()),
-        "history": trained.history,
-    }
-
-
-def _check(file: Path, texts: list[str], labels: list[str], label: str) -> None:
-    classes = set(labels)
-    if len(classes) < 2:
+    data, held_out, classes = read(file, columns, validation_file, console)
+    test = None if test_file is None else _matching(read_labelled(test_file, columns), data,
+                                                    test_file)  # fmt: skip
+    vectors = None if init_from is None else load_vectors(init_from)
+    if vectors is not None and parameters["dim"] not in (None, vectors.dim):
         raise UsageError(
-            f"{str(file)!r}: column {label!r} needs two labels or more, and has "
-            f"{', '.join(map(repr, classes)) or 'none'} in {len(texts)} rows"
+            f"--dim {parameters['dim']}: the vectors of {str(init_from)!r} have {vectors.dim} "
+            "numbers; leave --dim out"
         )
-    if not any(text.strip() for text in texts):
-        raise UsageError(f"{str(file)!r}: every text is empty")
+    model = TextClassifier(init_from=vectors, **parameters)
+    console.print(f"{len(data.texts):,} texts, {len(classes)} labels", soft_wrap=True)
+    interrupted = train_model(model, data, held_out, classes, console)
+    return finish(model, data, held_out, test, words, console, out, interrupted)
 
 
-def check_optimizer(name: str) -> None:
-    """Imports Keras, on PyTorch unless told otherwise, and sees whether it has this optimizer."""
-    os.environ.setdefault("KERAS_BACKEND", "torch")
-    import keras
+def finish(
+    model: TextClassifier,
+    data: Labelled,
+    held_out: Labelled | None,
+    test: Labelled | None,
+    words: list[str],
+    console: Console,
+    out: NewFolder,
+    interrupted: bool,
+) -> dict[str, Any]:
+    """Score a trained classifier, save it and print the outcome; return a summary of it."""
+    with uninterrupted():
+        if interrupted:
+            console.print("\nInterrupted; saving the best epoch so far", soft_wrap=True)
+        if held_out is None:
+            chosen = model.held_out_.tolist()
+            held_out = Labelled(
+                [data.texts[i] for i in chosen], [data.labels[i] for i in chosen], data.several
+            )
+        summary: dict[str, Any] = {
+            "interrupted": interrupted,
+            "texts": len(data.texts),
+            "unlabelled": data.unlabelled,
+            "labels": [str(label) for label in model.classes_],
+            "held_out": score(model, held_out),
+            "test": None if test is None else score(model, test),
+            "rows": len(model.table_),
+            "words": len(model._features.words),
+            "best_epoch": model.best_epoch_,
+            "epochs": model.n_iter_,
+            "history": model.history_,
+        }
+        save(model, summary, out, console)
+        print_outcome(model, summary, words, console)
+    return summary
 
+
+def save(model: TextClassifier, summary: dict[str, Any], out: NewFolder, console: Console) -> None:
+    """Save a classifier where it was asked for; in a temporary folder if that fails."""
     try:
-        keras.optimizers.get(name)
-    except ValueError as error:
-        raise UsageError(f"--optimizer {name!r} is not one of Keras's") from error
+        save_classifier(model, summary, out.path)
+        out.place()
+    except OSError as error:
+        out.remove()
+        rescue = Path(tempfile.mkdtemp(prefix="rowwise-"))
+        save_classifier(model, summary, rescue)
+        raise UsageError(
+            f"{str(out.out)!r} could not be written: {error}; the model is in {str(rescue)!r}"
+        ) from None

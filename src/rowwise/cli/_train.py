@@ -1,30 +1,35 @@
-"""`rowwise train`: rows from a file of texts, with labels or without."""
+"""`rowwise train`: train a text classifier, or word vectors."""
 
 from __future__ import annotations
 
-import json
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from rowwise.cli import _options as options
 from rowwise.cli._errors import exit_on_error
-from rowwise.cli._read import UsageError
+from rowwise.cli._json import to_json
+from rowwise.cli._new_folder import NewFolder
+from rowwise.cli._read import Layout, UsageError
 
-_HELP = """Train an embedding: on labelled texts a classifier, on any text word vectors.
+_HELP = """Train a text classifier on texts with labels, or word vectors on any text.
 
-supervised: CSV, TSV, JSON lines or Parquet; Embedding -> mean over words -> Dense, in Keras.
+supervised: columns of CSV, TSV, JSON lines or Parquet, lines of fastText (__label__NAME text), or a
+folder with a folder of text files per label. Whole texts are read. A part of the texts is held out,
+and the epoch with the lowest loss on it is kept.
 
 skipgram, cbow: text with a sentence a line, or a column of such a file; word2vec's training.
 
-Saves table, vocabulary and model; Ctrl-C ends it early and saves what was learned.
+Ctrl-C ends training early and saves what was learned.
 
 Example: rowwise train reviews.csv --text review --label stars --out model
 
 Example: rowwise train corpus.txt --objective skipgram --out vectors
 """
+_LABELS, _VECTORS = "Texts with labels", "Word vectors"
 
 
 class Objective(StrEnum):
@@ -36,142 +41,228 @@ class Objective(StrEnum):
 
 
 # Options that one way of training has and the other has not.
-_OF_LABELS = ("label", "batch_size", "length", "validation", "optimizer", "init_from")
+_OF_LABELS = (
+    "label", "separator", "batch_size", "validation", "validation_file", "test_file", "patience",
+    "word_ngrams", "char_ngrams", "balanced", "init_from", "keep_case", "header", "quotes",
+)  # fmt: skip
 _OF_VECTORS = ("window", "negative", "sample")
 
 
 def train(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="CSV, TSV, JSONL, Parquet; or text, - reads it.")],
-    out: Annotated[Path, typer.Option(help="Folder for table, vocabulary and model.")],
-    objective: Annotated[Objective, typer.Option(help="Labels, or words that stand near.")] = (
-        Objective.supervised
-    ),
-    text: Annotated[str | None, typer.Option(help="Column of the texts.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    file: Annotated[
+        Path, typer.Argument(help="File or folder of texts; - reads text for word vectors.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the model.")],
+    objective: Annotated[
+        Objective, typer.Option(help="What to train: a classifier, or word vectors.")
+    ] = Objective.supervised,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the texts; a number with --no-header. [default: text]",
+            show_default=False,
+            rich_help_panel="Reading",
+        ),
+    ] = None,
+    label: options.Label = "label",
+    separator: options.Separator = None,
+    header: options.Header = True,
+    quotes: options.Quotes = None,
+    encoding: options.Encoding = None,
     dim: Annotated[
         int | None,
-        typer.Option(min=1, help="Length of a word's vector. (32; word vectors: 100)"),
+        typer.Option(
+            min=1,
+            help="Length of a row. [default: 16 or more, by the number of labels; vectors: 100]",
+            show_default=False,
+        ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the texts.")] = 5,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Largest number of passes over the texts. [default: 100; vectors: 5]",
+            show_default=False,
+        ),
+    ] = None,
     min_count: Annotated[
         int | None,
-        typer.Option(min=1, help="Rarer words are unknown, or left out. (2; word vectors: 5)"),
+        typer.Option(
+            min=1,
+            help="Number of texts that a word must be in to have a row; of vectors, how often it "
+            "must occur. [default: 1; vectors: 5]",
+            show_default=False,
+        ),
     ] = None,
     max_size: Annotated[
-        int | None, typer.Option(min=3, help="Rows at most. (50000; word vectors: no bound)")
+        int | None,
+        typer.Option(
+            min=3,
+            help="Largest number of rows. [default: 1000000; vectors: no bound]",
+            show_default=False,
+        ),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Of the start. (0.01; skipgram: 0.025; cbow: 0.05)"),
+        typer.Option(
+            min=0.0,
+            help="Learning rate at the start. [default: 0.001; skipgram: 0.025; cbow: 0.05]",
+            show_default=False,
+        ),
     ] = None,
-    words: Annotated[str, typer.Option(help="Words to show neighbours of, by comma.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of split and start.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Write into a folder in use.")] = False,
+    words: Annotated[
+        str, typer.Option(help="Words whose neighbours are printed, separated by commas.")
+    ] = "",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed for the split and the initial weights.")
+    ] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the model in a folder that has files.")
+    ] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object; all else to standard error.")
+        bool, typer.Option("--json", help="Print one JSON object; all else to standard error.")
     ] = False,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Texts per step.", rich_help_panel="Labels")
-    ] = 64,
-    length: Annotated[
-        int, typer.Option(min=1, help="Words of a text that are read.", rich_help_panel="Labels")
-    ] = 100,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Number of texts per step. [default: 8 to 512, by the number of texts]",
+            show_default=False,
+            rich_help_panel=_LABELS,
+        ),
+    ] = None,
     validation: Annotated[
         float,
         typer.Option(
-            min=0.01, max=0.9, help="Part of the texts held out.", rich_help_panel="Labels"
+            min=0.01, max=0.9, help="Part of the texts held out.", rich_help_panel=_LABELS
         ),
-    ] = 0.2,
-    optimizer: Annotated[
-        str, typer.Option(help="Any of Keras's, by name.", rich_help_panel="Labels")
-    ] = "adam",
+    ] = 0.1,
+    validation_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of held-out texts, in place of a part of FILE.", rich_help_panel=_LABELS
+        ),
+    ] = None,
+    test_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of texts that training does not see, to test on.", rich_help_panel=_LABELS
+        ),
+    ] = None,
+    patience: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Training ends after so many epochs without a lower held-out loss.",
+            rich_help_panel=_LABELS,
+        ),
+    ] = 3,
+    word_ngrams: Annotated[
+        int,
+        typer.Option(min=1, help="Longest n-gram of words.", rich_help_panel=_LABELS),
+    ] = 2,
+    char_ngrams: Annotated[
+        str,
+        typer.Option(
+            help="Length of the n-grams of characters, such as 4 or 3-5; 0 for none.",
+            rich_help_panel=_LABELS,
+        ),
+    ] = "4",
+    keep_case: Annotated[
+        bool,
+        typer.Option(
+            "--keep-case", help="Tell upper case from lower case.", rich_help_panel=_LABELS
+        ),
+    ] = False,
+    balanced: Annotated[
+        bool,
+        typer.Option(
+            "--balanced", help="Give rare labels more weight in the loss.", rich_help_panel=_LABELS
+        ),
+    ] = False,
     init_from: Annotated[
         Path | None,
-        typer.Option(help="Vectors that the rows start from.", rich_help_panel="Labels"),
+        typer.Option(help="File or folder of vectors to start from.", rich_help_panel=_LABELS),
     ] = None,
     window: Annotated[
         int,
-        typer.Option(min=1, help="How far a near word may be.", rich_help_panel="Word vectors"),
+        typer.Option(
+            min=1, help="Largest distance of words that are near.", rich_help_panel=_VECTORS
+        ),
     ] = 5,
     negative: Annotated[
-        int, typer.Option(min=1, help="Random words per near one.", rich_help_panel="Word vectors")
+        int,
+        typer.Option(min=1, help="Number of random words per near word.", rich_help_panel=_VECTORS),
     ] = 5,
     sample: Annotated[
         float,
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Words more frequent than this are thinned out; 0: none.",
-            rich_help_panel="Word vectors",
+            help="Frequency above which words are thinned out; 0 for none.",
+            rich_help_panel=_VECTORS,
         ),
     ] = 1e-3,
 ) -> None:
     """Replaced by the help text below."""
     from rich.console import Console
 
+    console = Console(stderr=as_json)
+    shown = [word.strip() for word in words.split(",") if word.strip()]
     with exit_on_error("train"):
         _check_options(context, objective)
-        _check_folder(out, force)
-        if objective is Objective.supervised and (text is None or label is None):
-            raise ValueError(
-                "--text and --label name the columns of texts and labels; text without labels is "
-                "for --objective skipgram or cbow"
-            )
+        with NewFolder(out, force) as folder:
+            if objective is Objective.supervised:
+                outcome = _train_classifier(
+                    file,
+                    Layout(encoding, header, quotes),
+                    (text or "text", label, separator),
+                    folder,
+                    [word if keep_case else word.lower() for word in shown],
+                    console,
+                    validation_file=validation_file,
+                    test_file=test_file,
+                    init_from=init_from,
+                    dim=dim,
+                    word_ngrams=word_ngrams,
+                    char_ngrams=parse_char_ngrams(char_ngrams),
+                    min_count=min_count or 1,
+                    max_features=max_size or 1_000_000,
+                    lowercase=not keep_case,
+                    max_epochs=epochs or 100,
+                    patience=patience,
+                    validation_fraction=validation,
+                    learning_rate=0.001 if learning_rate is None else learning_rate,
+                    batch_size=batch_size,
+                    class_weight="balanced" if balanced else None,
+                    random_state=seed,
+                )
+            else:
+                from rowwise.cli import _word_vectors
 
-    console = Console(stderr=as_json)
-    shown = [word.strip().lower() for word in words.split(",") if word.strip()]
-    if objective is Objective.supervised:
-        from rowwise.cli import _supervised
-
-        outcome = _supervised.run(
-            file,
-            str(text),
-            str(label),
-            out,
-            shown,
-            console,
-            init_from=init_from,
-            dim=dim,
-            epochs=epochs,
-            batch_size=batch_size,
-            length=length,
-            min_count=min_count or 2,
-            max_size=max_size or 50_000,
-            validation=validation,
-            optimizer=optimizer,
-            learning_rate=0.01 if learning_rate is None else learning_rate,
-            seed=seed,
-        )
-    else:
-        from rowwise.cli import _word_vectors
-
-        usual = 0.025 if objective is Objective.skipgram else 0.05  # word2vec's own
-        outcome = _word_vectors.run(
-            file,
-            text,
-            out,
-            shown,
-            console,
-            objective=objective.value,
-            dim=dim or 100,
-            epochs=epochs,
-            min_count=min_count or 5,
-            max_size=max_size,
-            learning_rate=usual if learning_rate is None else learning_rate,
-            window=window,
-            negative=negative,
-            sample=sample,
-            seed=seed,
-        )
-    console.print(f"\nSaved in {out}{os.sep}", soft_wrap=True, markup=False)
-    console.print(
-        f"Look on with: rowwise report {out}, rowwise view {out}, rowwise neighbors {out} WORD",
-        soft_wrap=True,
-        markup=False,
-    )
+                usual = 0.025 if objective is Objective.skipgram else 0.05  # word2vec's own
+                outcome = _word_vectors.run(
+                    file,
+                    text,
+                    folder,
+                    [word.lower() for word in shown],
+                    console,
+                    encoding=encoding,
+                    objective=objective.value,
+                    dim=dim or 100,
+                    epochs=epochs or 5,
+                    min_count=min_count or 5,
+                    max_size=max_size,
+                    learning_rate=usual if learning_rate is None else learning_rate,
+                    window=window,
+                    negative=negative,
+                    sample=sample,
+                    seed=seed,
+                )
+    print_saved(out, console)
     if as_json:
-        typer.echo(json.dumps({"out": str(out), **outcome}))
+        typer.echo(to_json({"out": str(out), **outcome}))
     if outcome["interrupted"]:
         raise typer.Exit(130)
 
@@ -179,21 +270,54 @@ def train(
 train.__doc__ = _HELP
 
 
+def print_saved(out: Path, console: Any) -> None:
+    """Print where a model is, and what can be done with it."""
+    console.print(f"\nSaved in {out}{os.sep}", soft_wrap=True, markup=False)
+    console.print(
+        f"Look on with: rowwise report {out}, rowwise view {out}, rowwise neighbors {out} WORD",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def parse_char_ngrams(text: str) -> int | tuple[int, int]:
+    """Return the lengths of character n-grams that a user asked for.
+
+    Raises:
+        UsageError: it is neither a number nor two.
+    """
+    shortest, dash, longest = text.partition("-")
+    try:
+        return (int(shortest), int(longest)) if dash else int(shortest)
+    except ValueError:
+        raise UsageError(
+            f"--char-ngrams {text!r} is neither a length nor two, such as 3-5"
+        ) from None
+
+
+def _train_classifier(
+    file: Path,
+    layout: Layout,
+    names: tuple[str, str, str | None],
+    out: NewFolder,
+    words: list[str],
+    console: Any,
+    **parameters: Any,
+) -> dict[str, Any]:
+    from rowwise.cli import _supervised
+    from rowwise.cli._labelled import Columns
+
+    if parameters["learning_rate"] <= 0:
+        raise UsageError(f"--learning-rate {parameters['learning_rate']} is not above 0")
+    columns = Columns(*names, layout)
+    return _supervised.run(file, columns, out, words, console, **parameters)
+
+
 def _check_options(context: typer.Context, objective: Objective) -> None:
     foreign = _OF_VECTORS if objective is Objective.supervised else _OF_LABELS
     for name in foreign:
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise ValueError(
+            raise UsageError(
                 f"--{name.replace('_', '-')} is not for --objective {objective.value}; leave it out"
             )
-
-
-def _check_folder(out: Path, force: bool) -> None:
-    standing = next(path for path in (out, *out.parents) if path.exists())
-    if not standing.is_dir():
-        raise UsageError(f"--out {str(out)!r}: {str(standing)!r} is a file; name a folder")
-    if not os.access(standing, os.W_OK):
-        raise UsageError(f"--out {str(out)!r}: {str(standing)!r} cannot be written to")
-    if standing == out and any(out.iterdir()) and not force:
-        raise UsageError(f"--out {str(out)!r} is not empty; --force writes into it")

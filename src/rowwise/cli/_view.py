@@ -14,14 +14,19 @@ import numpy as np
 import typer
 
 from rowwise.cli._errors import exit_on_error
-from rowwise.cli._model_folder import START, TABLE, WORDS
+from rowwise.cli._model_folder import (
+    CLASSIFIER,
+    START,
+    TABLE,
+    WORDS,
+    load_vectors,
+    trained_rows,
+)
 from rowwise.cli._read import read_columns, read_names
 from rowwise.cli._spinner import spinner
 from rowwise.inspect._summary import names_of
 from rowwise.inspect.view import Explorer, Server, Snapshot
 from rowwise.store._table_file import is_table
-from rowwise.table import Table
-from rowwise.vectors import load
 
 
 def view(
@@ -98,19 +103,24 @@ def _snapshots(tables: list[Path]) -> list[Snapshot]:
     snapshots = []
     for path in tables:
         if len(tables) == 1 and (path / START).is_file():
-            snapshots.append(_snapshot(path / START, "start"))
-        name = path.resolve().name
-        snapshots.append(_snapshot(path / TABLE if (path / TABLE).is_file() else path, name))
+            snapshots.append(_of_vectors(path / START, "start"))
+        snapshots.append(_snapshot(path, path.resolve().name))
     return snapshots
 
 
 def _snapshot(path: Path, name: str) -> Snapshot:
-    if not is_table(path):
-        vectors = load(path)
-        return Snapshot(name, np.asarray(vectors.matrix, np.float32), vectors.words)
-    table = Table.load(path)
+    if not path.is_dir() and not is_table(path):
+        return _of_vectors(path, name)
+    if path.is_dir() and not any((path / file).is_file() for file in (TABLE, CLASSIFIER)):
+        return _of_vectors(path, name)  # of another program
+    table = trained_rows(path).table
     words = None if table.vocabulary is None else names_of(table, np.arange(table.rows))
     return Snapshot(name, table.to_numpy(), words, table.update_counts)
+
+
+def _of_vectors(path: Path, name: str) -> Snapshot:
+    vectors = load_vectors(path)
+    return Snapshot(name, np.asarray(vectors.matrix, np.float32), vectors.words)
 
 
 def _columns(tables: list[Path], extra: Path | None) -> dict[str, dict[str, str]]:
@@ -122,7 +132,7 @@ def _columns(tables: list[Path], extra: Path | None) -> dict[str, dict[str, str]
         names = [name for name in read_names(file) if name != "word"]
         words, *values = read_columns(file, "word", *names)
         columns |= {
-            name: dict(zip(words, cells, strict=True))
+            name: {str(word): str(cell or "") for word, cell in zip(words, cells, strict=True)}
             for name, cells in zip(names, values, strict=True)
         }
     return columns

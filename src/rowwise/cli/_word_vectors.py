@@ -1,8 +1,7 @@
-"""Training on text without labels, from the file to the folder."""
+"""Train word vectors, from the file to the folder."""
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -13,36 +12,39 @@ import rich.progress
 from numpy.typing import NDArray
 from rich.console import Console
 
-from rowwise.cli._errors import exit_on_error
-from rowwise.cli._model_folder import save_rows
-from rowwise.cli._read import read_columns
-from rowwise.cli._summary import show_neighbors
+from rowwise.cli._model_folder import save_vectors
+from rowwise.cli._new_folder import NewFolder, uninterrupted
+from rowwise.cli._read import KINDS, Layout, UsageError, kind_of, read_columns, read_lines
+from rowwise.cli._spinner import spinner
+from rowwise.cli._summary import print_neighbors
 from rowwise.word2vec import Corpus, Word2Vec
-from rowwise.word2vec._corpus import lines
 
-_TABULAR = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _WORDS_SHOWN = 8
 
 
 def run(
     file: Path,
     text: str | None,
-    out: Path,
+    out: NewFolder,
     words: list[str],
     console: Console,
     *,
+    encoding: str | None,
     min_count: int,
     max_size: int | None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Reads, trains, prints neighbours, saves; says in short what came of it."""
-    with exit_on_error("train"):
-        corpus = _read(file, text, console, min_count=min_count, max_size=max_size)
-        model = Word2Vec(corpus, **settings)
+    """Read, train, print neighbours and save; return a summary."""
+    with spinner("reading"):
+        corpus = _read(file, text, Layout(encoding), min_count=min_count, max_size=max_size)
+    model = Word2Vec(corpus, **settings)
     start = model.table.to_numpy()
     seconds = _train(model, console)
-    show_neighbors(corpus.vocabulary, model.table.to_numpy(), words, _some(model), console)
-    save_rows(model.table, corpus.vocabulary, start, out)
+    with uninterrupted():
+        save_vectors(model.table, corpus.vocabulary, start, out.path)
+        out.place()
+        vectors = model.table.to_numpy()
+        print_neighbors(corpus.vocabulary, vectors, words, _examples(model), console)
     return {
         "interrupted": model.fraction_done < 1,
         "words": len(corpus.ids),
@@ -52,27 +54,23 @@ def run(
     }
 
 
-def _read(file: Path, text: str | None, console: Console, **options: Any) -> Corpus:
-    tabular = file.name.lower().removesuffix(".gz").endswith(_TABULAR)
-    if tabular != (text is not None):
-        raise ValueError(
-            f"{str(file)!r} has columns; --text names that of the texts"
-            if tabular
-            else f"--text {text!r}: {str(file)!r} has no columns, being none of {_TABULAR}"
+def _read(file: Path, text: str | None, layout: Layout, **options: Any) -> Corpus:
+    tabular = str(file) != "-" and kind_of(file) in KINDS
+    if tabular and text is None:
+        raise UsageError(f"{str(file)!r} has columns; --text names that of the texts")
+    if text is not None and not tabular:
+        raise UsageError(
+            f"--text {text!r}: {str(file)!r} has no columns, being none of {', '.join(KINDS)}"
         )
     if text is not None:
-        return Corpus.from_texts(*read_columns(file, text), **options)
-    if file == Path("-"):
-        return Corpus.from_texts(lines(sys.stdin.buffer, "-"), **options)
-    quiet = not console.is_terminal
-    with rich.progress.open(
-        file, "rb", description="reading", console=console, transient=True, disable=quiet
-    ) as opened:
-        return Corpus.from_texts(lines(opened, str(file)), **options)
+        (cells,) = read_columns(file, text, layout=layout)
+        return Corpus.from_texts([cell if isinstance(cell, str) else "" for cell in cells],
+                                 **options)  # fmt: skip
+    return Corpus.from_texts(read_lines(file, layout.encoding), **options)
 
 
 def _train(model: Word2Vec, console: Console) -> float:
-    """Trains; how many seconds that took."""
+    """Train, and return how many seconds that took."""
     corpus = model.corpus
     bar = rich.progress.Progress(
         rich.progress.TextColumn("training"),
@@ -99,13 +97,13 @@ def _train(model: Word2Vec, console: Console) -> float:
     )
     if model.fraction_done < 1:
         console.print(
-            f"Interrupted at {model.fraction_done:.0%}: what was learned so far is kept",
+            f"Interrupted at {model.fraction_done:.0%}; saving what was learned so far",
             soft_wrap=True,
         )
     return seconds
 
 
-def _some(model: Word2Vec) -> NDArray[np.int64]:
-    """A few words, from frequent to rare; the most frequent ones say little."""
+def _examples(model: Word2Vec) -> NDArray[np.int64]:
+    """Return a few words, from frequent to rare; the most frequent ones say little."""
     count = len(model.corpus.vocabulary)
     return np.unique(np.geomspace(min(100, count), count, _WORDS_SHOWN).astype(np.int64) - 1)

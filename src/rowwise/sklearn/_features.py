@@ -15,6 +15,7 @@ approaches in automatic text retrieval, 1988).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -207,6 +208,19 @@ class Features:
         keys = np.empty(self.rows, np.uint64)
         keys[self._rows] = self._keys
         return keys
+
+    def restore(self, words: list[str], keys: Keys, counts: Ids, chars: Any, texts: int) -> None:
+        """Become what another had as `words`, `row_keys`, `counts`, `chars` and `texts`."""
+        self.words, self.counts, self.chars, self.texts = words, counts, chars, texts
+        self._set_keys(keys)
+
+    def subset(self, rows: Ids) -> Features:
+        """Return features that have some of the rows, in their order."""
+        part = copy.copy(self)
+        words = [self.words[row] for row in rows[rows < len(self.words)]]
+        keys = self.row_keys[rows]
+        part.restore(words, keys, self.counts[rows], self.chars[rows], self.texts)
+        return part
 
     def learn(self, text: Text, texts: Ids) -> Ids:
         """Count the features of texts, and give new ones rows.

@@ -57,6 +57,7 @@ class BagModel:
         head = self.head.to_numpy()
         return self.pooled(bags) @ head[:-1] + head[-1]
 
+    @np.errstate(over="ignore", invalid="ignore")  # who trains looks at the loss
     def step(self, bags: Bags, targets: Floats, weights: Floats | None, rate: float) -> float:
         """Make one step on the mean loss of bags.
 
@@ -88,6 +89,7 @@ class BagModel:
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def losses(self, scores: Floats, targets: Floats) -> Floats:
         """Return the cross-entropies (n,) of scores with targets."""
         if self.multilabel:

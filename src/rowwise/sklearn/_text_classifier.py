@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from rowwise import rules
+from rowwise.sklearn import _files
 from rowwise.sklearn._features import Encoder, Features, Text
 from rowwise.sklearn._model import BagModel, Floats
 from rowwise.sklearn._words import Words, ranges
@@ -190,13 +192,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         weights = self._weights(targets, sample_weight, training)
 
         text = self._text(texts)
-        self._features = Features(
-            self.word_ngrams,
-            self._char_ngrams(),
-            self.min_count,
-            self.min_ngram_count,
-            self.max_features,
-        )
+        self._features = self._new_features()
         self._features.learn(text, training)
         if self.init_from is not None:
             self._features.add_words(list(self.init_from.words))
@@ -235,7 +231,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 if made.best:
                     self.best_epoch_, best = epoch, self._model.copy()
                 if self.verbose:
-                    print(_told(made))
+                    print(describe(made))
                 if on_epoch is not None:
                     on_epoch(made)
                 if epoch - self.best_epoch_ >= self.patience:
@@ -306,13 +302,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if first:
             check_lengths(texts, y)
             self._set_classes(y, classes)
-            self._features = Features(
-                self.word_ngrams,
-                self._char_ngrams(),
-                self.min_count,
-                self.min_ngram_count,
-                self.max_features,
-            )
+            self._features = self._new_features()
             self.history_ = {"loss": [], "val_loss": [], "val_accuracy": []}
             self.n_iter_ = 0
         targets = self._targets(y, len(texts))
@@ -398,6 +388,29 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """The words that have rows."""
         return Vocabulary(self._features.words)
 
+    # ------------------------------------------------------------------ files
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the fitted classifier, with all that `partial_fit` needs, into a folder.
+
+        Labels and parameters must be such as JSON holds.
+
+        Raises:
+            OSError: there is no room, or no permission.
+        """
+        check_is_fitted(self)
+        _files.save(self, folder)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> TextClassifier:
+        """Read what `save` wrote, or `rowwise train` or `rowwise quantize`.
+
+        Raises:
+            FileNotFoundError: there is none.
+            DamagedFileError: a file is not what was written. It is a ValueError.
+        """
+        return _files.load(cls, folder)
+
     # ------------------------------------------------------------------ labels and parameters
 
     def _set_classes(self, y: Any, classes: Any = None) -> None:
@@ -428,8 +441,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         unknown = np.flatnonzero(self.classes_[which] != y)
         if len(unknown):
             raise ValueError(
-                f"label {y.tolist()[unknown[0]]!r} at position {unknown[0]} is not among the classes "
-                f"{self.classes_.tolist()}"
+                f"label {y.tolist()[unknown[0]]!r} at position {unknown[0]} is not among the "
+                f"classes {self.classes_.tolist()}"
             )
         targets = np.zeros((count, len(self.classes_)), np.float32)
         targets[np.arange(count), which] = 1
@@ -452,6 +465,15 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             )
             weights = of_class[which] * (1 if weights is None else weights)
         return weights
+
+    def _new_features(self) -> Features:
+        return Features(
+            self.word_ngrams,
+            self._char_ngrams(),
+            self.min_count,
+            self.min_ngram_count,
+            self.max_features,
+        )
 
     def _new_table(self) -> Table:
         rows, dim = (
@@ -592,7 +614,8 @@ def explain(encoder: Encoder, model: BagModel) -> list[tuple[str, Floats]]:
     return list(zip(names, shares.astype(np.float32), strict=True))
 
 
-def _told(made: Round) -> str:
+def describe(made: Round) -> str:
+    """Return a line about an epoch."""
     held = (
         ""
         if math.isnan(made.val_loss)

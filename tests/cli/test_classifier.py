@@ -1,0 +1,359 @@
+"""Nobody's data is changed or lost: rows as they stand, models whole or not at all."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rowwise.sklearn")
+app = pytest.importorskip("rowwise.cli._app").app
+CliRunner = pytest.importorskip("typer.testing").CliRunner
+from rowwise.cli._labelled import Columns, read_labelled, read_texts  # noqa: E402
+from rowwise.cli._read import Layout, UsageError, read_columns  # noqa: E402
+
+ROWS = [("apple pear plum", "fruit"), ("hammer saw drill", "tools")] * 30
+
+
+def run(*arguments, input=None):
+    return CliRunner().invoke(app, [*map(str, arguments)], input=input)
+
+
+def write_csv(path, rows=ROWS, names=("text", "label"), **options):
+    with path.open("w", newline="", encoding=options.pop("encoding", "utf-8")) as file:
+        csv.writer(file, **options).writerows([names, *rows] if names else rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("classifier")
+    result = run("train", write_csv(folder / "d.csv"), "--out", folder / "model", "--epochs", 20)
+    assert result.exit_code == 0, result.output
+    return folder / "model"
+
+
+# ---------------------------------------------------------------------- cells as they stand
+
+ODD = [
+    "01",
+    "1",
+    "1.0",
+    "2.50",
+    "1e3",
+    "True",
+    "10:00",
+    "12345678901234567890",
+    "NULL",
+    "NaN",
+    " x ",
+]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_labels_and_texts_are_what_stands_in_the_file(tmp_path, ending):
+    path = tmp_path / f"d{ending}"
+    rows = [(value, value) for value in ODD]
+    if ending == ".csv":
+        write_csv(path, rows)
+    elif ending == ".tsv":
+        path.write_text("text\tlabel\n" + "".join(f"{a}\t{b}\n" for a, b in rows))
+    elif ending == ".jsonl":
+        path.write_text("".join(json.dumps({"text": a, "label": b}) + "\n" for a, b in rows))
+    else:
+        pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pa.table({"text": ODD, "label": ODD}), path)
+    found = read_labelled(path, Columns())
+    assert found.texts == ODD
+    assert [label for (label,) in found.labels] == ODD
+
+
+def test_numbers_of_json_stand_as_they_are_written(tmp_path):
+    (tmp_path / "d.jsonl").write_text(
+        '{"text": "a", "label": 1}\n{"text": "b", "label": 1.0}\n{"text": "c", "label": true}\n'
+        '{"text": "d", "label": 12345678901234567890}\n'
+    )
+    labels = read_labelled(tmp_path / "d.jsonl", Columns()).labels
+    assert labels == [["1"], ["1.0"], ["true"], ["12345678901234567890"]]
+
+
+def test_quotation_marks_in_tsv_are_text_unless_asked(tmp_path):
+    path = tmp_path / "d.tsv"
+    path.write_text('text\tlabel\n"open\ta\nb\tb\n"c d"\ta\n')
+    assert read_labelled(path, Columns()).texts == ['"open', "b", '"c d"']
+    path.write_text('text\tlabel\n"c\nd"\ta\nb\tb\n')
+    assert read_labelled(path, Columns(layout=Layout(quotes=True))).texts == ["c\nd", "b"]
+
+
+def test_a_quotation_mark_that_is_never_closed_is_an_error(tmp_path):
+    (tmp_path / "d.csv").write_text('text,label\n"open,a\nb,b\n')
+    with pytest.raises(UsageError, match="opened and never closed; --no-quotes"):
+        read_labelled(tmp_path / "d.csv", Columns())
+    assert (
+        read_labelled(tmp_path / "d.csv", Columns(layout=Layout(quotes=False))).texts[0] == '"open'
+    )
+
+
+@pytest.mark.parametrize("text", ["a\u2028b", "a\x0cb", "a\x85b", "a\x1cb", "a\x0bb"])
+def test_lines_end_with_line_feeds_alone(model, tmp_path, text):
+    result = run("predict", model, "-", input=f"{text}\nplum\n".encode())
+    assert len(result.stdout.splitlines()) == 2
+    (tmp_path / "d.txt").write_bytes(f"{text}\r\nplum\r\n".encode())
+    assert read_texts(tmp_path / "d.txt", "text", Layout()) == [text, "plum"]
+    write_csv(tmp_path / "d.csv", [(text, "x")])
+    assert read_columns(tmp_path / "d.csv", "text") == [[text]]
+
+
+def test_a_row_in_is_a_row_out(model, tmp_path):
+    texts = ["plum", "", " ", "?!", "saw\nsaw", "\u2028", "hammer"]
+    write_csv(tmp_path / "d.csv", [(text,) for text in texts], ("text",), quoting=csv.QUOTE_ALL)
+    lines = "".join(json.dumps({"text": text or None}) + "\n" for text in texts)
+    (tmp_path / "d.jsonl").write_text(lines)
+    for name in ("d.csv", "d.jsonl"):
+        answers = run("predict", model, "--file", tmp_path / name, "-k", 2).stdout.split("\n")
+        assert len(answers) == len(texts) + 1
+        assert answers[0].startswith("fruit")
+        assert answers[-2].startswith("tools")
+
+
+def test_rows_without_a_label_are_counted_and_said(tmp_path):
+    path = write_csv(tmp_path / "d.csv", [*ROWS, ("a", ""), ("b", "  "), ("", "fruit")])
+    found = read_labelled(path, Columns())
+    assert (len(found.texts), found.unlabelled) == (61, 2)
+    assert "" not in found.classes()
+    result = run("train", path, "--out", tmp_path / "m", "--epochs", 1)
+    assert "2 rows without a label left out" in " ".join(result.output.split())
+
+
+def test_a_huge_cell_is_read(tmp_path):
+    write_csv(tmp_path / "d.csv", [("word " * 1_000_000, "a"), ("b", "b")])
+    assert len(read_labelled(tmp_path / "d.csv", Columns()).texts[0]) == 5_000_000
+
+
+def test_a_row_with_other_cells_is_named(tmp_path):
+    (tmp_path / "d.csv").write_text("text,label\na,x\nb,y,z\n")
+    with pytest.raises(UsageError, match="row 3 has 3 cells, and the first row 2"):
+        read_labelled(tmp_path / "d.csv", Columns())
+
+
+# ---------------------------------------------------------------------- files of other kinds
+
+
+def test_lines_of_fasttext_are_read(tmp_path):
+    path = tmp_path / "d.txt"
+    path.write_text("__label__a one two\n__label__a __label__b three\n\nnone\n__label__b\n")
+    found = read_labelled(path, Columns())
+    assert found.texts == ["one two", "three", ""]
+    assert found.labels == [["a"], ["a", "b"], ["b"]]
+    assert (found.several, found.unlabelled) == (True, 1)
+
+
+def test_a_folder_with_a_folder_a_label_is_read(tmp_path):
+    for label, text in (("good", "fine\nday"), ("bad", "rain")):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.txt").write_text(text)
+    found = read_labelled(tmp_path, Columns())
+    assert (found.texts, found.labels) == (["rain", "fine\nday"], [["bad"], ["good"]])
+    with pytest.raises(UsageError, match="has no folders with texts"):
+        read_labelled(tmp_path / "good", Columns())
+
+
+def test_columns_go_by_number_without_a_header(tmp_path):
+    write_csv(tmp_path / "d.csv", [("1", "text one", "a"), ("2", "two", "b")], None)
+    columns = Columns("2", "3", layout=Layout(header=False))
+    assert read_labelled(tmp_path / "d.csv", columns).texts == ["text one", "two"]
+
+
+def test_a_text_file_with_tabs_is_tsv(tmp_path):
+    (tmp_path / "d.txt").write_text("text\tlabel\none\ta\ntwo\tb\n")
+    assert read_labelled(tmp_path / "d.txt", Columns()).texts == ["one", "two"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "utf-16-le"])
+def test_other_encodings_are_read(tmp_path, encoding):
+    write_csv(tmp_path / "d.csv", [("café", "x")], encoding=encoding)
+    named = None if encoding in ("utf-8-sig", "utf-16") else encoding
+    found = read_labelled(tmp_path / "d.csv", Columns(layout=Layout(named)))
+    assert found.texts == ["café"]
+
+
+def test_another_encoding_is_named_with_file_line_and_byte(tmp_path):
+    write_csv(tmp_path / "d.csv", [("tea", "x"), ("café", "y")], encoding="cp1252")
+    result = run("train", tmp_path / "d.csv", "--out", tmp_path / "m")
+    assert result.exit_code == 2
+    assert (
+        "line 3, byte 4 (0xe9) is not UTF-8; name the encoding, such as --encoding" in result.output
+    )
+    result = run("train", tmp_path / "d.csv", "--out", tmp_path / "m", "--encoding", "nonsense")
+    assert "--encoding 'nonsense' is not an encoding" in result.output
+
+
+def test_several_labels_a_text(tmp_path):
+    rows = [("apple", "fruit"), ("saw", "tools"), ("apple saw", "fruit|tools"), ("sky", "")] * 20
+    path = write_csv(tmp_path / "d.csv", rows)
+    result = run("train", path, "--out", tmp_path / "m", "--separator", "|", "--json")
+    assert result.exit_code == 0, result.output
+    outcome = json.loads(result.stdout)
+    assert outcome["labels"] == ["fruit", "tools"]
+    assert outcome["held_out"]["accuracy"] == 1.0
+    answers = run("predict", tmp_path / "m", "saw", "saw apple", "sky").stdout.split("\n")
+    assert [set(answer.split("\t")) for answer in answers[:3]] == [
+        {"tools"}, {"fruit", "tools"}, {""},
+    ]  # fmt: skip
+    answers = run("predict", tmp_path / "m", "saw apple", "-k", 2, "-p").stdout.split()
+    assert {answers[0], answers[2]} == {"fruit", "tools"}
+    assert min(float(answers[1]), float(answers[3])) > 0.5
+    found = json.loads(run("test", tmp_path / "m", path, "--separator", "|", "--json").stdout)
+    assert found["accuracy"] == 1.0
+    assert found["confusion"] is None
+
+
+# ---------------------------------------------------------------------- measuring
+
+
+def test_a_model_is_tested(model, tmp_path):
+    rows = [("apple", "fruit"), ("saw", "tools"), ("plum", "tools"), ("pear", "toys")]
+    path = write_csv(tmp_path / "t.csv", rows)
+    found = json.loads(run("test", model, path, "--json", "-k", 2).stdout)
+    assert (found["texts"], found["accuracy"]) == (4, 0.5)
+    assert (found["precision_at_k"], found["recall_at_k"]) == (3 / 8, 3 / 4)
+    assert found["confusion"] == [[1, 0], [1, 1]]
+    assert found["unknown_labels"] == ["toys"]
+    tools = found["labels"][1]
+    assert (tools["precision"], tools["recall"], tools["support"]) == (1.0, 0.5, 2)
+    told = run("test", model, path).stdout
+    assert "Accuracy 0.500" in told
+    assert "Labels that the model does not have: toys" in told
+
+
+def test_held_out_and_test_files_are_used(tmp_path):
+    path = write_csv(tmp_path / "d.csv")
+    held_out = write_csv(tmp_path / "v.csv", [("apple", "fruit"), ("saw", "tools")])
+    result = run("train", path, "--out", tmp_path / "m", "--json", "--validation-file", held_out,
+        "--test-file", held_out)  # fmt: skip
+    outcome = json.loads(result.stdout)
+    assert outcome["held_out"]["texts"] == outcome["test"]["texts"] == 2
+    write_csv(held_out, [("apple", "food")])
+    result = run("train", path, "--out", tmp_path / "n", "--validation-file", held_out)
+    assert result.exit_code == 2
+    assert "has the label 'food'" in " ".join(result.output.split())
+
+
+def test_a_quantized_model_is_a_tenth_of_the_size_and_predicts(model, tmp_path):
+    path = write_csv(tmp_path / "t.csv")
+    result = run("quantize", model, "--out", tmp_path / "small", "--test-file", path, "--json",
+        "--keep", 1)  # fmt: skip
+    answer = json.loads(result.stdout)
+    assert answer["accuracy"] == [1.0, 1.0]
+    assert answer["bytes"][1] < answer["bytes"][0] / 3  # a small model has much that stays
+    assert run("predict", tmp_path / "small", "apple", "saw").stdout == "fruit\ntools\n"
+    assert run("neighbors", tmp_path / "small", "apple").exit_code == 0
+
+
+def test_autotune_keeps_the_best_within_its_time(tmp_path):
+    path = write_csv(tmp_path / "d.csv")
+    result = run("autotune", path, "--out", tmp_path / "m", "--seconds", 2, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert answer["trials"] >= 1
+    assert answer["held_out"]["accuracy"] == 1.0
+    assert run("predict", tmp_path / "m", "apple").stdout == "fruit\n"
+
+
+# ---------------------------------------------------------------------- models, whole or not at all
+
+
+def test_a_rate_that_ends_in_nan_saves_no_model(tmp_path):
+    path = write_csv(tmp_path / "d.csv")
+    result = run("train", path, "--out", tmp_path / "m", "--learning-rate", 1e37)
+    assert result.exit_code == 2
+    assert "the loss became nan" in " ".join(result.output.split())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d.csv"]
+
+
+def test_the_old_model_stays_until_the_new_one_is_whole(model, tmp_path, monkeypatch):
+    path, out = write_csv(tmp_path / "d.csv"), tmp_path / "m"
+    assert run("train", path, "--out", out, "--epochs", 1).exit_code == 0
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rowwise.cli._new_folder._flush", fail)
+    result = run("train", path, "--out", out, "--force", "--epochs", 2)
+    assert result.exit_code == 2
+    told = "".join(result.output.split())
+    assert "Nospaceleftondevice;themodelisin" in told
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    (rescued,) = (p for p in tmp_path.iterdir() if p.name.startswith("rowwise-"))
+    assert run("predict", rescued, "apple").exit_code == 0
+
+
+def test_files_that_are_not_the_models_stay(tmp_path):
+    path, out = write_csv(tmp_path / "d.csv"), tmp_path / "m"
+    assert run("train", path, "--out", out, "--epochs", 1).exit_code == 0
+    (out / "notes").write_text("mine")
+    (out / "start.safetensors").write_text("of word vectors, once")
+    assert run("train", path, "--out", out, "--force", "--epochs", 1).exit_code == 0
+    assert (out / "notes").read_text() == "mine"
+    assert not (out / "start.safetensors").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d.csv", "m"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nobody can write into Linux's /proc")
+def test_a_folder_that_cannot_be_written_is_named_before_training(tmp_path):
+    path = write_csv(tmp_path / "d.csv")
+    result = run("train", path, "--out", "/proc/rowwise/m")
+    assert result.exit_code == 2
+    assert "cannot be made" in result.output
+    assert "epoch" not in result.output
+
+
+def test_two_interrupts_lose_nothing(tmp_path):
+    write_csv(tmp_path / "d.csv")
+    command = ["train", "d.csv", "--out", "m", "--epochs", "1000000", "--patience", "1000000"]
+    training = subprocess.Popen(
+        [sys.executable, "-u", "-m", "rowwise", *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    for line in training.stdout:
+        if line.startswith("epoch "):
+            training.send_signal(signal.SIGINT)
+            break
+    for line in training.stdout:
+        if "Interrupted" in line:
+            training.send_signal(signal.SIGINT)
+            break
+    rest, _ = training.communicate(timeout=120)
+    assert training.returncode == 130
+    assert "Saved in m" in rest
+    assert run("predict", tmp_path / "m", "pear").stdout == "fruit\n"
+
+
+def test_what_comes_out_as_json_is_json(tmp_path):
+    path = write_csv(tmp_path / "d.csv", [("apple", "a"), ("saw", "b")])
+    result = run("train", path, "--out", tmp_path / "m", "--json", "--epochs", 1)
+    assert result.exit_code == 0, result.output
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    json.loads(result.stdout, parse_constant=refuse)
+    json.loads((tmp_path / "m" / "classifier.json").read_text(), parse_constant=refuse)
+
+
+def test_a_report_and_a_page_are_made_of_a_classifier(model, tmp_path):
+    result = run("report", model, "--out", tmp_path / "r.html")
+    assert result.exit_code == 0, result.output
+    from rowwise.cli._view import _snapshots
+
+    (snapshot,) = _snapshots([Path(model)])
+    assert "apple" in snapshot.words
+    assert len(snapshot.words) == len(snapshot.vectors)
