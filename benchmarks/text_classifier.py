@@ -3,9 +3,9 @@
     pip install 'rowwise[cli]' fasttext-numpy2-wheel
     python benchmarks/text_classifier.py headlines=headlines/ news=train.csv:test.csv ...
 
-Each set is a name and a file of texts with labels (any that `rowwise train` reads, with the columns
-text and label), or two, to train and to test on; of one, a fifth is held out to test on. A folder of
-`NAME.gz` files, a text a line, is a set too: the file is the label. All run on the same two cores.
+Each set is a name and a file of texts with labels (any that `rowwise train` reads; columns are text
+and label), or two, to train and to test on; of one, a fifth is held out to test on. A folder of
+`NAME.gz` files, a text a line, is a set too: the file is the label. All use the same two cores.
 
 fastText gets lower-cased texts with punctuation marks apart, as its own examples have them.
 """
@@ -149,8 +149,8 @@ def main() -> None:
             spread = ""
             if len(runs) > 1:
                 spread = f"  ({min(r[0] for r in runs):.4f} to {max(r[0] for r in runs):.4f})"
-            print(f"{contender:28}{accuracy:9.4f} {train:9.1f} {len(sets[2]) / predict:17,.0f}{spread}",
-                  flush=True)  # fmt: skip
+            figures = f"{accuracy:9.4f} {train:9.1f} {len(sets[2]) / predict:17,.0f}"
+            print(f"{contender:28}{figures}{spread}", flush=True)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,26 @@ def test_what_does_not_fit_the_table_is_an_error_and_writes_nothing(tmp_path, op
     assert not list(tmp_path.iterdir())
 
 
+def test_a_classifier_comes_first_with_its_mistakes_and_words(tmp_path):
+    outcome = {
+        "texts": 9, "labels": ["<a>", "b"], "best_epoch": 2, "epochs": 5,
+        "held_out": {"texts": 1, "accuracy": 0.5, "majority": 0.25, "confusion": [[3, 1], [0, 4]]},
+        "test": None,
+        "mistakes": [{"text": "t", "labels": ["b"], "given": "<a>", "probability": 0.9,
+                      "words": [["<img src=x>", 1.5], ["word", -0.5]]}],
+        "telling_words": {"<a>": [["<script>", 2.0]], "b": []},
+    }  # fmt: skip
+    write_report(tmp_path / "r.html", trained(), classifier=outcome)
+    text = body((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert text.index("1 text: accuracy 0.500; always the most frequent label: 0.250") < 1000
+    assert "<th>1 &lt;a&gt;</th>" in text
+    assert '--share:0.750">3<' in text
+    assert "<b>&lt;a&gt;</b> 0.900, and it is <b>b</b>" in text
+    assert 'class="for" style="--share:1.00" title="+1.50">&lt;img src=x&gt;' in text
+    assert 'title="+2.00">&lt;script&gt;' in text
+    assert "<img src=x" not in text
+
+
 def test_each_curve_has_its_epochs():
     pictures = figures.curves({"loss": [2.0, 1.0], "val_loss": [2.5, 1.5], "accuracy": [0.5, 0.75]})
     assert list(pictures) == ["loss", "accuracy"]

@@ -25,7 +25,8 @@ def report(
 ) -> None:
     """Write a page that shows what the rows learned; it opens without a network.
 
-    It has curves, the rows as points, nearest neighbours, updates per row, and how far rows moved.
+    Of a classifier it begins with accuracy, confusion, mistakes, and the words that decide. Then it
+    has curves, the rows as points, nearest neighbours, and updates per row.
 
     Example: rowwise report demo/model
     """
@@ -42,6 +43,7 @@ def report(
             history=found.history,
             start=found.start,
             row_labels=found.row_labels,
+            classifier=found.summary,
         )
     address = target.resolve().as_uri()
     typer.echo(

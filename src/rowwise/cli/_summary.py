@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _WORDS_SHOWN = 8
 _NEIGHBORS_SHOWN = 5
 _LABELS_SHOWN = 12
+_WORDS_OF_A_MISTAKE = 60
 
 
 def score(model: TextClassifier, data: Labelled, k: int = 1) -> dict[str, Any]:
@@ -72,6 +73,61 @@ def score(model: TextClassifier, data: Labelled, k: int = 1) -> dict[str, Any]:
     }
 
 
+def mistakes(model: TextClassifier, data: Labelled, count: int = 20) -> list[dict[str, Any]]:
+    """Return the texts whose wrong label the model is most sure of.
+
+    Returns:
+        for each text, labels, the label given, its probability, and words: those of the text with
+        their shares of the given label's score less the right one's.
+    """
+    if model.multilabel_ or not data.texts:
+        return []
+    classes = [str(label) for label in model.classes_]
+    probabilities = model.predict_proba(data.texts)
+    given = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero([classes[g] not in x for g, x in zip(given, data.labels, strict=True)])
+    chosen = wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")[:count]]
+    found = []
+    for row in chosen.tolist():
+        right = [classes.index(label) for label in data.labels[row] if label in classes]
+        words = [
+            [word, float(share[given[row]] - (share[right[0]] if right else share.mean()))]
+            for word, share in model.explain(data.texts[row])[:_WORDS_OF_A_MISTAKE]
+        ]
+        found.append(
+            {
+                "text": data.texts[row],
+                "labels": data.labels[row],
+                "given": classes[given[row]],
+                "probability": float(probabilities[row, given[row]]),
+                "words": words,
+            }
+        )
+    return found
+
+
+def telling_words(model: TextClassifier, count: int) -> dict[str, list[list[Any]]]:
+    """Return the words whose rows add most to each label's score, with their shares.
+
+    Of one label's score counts what is above the mean of all labels'. Words in few texts are left
+    out.
+    """
+    words = len(model._features.words)
+    seen = model._features.counts[:words]
+    often = seen >= min(3, seen.max(initial=0))
+    shares = model.table_[np.arange(words)] @ model._model.head.to_numpy()[:-1]
+    if not model.multilabel_:
+        shares = shares - shares.mean(axis=1, keepdims=True)
+    shares[~often] = 0
+    found = {}
+    for label, of_label in zip(model.classes_, shares.T, strict=True):
+        top = np.argsort(-of_label, kind="stable")[:count]
+        found[str(label)] = [
+            [model._features.words[i], float(of_label[i])] for i in top if of_label[i] > 0
+        ]
+    return found
+
+
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> list[float]:
     ratio = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
     return [float(value) for value in ratio]
@@ -89,7 +145,7 @@ def print_outcome(
     for name, found in (("Held-out", summary["held_out"]), ("Test", summary["test"])):
         if found is not None and found["texts"]:
             console.print(_accuracy(name, found), soft_wrap=True)
-    _print_words(model, console)
+    _print_words(summary["telling_words"], console)
     vocabulary = Vocabulary(model._features.words)
     if words:
         vectors = model.table_[np.arange(len(vocabulary))]
@@ -103,20 +159,10 @@ def _accuracy(name: str, found: dict[str, Any]) -> str:
     return f"{told} ({found['texts']:,} texts)"
 
 
-def _print_words(model: TextClassifier, console: Console) -> None:
-    """Print the words whose rows speak most for each label."""
-    head = model._model.head.to_numpy()[:-1]
-    count = len(model._features.words)
-    often = model._features.counts[:count] >= min(3, model._features.counts[:count].max(initial=0))
-    shares = model.table_[np.arange(count)] @ head
-    if not model.multilabel_:
-        shares = shares - shares.mean(axis=1, keepdims=True)
-    shares[~often] = 0
+def _print_words(telling: dict[str, list[list[Any]]], console: Console) -> None:
     grid = Grid("label", "words that speak for it", box=None, pad_edge=False)
-    for label, of_label in list(zip(model.classes_, shares.T, strict=True))[:_LABELS_SHOWN]:
-        top = np.argsort(-of_label, kind="stable")[:_WORDS_SHOWN]
-        told = ", ".join(model._features.words[i] for i in top if of_label[i] > 0)
-        grid.add_row(escape(str(label)), escape(told))
+    for label, words in list(telling.items())[:_LABELS_SHOWN]:
+        grid.add_row(escape(label), escape(", ".join(word for word, _ in words[:_WORDS_SHOWN])))
     console.print()
     console.print(grid)
 

@@ -16,7 +16,7 @@ from rowwise.cli._labelled import Columns, Labelled, read_labelled
 from rowwise.cli._model_folder import load_vectors, save_classifier
 from rowwise.cli._new_folder import NewFolder, uninterrupted
 from rowwise.cli._read import UsageError
-from rowwise.cli._summary import print_outcome, score
+from rowwise.cli._summary import mistakes, print_outcome, score, telling_words
 
 if TYPE_CHECKING:
     from rowwise.sklearn import TextClassifier
@@ -168,6 +168,8 @@ def finish(
             "best_epoch": model.best_epoch_,
             "epochs": model.n_iter_,
             "history": model.history_,
+            "mistakes": mistakes(model, held_out),
+            "telling_words": telling_words(model, 20),
         }
         save(model, summary, out, console)
         print_outcome(model, summary, words, console)

@@ -58,12 +58,11 @@ def cloud(
     if rows.moved is not None:
         scales["distance moved"] = rows.moved
     for name, values in scales.items():
-        title = "updates, log10(1 + n)" if name == "updates" else name
-        marker = {
-            "color": values[trained],
-            "colorscale": "Viridis",
-            "colorbar": {"title": {"text": title, "side": "right"}, "thickness": 12},
-        }
+        bar: dict[str, Any] = {"title": {"text": name, "side": "right"}, "thickness": 12}
+        if name == "updates":
+            powers = [10**power for power in range(len(str(int(rows.updates.max()))))]
+            bar |= {"tickvals": np.log10(1.0 + np.array(powers)), "ticktext": powers}
+        marker = {"color": values[trained], "colorscale": "Viridis", "colorbar": bar}
         _points(figure, rows, coordinates, trained, name=name, marker=marker, showlegend=False)
         traces.append(name)
     never = drawn[~rows.trained[drawn]]

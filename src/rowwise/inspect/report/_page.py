@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 from rowwise.files._atomic import replacing
 from rowwise.inspect._summary import summary
 from rowwise.inspect.report import _figures as figures
+from rowwise.inspect.report._classifier import classifier_sections
 from rowwise.inspect.report._neighbors import neighbors
 from rowwise.inspect.report._rows import DRAWN_IN_SPACE, Rows
 from rowwise.table import Table
@@ -34,6 +35,7 @@ def write_report(
     history: Mapping[str, Sequence[float]] | None = None,
     start: NDArray[Any] | None = None,
     row_labels: Sequence[str] | None = None,
+    classifier: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one HTML file: curves, pictures of the rows, neighbours, updates, movement.
 
@@ -47,6 +49,7 @@ def write_report(
             returns. Held-out values have "val_" before the metric's name.
         start: (V, D), the rows before training; shows how far they moved.
         row_labels: V labels, of the text that is each row's word alone; colours the picture.
+        classifier: what `rowwise train` writes in classifier.json; the page begins with it.
 
     Raises:
         ValueError: start or row_labels does not fit the table.
@@ -62,7 +65,8 @@ def write_report(
         True
     """
     rows = Rows.of(table, start, row_labels)
-    sections = [_facts(table)]
+    sections = [] if classifier is None else classifier_sections(classifier)
+    sections += [_facts(table)] if classifier is None else ["<h2>The table</h2>", _facts(table)]
     if history:
         sections.append(_section("Training", "", *figures.curves(history).values()))
     sections += [_picture(rows), _neighbors(rows), _updates(rows)]
@@ -80,7 +84,7 @@ def _facts(table: Table) -> str:
         "rows": f"{facts['rows']:,} of {facts['dim']} numbers",
         "rule": facts["rule"] or "none",
         "steps": f"{facts['steps']:,}",
-        "untrained": f"{facts['untrained']:,} rows",
+        "untrained": _rows_in_words(facts["untrained"]),
         "most updates": ", ".join(str(name) or "(padding)" for name in facts["most_updated_rows"]),
         "median norm": f"{facts['norms']['p50']:.3g}",
     }
@@ -138,11 +142,18 @@ def _updates(rows: Rows) -> str:
     never = np.flatnonzero(~rows.trained)
     named = ", ".join(escape(rows.names[row]) for row in never[:_NAMED])
     more = f" and {len(never) - _NAMED:,} more" if len(never) > _NAMED else ""
-    told = f"{len(never):,} rows are untrained: they hold what they started with."
+    told = ""
+    if len(never):
+        verb = "is" if len(never) == 1 else "are"
+        told = f"{_rows_in_words(len(never))} {verb} untrained: what they hold is their start."
     section = _section("Updates of a row", told, figures.histogram_of_updates(rows))
     if not len(never):
         return section
     return section + f"<details><summary>Which</summary><p>{named}{more}</p></details>"
+
+
+def _rows_in_words(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
 
 
 def _movement(rows: Rows) -> str:
