@@ -3,9 +3,9 @@
     python examples/few_labels.py clickbait_data.gz non_clickbait_data.gz
 
 Each file holds texts of one kind, one a line; the file is the label. A fifth is held out. Of the
-rest, word2vec reads all texts and no label; the classifier gets the labels of a few, and starts once
-with rows of zeros and once with word2vec's. Printed is the accuracy on the held-out texts. VECTORS,
-a file of vectors from elsewhere, replaces word2vec.
+rest, word2vec reads all texts and no label; the classifier gets the labels of a few, and starts
+once with rows of zeros and once with word2vec's. Printed is the accuracy on the held-out texts.
+VECTORS, a file of vectors from elsewhere, replaces word2vec.
 """
 
 import argparse

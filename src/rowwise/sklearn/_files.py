@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,14 +23,13 @@ from rowwise.sklearn._model import BagModel
 from rowwise.table import Table
 from rowwise.text import Vocabulary
 
-if TYPE_CHECKING:
-    from rowwise.sklearn._text_classifier import TextClassifier
+Classifier = TypeVar("Classifier")  # a `TextClassifier`
 
 TABLE, HEAD, CLASSIFIER = "table.safetensors", "head.safetensors", "classifier.safetensors"
 _FORMAT = "rowwise text classifier 1"
 
 
-def save(model: TextClassifier, folder: str | os.PathLike[str]) -> None:
+def save(model: Any, folder: str | os.PathLike[str]) -> None:
     """Write a classifier into a folder, which is made if it is not there."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +38,7 @@ def save(model: TextClassifier, folder: str | os.PathLike[str]) -> None:
     write(folder / CLASSIFIER, _features_arrays(model._features), _about(model))
 
 
-def save_quantized(model: TextClassifier, folder: str | os.PathLike[str], keep: float) -> None:
+def save_quantized(model: Any, folder: str | os.PathLike[str], keep: float) -> None:
     """Write a smaller classifier into a folder: rows of 8-bit integers, the longest of them.
 
     Args:
@@ -68,7 +67,7 @@ def save_quantized(model: TextClassifier, folder: str | os.PathLike[str], keep: 
     write(folder / CLASSIFIER, arrays, _about(model))
 
 
-def load(make: type[TextClassifier], folder: str | os.PathLike[str]) -> TextClassifier:
+def load(make: type[Classifier], folder: str | os.PathLike[str]) -> Classifier:
     """Read a classifier from a folder.
 
     Raises:
@@ -84,7 +83,7 @@ def load(make: type[TextClassifier], folder: str | os.PathLike[str]) -> TextClas
             parameters = about["parameters"]
             if isinstance(parameters["char_ngrams"], list):
                 parameters["char_ngrams"] = tuple(parameters["char_ngrams"])
-            model = make(**parameters)
+            model: Any = make(**parameters)
             model.classes_ = np.array(about["classes"])
             model.multilabel_ = about["multilabel"]
             model.history_ = {
@@ -124,7 +123,7 @@ def _features_arrays(features: Features) -> dict[str, Any]:
     }
 
 
-def _about(model: TextClassifier) -> dict[str, str]:
+def _about(model: Any) -> dict[str, str]:
     parameters = {name: value for name, value in model.get_params().items() if name != "init_from"}
     about = {
         "parameters": parameters,

@@ -94,7 +94,8 @@ def _words(telling: Mapping[str, Sequence[tuple[str, float]]]) -> str:
         for label, words in telling.items()
     )
     return (
-        "<h2>Words that decide</h2><p>The model is linear: these words add most to a label's score, "
+        "<h2>Words that decide</h2>"
+        "<p>The model is linear: these words add most to a label's score, "
         f"against the mean of all labels.</p><table>{rows}</table>"
     )
 
