@@ -24,6 +24,8 @@ demo: $(VENV)/.installed
 	@mkdir -p demo
 	$(BIN)/python examples/python_docs.py demo/python_docs.csv
 	$(BIN)/rowwise train demo/python_docs.csv --text text --label label --out demo/model --force
+	$(BIN)/rowwise predict demo/model "a socket that waits for a connection" --top 3 --probabilities
+	$(BIN)/rowwise quantize demo/model --out demo/small --force --test-file demo/python_docs.csv
 	$(BIN)/rowwise report demo/model --title "Python's own documentation"
 
 test: $(VENV)/.installed  # on two workers, a core each; Keras's backends in processes of their own

@@ -34,6 +34,7 @@ from rowwise.cli._labelled import Columns, read_labelled
 from rowwise.sklearn import TextClassifier
 
 SEEDS = 3
+TRIES = 5
 Split = tuple[list[str], list[str], list[str], list[str]]
 
 
@@ -115,12 +116,15 @@ def _regression() -> LogisticRegression:
 def measure(make: Callable[[], Any], sets: Split) -> tuple[float, float, float]:
     """Return accuracy, seconds of training, and seconds of prediction."""
     train, labels, test, answers = sets
-    begin = time.perf_counter()
-    model = make()
-    try:
-        model.fit(train, labels)
-    except RuntimeError as error:  # fastText's own: its rate is too high for this text
-        print(f"  {error}")
+    for _ in range(TRIES):
+        begin = time.perf_counter()
+        model = make()
+        try:
+            model.fit(train, labels)
+            break
+        except RuntimeError as error:  # fastText's own, now and then
+            print(f"  {error}")
+    else:
         return float("nan"), float("nan"), float("nan")
     trained = time.perf_counter()
     right = np.mean([a == b for a, b in zip(model.predict(test), answers, strict=True)])

@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import FunctionTransformer  # noqa: E402
 from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
+import rowwise  # noqa: E402
 from rowwise.sklearn import TextClassifier  # noqa: E402
 from rowwise.vectors import Vectors  # noqa: E402
 
@@ -206,6 +207,38 @@ def test_rows_start_from_vectors_and_their_words_are_known():
     model.fit(["apple pear", "hammer saw"] * 10, ["fruit", "tools"] * 10)
     assert model.table_.dim == 3
     assert model.predict(["melon cherry", "chisel wrench"]).tolist() == ["fruit", "tools"]
+
+
+def test_a_saved_classifier_predicts_and_learns_on_to_the_same_bits(model, tmp_path):
+    model.save(tmp_path)
+    again, x = TextClassifier.load(tmp_path), texts(20)[0]
+    np.testing.assert_array_equal(again.predict_proba(x), model.predict_proba(x))
+    assert again.get_params() == model.get_params()
+    assert again.history_ == model.history_
+    more = pickle.loads(pickle.dumps(model))
+    day = ["new kite", "old saw"], ["fruit", "tools"]
+    np.testing.assert_array_equal(
+        again.partial_fit(*day).predict_proba(x), more.partial_fit(*day).predict_proba(x)
+    )
+
+
+def test_a_quantized_classifier_predicts_nearly_the_same(model, tmp_path):
+    model.save_quantized(tmp_path, keep=1.0)
+    x = texts(20)[0]
+    small = TextClassifier.load(tmp_path)
+    np.testing.assert_allclose(small.predict_proba(x), model.predict_proba(x), atol=0.02)
+    with pytest.raises(ValueError, match="keep=0"):
+        model.save_quantized(tmp_path, keep=0)
+
+
+def test_damaged_files_are_refused(model, tmp_path):
+    model.save(tmp_path)
+    path = tmp_path / "classifier.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(rowwise.errors.DamagedFileError, match="checksum"):
+        TextClassifier.load(tmp_path)
 
 
 @pytest.mark.parametrize(

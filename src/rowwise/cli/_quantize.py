@@ -46,10 +46,9 @@ def quantize(
         from rowwise.cli._labelled import Columns, read_labelled
         from rowwise.cli._model_folder import load_classifier
         from rowwise.cli._summary import score
-        from rowwise.sklearn._files import save_quantized
 
         large = load_classifier(model)
-        save_quantized(large, folder.path, keep)
+        large.save_quantized(folder.path, keep)
         accuracies = None
         if test_file is not None:
             columns = Columns(text, label, separator, Layout(encoding, header, quotes))

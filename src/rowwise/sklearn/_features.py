@@ -165,7 +165,7 @@ class Features:
 
     Args:
         word_ngrams: longest n-gram of words; 1: none.
-        char_ngrams: shortest and longest n-gram of characters; (0, 0): none.
+        char_ngrams: shortest and longest n-gram of characters; (1, 0): none.
         min_count: fewest texts that a word must be in.
         min_ngram_count: fewest texts that an n-gram must be in.
         max_features: most rows; features of more texts stay.
@@ -187,7 +187,7 @@ class Features:
         max_features: int,
     ) -> None:
         self.word_ngrams = word_ngrams
-        self.char_ngrams = char_ngrams if char_ngrams[1] else (1, 0)
+        self.char_ngrams = char_ngrams
         self.min_count, self.min_ngram_count = min_count, min_ngram_count
         self.max_features = max_features
         self.words: list[str] = []

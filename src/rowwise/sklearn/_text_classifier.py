@@ -398,8 +398,37 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             OSError: there is no room, or no permission.
         """
+        _files.save(self._stored(), folder)
+
+    def save_quantized(self, folder: str | os.PathLike[str], keep: float = 0.6) -> None:
+        """Write a smaller classifier, of which nothing can be trained further, into a folder.
+
+        Args:
+            folder: made if it is not there.
+            keep: part of the rows that stay, those that count most; as 8-bit integers.
+
+        Raises:
+            OSError: see `save`.
+        """
+        _files.save_quantized(self._stored(), folder, keep)
+
+    def _stored(self) -> _files.Stored:
         check_is_fitted(self)
-        _files.save(self, folder)
+        parameters = {
+            name: value for name, value in self.get_params().items() if name != "init_from"
+        }
+        history = {
+            name: [None if math.isnan(value) else value for value in values]
+            for name, values in self.history_.items()
+        }
+        about = {
+            "parameters": parameters,
+            "classes": self.classes_.tolist(),
+            "history": history,
+            "best_epoch": self.best_epoch_,
+            "n_iter": self.n_iter_,
+        }
+        return _files.Stored(self._features, self._model, about)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> TextClassifier:
@@ -409,7 +438,20 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             FileNotFoundError: there is none.
             DamagedFileError: a file is not what was written. It is a ValueError.
         """
-        return _files.load(cls, folder)
+        stored = _files.load(folder)
+        about = stored.about
+        parameters = about["parameters"]
+        if isinstance(parameters["char_ngrams"], list):
+            parameters["char_ngrams"] = tuple(parameters["char_ngrams"])
+        model = cls(**parameters)
+        model._features, model._model = stored.features, stored.model
+        model.classes_, model.multilabel_ = np.array(about["classes"]), about["multilabel"]
+        model.best_epoch_, model.n_iter_ = about["best_epoch"], about["n_iter"]
+        model.history_ = {
+            name: [math.nan if value is None else value for value in values]
+            for name, values in about["history"].items()
+        }
+        return model
 
     # ------------------------------------------------------------------ labels and parameters
 

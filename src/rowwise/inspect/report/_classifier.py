@@ -94,9 +94,8 @@ def _words(telling: Mapping[str, Sequence[tuple[str, float]]]) -> str:
         for label, words in telling.items()
     )
     return (
-        "<h2>Words that decide</h2>"
-        "<p>The model is linear: these words add most to a label's score, "
-        f"against the mean of all labels.</p><table>{rows}</table>"
+        "<h2>Words that decide</h2><p>The model is linear: these words add most to a label's "
+        f"score, against the mean of all labels.</p><table>{rows}</table>"
     )
 
 
