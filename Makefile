@@ -45,6 +45,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(MAKE) --no-print-directory docs
 
 docs: $(VENV)/.installed  # fails on a dead link, and on a public name without docstring or place

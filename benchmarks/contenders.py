@@ -115,7 +115,7 @@ def fbgemm_rowwise(optimizer: str, rows: int) -> Step:
 
 
 def keras_model(layer: Any, optimizer: str, rows: int) -> Step:
-    """A compiled model over an embedding layer."""
+    """Return a compiled model over an embedding layer."""
     import keras
 
     keras.utils.set_random_seed(0)
@@ -155,7 +155,7 @@ MAKERS = {
 
 
 def ids_of(rng: np.random.Generator, rows: int, zipf: bool) -> np.ndarray:
-    """A batch of ids: uniform, or the k-th most frequent as often as 1 / k, scattered."""
+    """Return a batch of ids: uniform, or the k-th most frequent as often as 1 / k, scattered."""
     if not zipf:
         return rng.integers(0, rows, (BAGS, LENGTH))
     ranks = (rows ** rng.random((BAGS, LENGTH))).astype(np.int64)
@@ -171,7 +171,7 @@ class Server:
         self.rng = np.random.default_rng(0)
 
     def make(self, name: str, optimizer: str, rows: int) -> None:
-        """Makes a contender; its memory is counted from here."""
+        """Make a contender; its memory is counted from here."""
         gc.collect()
         self.held[name] = memory("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held now
@@ -217,7 +217,7 @@ def set_threads(backend: str) -> None:
 
 
 def main() -> None:
-    """Serves until the input ends."""
+    """Serve until the input ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints is no answer
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"

@@ -37,7 +37,7 @@ def instructions(kernel: str, dim: int, ids: int, repeats: int) -> int:
 
 
 def main() -> None:
-    """Prints one table."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dims", type=int, nargs="+", default=[16, 64, 300])
     parser.add_argument("--ids", type=int, default=4096)

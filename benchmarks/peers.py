@@ -78,7 +78,7 @@ class Worker:
         )
 
     def __call__(self, *command: Any) -> Any:
-        """Sends a command and waits for the answer."""
+        """Send a command and waits for the answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(json.dumps(command), file=self.process.stdin, flush=True)
@@ -88,7 +88,7 @@ class Worker:
         return json.loads(answer)
 
     def close(self) -> None:
-        """Ends the process, and gives its memory back."""
+        """End the process, and gives its memory back."""
         self.process.kill()
         self.process.wait()
 
@@ -116,7 +116,7 @@ def take_up_frameworks(workers: dict[str, Worker]) -> None:
 
 
 def measure(cell: Cell, workers: dict[str, Worker]) -> None:
-    """Fills a cell."""
+    """Fill a cell."""
 
     def run(one: Contender, count: int) -> list[float]:
         return list(workers[one.backend]("run", one.name, cell.rows, cell.ids == "Zipf", count))
@@ -168,7 +168,7 @@ def memory_limit(rows: int, zipf: bool) -> float:
 
 
 def measured_before(optimizer: str, rows: int, ids: str) -> Cell | None:
-    """The cell that the run before has finished."""
+    """Return the cell that the run before has finished."""
     lines = MEASURED.read_text().splitlines() if MEASURED.exists() else []
     for cell in (Cell(**json.loads(line)) for line in lines):
         if (cell.optimizer, cell.rows, cell.ids) == (optimizer, rows, ids):
@@ -191,7 +191,7 @@ def sixteen_million() -> str:
 
 
 def table_of(cells: list[Cell], entry: Any) -> list[str]:
-    """A Markdown table of entry(cell, title)."""
+    """Return a Markdown table of entry(cell, title)."""
     lines = [
         "| optimizer | ids | rows | " + " | ".join(TITLES) + " |",
         "|---|---|---:|" + "---:|" * len(TITLES),
@@ -216,7 +216,7 @@ def memory_entry(cell: Cell, title: str) -> str:
 
 
 def report(cells: list[Cell], sixteen: str) -> str:
-    """The measured part of docs/benchmarks.md."""
+    """Return the measured part of docs/benchmarks.md."""
     packages = ("torch", "keras", "jax", "tensorflow-cpu", "fbgemm-gpu-cpu")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     limits = [cell for cell in cells if cell.limit]
@@ -279,7 +279,7 @@ def plot(cells: list[Cell], path: Path) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Puts text between the two marks of a Markdown file."""
+    """Put text between the two marks of a Markdown file."""
     page = path.read_text()
     begin, end = "<!-- measured: begin -->", "<!-- measured: end -->"
     head, tail = page.split(begin)[0], page.split(end)[1]

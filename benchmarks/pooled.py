@@ -74,7 +74,7 @@ def measure(
 
 
 def reset_high_water() -> None:
-    """Makes Linux count the peak from here on."""
+    """Make Linux count the peak from here on."""
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -95,7 +95,7 @@ def memory_limit(rows: int, ids: int) -> float | None:
 
 
 def main() -> None:
-    """Prints one table."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10**6)
     parser.add_argument("--lengths", type=int, nargs="+", default=[16, 128])

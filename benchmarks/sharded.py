@@ -85,7 +85,7 @@ def bytes_needed(layout: Layout, ids: np.ndarray, everyone: list[np.ndarray], ra
 
 
 def sharded(rank: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Times in ms of a step and of its parts, and the bytes that left this process."""
+    """Return times in ms of a step and of its parts, and the bytes that left this process."""
     module = rowwise.torch.ShardedEmbedding(args.rows, DIM)
     optimizer = rowwise.torch.optim.Adam(module.parameters(), lr=0.01)
     store = module.table.store
@@ -126,7 +126,7 @@ def sharded(rank: int, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def beside_dense(rank: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Times in ms of a step of ours, and of data-parallel training of a dense embedding."""
+    """Return times in ms of a step of ours, and of data-parallel training of a dense embedding."""
     ids = batches(args.ids, args.dense_rows, rank, 4)
     module = rowwise.torch.ShardedEmbedding(args.dense_rows, DIM)
     step = train(module, rowwise.torch.optim.Adam(module.parameters()), ids)

@@ -34,7 +34,7 @@ def microseconds(works: dict[str, Work], rounds: int) -> dict[str, float]:
 
 
 def small_table(rule: str) -> dict[str, float]:
-    """A table of 10,000 rows: 4,096 bags of 16 ids, and 65,536 ids."""
+    """Return a table of 10,000 rows: 4,096 bags of 16 ids, and 65,536 ids."""
     rng = np.random.default_rng(0)
     table = rowwise.Table(10_000, DIM, rule, seed=0)
     ids = rng.integers(0, table.rows, BAGS * LENGTH)
@@ -52,7 +52,7 @@ def small_table(rule: str) -> dict[str, float]:
 
 
 def small_batch(rule: str, n: int) -> dict[str, float]:
-    """A table of 100,000 rows, and n ids at a time."""
+    """Return a table of 100,000 rows, and n ids at a time."""
     rng = np.random.default_rng(0)
     table = rowwise.Table(100_000, DIM, rule, seed=0)
     batches = [rng.integers(0, table.rows, n) for _ in range(1000)]

@@ -80,7 +80,7 @@ def planted_scores(vectors: KeyedVectors) -> dict[str, float]:
 
 
 def human_scores(vectors: KeyedVectors) -> dict[str, float]:
-    """What people answered."""
+    """Return what people answered."""
     return {
         "WordSim-353": vectors.evaluate_word_pairs(datapath("wordsim353.tsv"))[1].statistic,
         "SimLex-999": vectors.evaluate_word_pairs(datapath("simlex999.txt"))[1].statistic,
@@ -120,7 +120,7 @@ def theirs(
 
 
 def compare(corpus: Corpus, seeds: int, scores: Callable[[KeyedVectors], dict[str, float]]) -> None:
-    """Prints a table: a line per objective and trainer, with mean and range over the seeds."""
+    """Print a table: a line per objective and trainer, with mean and range over the seeds."""
     words = np.array(corpus.vocabulary.tokens, dtype=object)
     sentences = [list(part) for part in np.split(words[corpus.ids], corpus.ends[:-1])]
     with tempfile.TemporaryDirectory() as folder:
@@ -146,7 +146,7 @@ def compare(corpus: Corpus, seeds: int, scores: Callable[[KeyedVectors], dict[st
 def show(
     objective: str, speeds: dict[str, list[float]], found: dict[str, list[dict[str, float]]]
 ) -> None:
-    """Prints a table with a line per trainer."""
+    """Print a table with a line per trainer."""
     names = list(found["rowwise"][0])
     print(f"| {objective} | words/s | of gensim's best | {' | '.join(names)} |")
     print(f"|---|---|---|{'---|' * len(names)}")

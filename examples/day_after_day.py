@@ -27,7 +27,7 @@ LENGTH = 60
 
 
 def days(number: int) -> list[list[tuple[str, str]]]:
-    """The texts in an order that mixes labels, but brings words bit by bit: sorted by length."""
+    """Return the texts sorted by length: labels mix, and words come bit by bit."""
     texts = sorted(documents(), key=lambda pair: len(pair[0]))
     return [[texts[i] for i in part] for part in np.array_split(np.arange(len(texts)), number)]
 

@@ -33,7 +33,7 @@ TEMPERATURE = 0.05
 
 
 def read(path):
-    """The lines of a file, plain or gzip, that are not blank."""
+    """Return the lines of a file, plain or gzip, that are not blank."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as file:
         return [line.strip() for line in file if line.strip()]
@@ -57,7 +57,7 @@ def text_to_vector(words, dim):
 
 
 def neighborhood_loss(labels, vectors):
-    """The vote's own loss (n,): -log of the share that a text's own kind has in its vote.
+    """Return the vote's own loss (n,): -log of the share that a text's own kind has in its vote.
 
     labels (n, 1), vectors (n, dim) of length 1. All other texts of the batch vote, each with the
     weight exp(cosine / TEMPERATURE).

@@ -22,7 +22,7 @@ DIM = 100
 
 
 def read(path):
-    """The lines of a file, plain or gzip, that are not blank."""
+    """Return the lines of a file, plain or gzip, that are not blank."""
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8") as file:
         return [line.strip() for line in file if line.strip()]

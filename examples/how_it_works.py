@@ -20,7 +20,7 @@ PLEASED, NOT, BOTH = "#1f77b4", "#d1495b", "#777777"
 
 
 def program():
-    """The names that the page's snippets leave behind."""
+    """Return the names that the page's snippets leave behind."""
     names = {}
     for snippet in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE):
         exec(snippet, names)
@@ -50,7 +50,7 @@ def draw_one_hot(one_hot, table, path):
 
 
 def apart(ends, least=0.19):
-    """A height for each word's label: that of its row, or where it can be read beside others."""
+    """Return a height for each word's label: its row's, or where it is readable beside others."""
     runs = []  # of words whose labels touch
     for word in sorted(ends, key=lambda word: ends[word][1]):
         height = ends[word][1]

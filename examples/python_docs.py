@@ -81,7 +81,7 @@ def _topics() -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Writes the file."""
+    """Write the file."""
     if len(sys.argv) != 2:
         raise SystemExit("usage: python examples/python_docs.py OUT.csv")
     with open(sys.argv[1], "w", newline="", encoding="utf-8", errors="replace") as file:

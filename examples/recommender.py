@@ -74,7 +74,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, clicks: Clicks, st
 
 @torch.no_grad()
 def loss_on_new_clicks(model: nn.Module, clicks: Clicks) -> float:
-    """The mean logistic loss over ten batches."""
+    """Return the mean logistic loss over ten batches."""
     losses = []
     for _ in range(10):
         users, items, clicked = clicks.batch()

@@ -71,7 +71,7 @@ def start_processes() -> None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The last checkpoint that was written whole."""
+    """Return the last checkpoint that was written whole."""
     return max(folder.glob("step-*"), default=None)
 
 
@@ -92,7 +92,7 @@ def save(folder: Path, step: int, model: TwoTowers, optimizer: torch.optim.Optim
 
 
 def build(args: argparse.Namespace) -> tuple[TwoTowers, torch.optim.Optimizer, int]:
-    """The model, its optimizer, and the steps made so far: new, or of the last checkpoint."""
+    """Return model, optimizer and the steps made so far: new, or of the last checkpoint."""
     torch.manual_seed(0)
     checkpoint = newest(args.folder)
     if checkpoint is None:

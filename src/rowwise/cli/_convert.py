@@ -44,7 +44,7 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Replaced by the help text below."""
+    """Stand in for the help text below."""
     with exit_on_error("convert"), spinner("converting"):
         if target.exists() and not force:
             raise ValueError(f"{str(target)!r} is there already; --force replaces it")

@@ -30,7 +30,7 @@ def neighbors(
     encoding: options.Encoding = None,
     as_json: _AsJson = False,
 ) -> None:
-    """Replaced by the help text below."""
+    """Stand in for the help text below."""
     from rowwise.cli._model_folder import load_vectors
 
     with exit_on_error("neighbors"):
@@ -57,7 +57,7 @@ def analogy(
     count: _Count = 10,
     as_json: _AsJson = False,
 ) -> None:
-    """Replaced by the help text below."""
+    """Stand in for the help text below."""
     from rowwise.cli._model_folder import load_vectors
 
     with exit_on_error("analogy"):

@@ -205,7 +205,7 @@ def train(
         ),
     ] = 1e-3,
 ) -> None:
-    """Replaced by the help text below."""
+    """Stand in for the help text below."""
     from rich.console import Console
 
     console = Console(stderr=as_json)

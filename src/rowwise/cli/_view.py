@@ -58,7 +58,7 @@ def view(
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Replaced by the help text below."""
+    """Stand in for the help text below."""
     with exit_on_error("view"), spinner("reading"):
         explorer = Explorer(_snapshots(tables), _columns(tables, columns), align)
         title = " and ".join(table.resolve().name for table in tables)

@@ -113,7 +113,7 @@ def _cloned(func: Any, gradient: Any, **named: Any) -> Any:
 
 
 def _scaled(func: Any, gradient: Any, factor: Any = None, *rest: Any, **named: Any) -> Any:
-    """gradient * factor, gradient / factor, for one factor for all."""
+    """Return gradient * factor or gradient / factor, for one factor for all."""
     if not isinstance(gradient, RowGradientTensor) or isinstance(factor, RowGradientTensor):
         return NotImplemented
     if rest or named:
@@ -130,7 +130,7 @@ def _scaled(func: Any, gradient: Any, factor: Any = None, *rest: Any, **named: A
 
 
 def _norm(func: Any, gradient: Any, ord: Any = 2, *rest: Any, **named: Any) -> Any:
-    """The norm of all numbers."""
+    """Return the norm of all numbers."""
     ord = named.pop("p", ord)
     if rest or named or not isinstance(ord, int | float) or ord <= 0:
         return NotImplemented
