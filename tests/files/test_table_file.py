@@ -609,3 +609,20 @@ def test_a_small_file_cannot_ask_for_much(about, says, path):
     container.write(path, arrays, {name: told[name] for name in ("format", "table")})
     with pytest.raises(rowwise.errors.DamagedFileError, match=says):
         rowwise.Table.load(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_DATA")
+def test_memory_that_runs_out_is_an_error_that_names_the_file(path):
+    text = b'{"__metadata__": {}, "a": [' + b"1.5," * 5_000_000 + b"0]}"
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    code = f"""
+import resource, rowwise
+used = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) << 10
+resource.setrlimit(resource.RLIMIT_DATA, (used + (60 << 20),) * 2)
+try:
+    rowwise.Table.load({str(path)!r})
+except MemoryError as error:
+    print(error)
+"""
+    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert said == f"there is not enough memory to open {str(path)!r}\n"

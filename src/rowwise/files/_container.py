@@ -221,6 +221,10 @@ class Container:
         """Return the error that says so of this file."""
         return DamagedFileError(self.path, what)
 
+    def too_large(self) -> MemoryError:
+        """Return the error to raise for one of Python's own, which says nothing."""
+        return MemoryError(f"there is not enough memory to open {self.path!r}")
+
     def read(self, name: str, into: NDArray[Any] | None = None) -> NDArray[Any]:
         """Read an array into memory of its own or the caller's.
 
@@ -294,8 +298,8 @@ class Container:
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > min(size - 8, _LONGEST_HEADER):
             raise self.damaged(f"it has {size} bytes, and says that its header has {length}")
-        text = self._file.read(length)
         try:
+            text = self._file.read(length)
             header = json.loads(text)
             about = header.pop("__metadata__")
             own = about.pop("crc32")
@@ -306,6 +310,10 @@ class Container:
                 name: _entry(entry, int(about.pop(f"crc32 of {name}"), 16), 8 + length)
                 for name, entry in header.items()
             }
+        except MemoryError as error:
+            if error.args:
+                raise
+            raise self.too_large() from None
         except RecursionError:
             raise self.damaged("its header nests too deeply") from None
         except KeyError as error:

@@ -121,7 +121,7 @@ def load_state(
 
 @contextmanager
 def blaming(file: Container) -> Iterator[None]:
-    """Turn errors about the parts of a file into a `DamagedFileError` of it."""
+    """Turn errors about the parts of a file into errors that name it."""
     try:
         yield
     except DamagedFileError:
@@ -130,6 +130,10 @@ def blaming(file: Container) -> Iterator[None]:
         raise file.damaged(f"it has no {error}") from error
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise file.damaged(str(error)) from error
+    except MemoryError as error:
+        if error.args:
+            raise
+        raise file.too_large() from None
 
 
 def check_layout(file: Container) -> tuple[int, int, Rule | None, list[str]]:
