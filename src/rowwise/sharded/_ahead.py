@@ -77,7 +77,7 @@ def store_after(local: HostStore, step: StepParams) -> HostStore | None:
     alone = HostStore.from_state(
         TableState(
             weights=np.zeros((1, dim), np.float32),
-            slots=[np.zeros((1, dim), np.float32) for _ in state.slots],
+            slots=[np.zeros((1, slot.shape[1]), np.float32) for slot in state.slots],
             row_states=row_states(1),
             step_history=state.step_history,
             steps=state.steps,
