@@ -304,3 +304,30 @@ def test_a_rule_that_visits_every_row_is_refused(tmp_path):
         pair(tmp_path, "adamw")[1].update([1], np.ones((1, DIM)), 1e6)
     with pytest.raises(TypeError, match="no array of all rows"):
         table.store.memory()
+
+
+def test_setting_a_rule_starts_fresh_slots(tmp_path):
+    tables = pair(tmp_path)
+    train(tables, 5)
+    for table in tables:
+        table.rule = table.rule
+        assert not table.slot("momentum").any()
+    train(tables, 5)
+
+
+def test_rows_stay_where_a_move_to_a_new_file_fails(tmp_path, monkeypatch):
+    tables = pair(tmp_path)
+    train(tables, 5)
+    there = tables[1]
+    before = there.to_numpy()
+
+    def broken(*arguments):
+        raise OSError(errno.EIO, "no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(there.store), "_changed", broken)
+        with pytest.raises(OSError, match="no answer"):
+            there.grow(ROWS + 50)
+    assert there.shape == (ROWS, DIM)
+    np.testing.assert_array_equal(there.to_numpy(), before)
+    train(tables, 5)

@@ -36,7 +36,8 @@ class Table:
     changed (by momentum, by weight decay) are brought up to date, in closed form, when they are
     next read, so that every value anyone sees is the one of dense training, to float32 rounding.
 
-    Reads never write: any number of threads may look up at once. Writers wait for each other.
+    Reads never write: any number of threads may look up at once (with `memory=`, one at a time).
+    Writers wait for each other.
 
     Args:
         rows: number of rows, V; ids are 0..V-1.

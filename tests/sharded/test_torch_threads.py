@@ -393,3 +393,30 @@ def test_a_prefetch_has_the_bits_of_one_process(bags):
     for digest, used in run_ranks(2, on_rank):
         assert digest == one
         assert used > 10
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_a_fused_step_is_skipped_on_every_rank_where_one_found_infinity(where):
+    def run(exchange):
+        module = sharded(exchange)
+        optimizer = optim.Adam(module.parameters(), fused=True)
+        optimizer.found_inf = torch.tensor(float(exchange.rank == where))
+        module(IDS[0]).sum().backward()
+        before = bits(module)
+        optimizer.step()
+        return bits(module) == before, module.table.steps
+
+    assert run_ranks(2, run) == [(True, 0)] * 2
+
+
+def test_a_fused_step_scales_gradients_that_were_clipped():
+    def run(exchange, scale):
+        module = sharded(exchange)
+        optimizer = optim.SGD(module.parameters(), lr=0.1, fused=True)
+        (module(IDS[0]).sum() * scale).backward()
+        rowwise.torch.clip_grad_norm_(module.parameters(), 1e9)
+        optimizer.grad_scale = torch.tensor(float(scale))
+        optimizer.step()
+        return bits(module)
+
+    assert run_ranks(2, lambda e: run(e, 8)) == run_ranks(2, lambda e: run(e, 1))

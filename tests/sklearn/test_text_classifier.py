@@ -263,3 +263,26 @@ def test_bad_input_is_named(parameters, x, y, message):
 def test_a_text_that_is_none_is_named():
     with pytest.raises(TypeError, match="text None at position 1 is not a string"):
         TextClassifier().fit(["a", None], ["x", "y"])
+
+
+def test_lengths_are_compared_at_every_partial_fit():
+    model = TextClassifier().partial_fit(["black tea", "a red car"], ["drink", "ride"])
+    with pytest.raises(ValueError, match="3"):
+        model.partial_fit(["a", "b", "c"], ["drink"])
+
+
+def test_a_fit_that_failed_leaves_nothing_that_counts_as_fitted():
+    model = TextClassifier()
+    with pytest.raises(ValueError, match="word"):
+        model.fit(["", " "] * 5, ["drink", "ride"] * 5)
+    with pytest.raises(NotFittedError):
+        model.predict(["tea"])
+
+
+def test_class_weights_of_numbers_come_back_from_a_file(tmp_path):
+    texts = ["black tea", "green tea", "a red car", "a fast car"] * 5
+    model = TextClassifier(class_weight={0: 2.0, 1: 1.0}).fit(texts, [0, 0, 1, 1] * 5)
+    model.save(tmp_path / "model")
+    loaded = TextClassifier.load(tmp_path / "model")
+    assert loaded.class_weight == {0: 2.0, 1: 1.0}
+    loaded.partial_fit(["a slow car"], [1])

@@ -31,7 +31,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     What `keras.callbacks.BackupAndRestore` is for, with two differences. A checkpoint counts
     once all of it is on the disk, so that a process killed at any moment finds the last one whole.
     And a training that goes on ends with the bits of one that was never stopped, backed up or not:
-    tables are kept with their stamps and clocks, and so are the states of the random numbers by
+    tables are kept with their last steps and clocks, and so are the states of the random numbers by
     which `fit` shuffles, NumPy's and Python's and on the torch backend PyTorch's. (On TensorFlow
     `fit` shuffles by random numbers whose state cannot be kept: shuffle=False, or a dataset. On JAX
     a sum of gradients that waits for more batches is rounded once more.)

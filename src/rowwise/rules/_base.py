@@ -33,9 +33,9 @@ class LaggedUpdate:
 class StepScales(NamedTuple):
     """What a rule's formula makes of a step's learning rate and iteration."""
 
-    movement: float = 0.0  # factor of the movement along the slots, in a missed step too
-    gradient: float = 0.0  # factor of the gradient itself, where the formula has one
-    epsilon: float = 1.0  # factor of epsilon
+    scale: float = 0.0  # factor of the movement along the slots, in a missed step too
+    gradient_scale: float = 0.0  # factor of the gradient itself, where the formula has one
+    epsilon_factor: float = 1.0  # factor of epsilon
 
 
 class StepParams(NamedTuple):
@@ -43,9 +43,9 @@ class StepParams(NamedTuple):
 
     learning_rate: float
     decay_factor: float  # what the weight decay multiplies every weight by
-    movement: float
-    gradient: float
-    epsilon: float
+    scale: float
+    gradient_scale: float
+    epsilon_factor: float
 
 
 # Missed steps after which what remains of the movement is below 2^-30 of it are not summed.
@@ -113,7 +113,7 @@ class Rule:
         )
 
     def decay_factor(self, learning_rate: float) -> float:
-        """Factor of the decoupled weight decay: 1 - lr * weight_decay."""
+        """Return the factor of the decoupled weight decay: 1 - lr * weight_decay."""
         return 1.0 if self.weight_decay is None else 1.0 - learning_rate * self.weight_decay
 
     @property
@@ -177,7 +177,7 @@ class Rule:
         return {"name": self.name, **dataclasses.asdict(self)}
 
     def _check(self, argument: str, low: float, high: float, *, above: bool = False) -> None:
-        """Refuses a hyperparameter outside [low, high), or (low, high) if `above`."""
+        """Refuse a hyperparameter outside [low, high), or (low, high) if `above`."""
         value = getattr(self, argument)
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(f"{argument} must be a number, not {value!r}")

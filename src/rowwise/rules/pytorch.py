@@ -184,8 +184,8 @@ class Adam(adam.Adam):
 
     def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
         """alpha_t, and epsilon's factor."""
-        movement = super().step_scales(learning_rate, iteration).movement
-        return StepScales(movement, 0.0, math.sqrt(1.0 - self.beta_2**iteration))
+        scale = super().step_scales(learning_rate, iteration).scale
+        return StepScales(scale, 0.0, math.sqrt(1.0 - self.beta_2**iteration))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,7 +192,7 @@ def _checksums(file: Container) -> dict[str, int]:
 
 def _complete(file: Container, big: dict[str, NDArray[Any]], scratch: Folder | None) -> TableState:
     with blaming(file):
-        return complete(file, big, scratch, check_stamps=True)
+        return complete(file, big, scratch, check_last_steps=True)
 
 
 def _read_rows(

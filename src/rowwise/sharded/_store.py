@@ -584,16 +584,20 @@ class ShardedStore:
 
     def write(self, values: Any, ids: Ids | None = None) -> None:
         """Set rows to values (n, dim), which every rank gives in full; nothing is exchanged."""
-        self._write(lambda part, rows: self.local.write(part, rows), values, ids)
+        dim = self.shape[1]
+        self._write(lambda part, rows: self.local.write(part, rows), values, ids, dim)
 
     def write_slot(self, name: str, values: Any, ids: Ids | None = None) -> None:
-        """Set a slot of rows to values (n, dim), which every rank gives in full."""
-        self._write(lambda part, rows: self.local.write_slot(name, part, rows), values, ids)
+        """Set a slot of rows to values (n, dim) or (n, 1), which every rank gives in full."""
+        dim = self.rule.slot_dim(self.shape[1]) if self.rule else 0
+        self._write(lambda part, rows: self.local.write_slot(name, part, rows), values, ids, dim)
 
-    def _write(self, write: Callable[[Any, Ids], None], values: Any, ids: Ids | None) -> None:
+    def _write(
+        self, write: Callable[[Any, Ids], None], values: Any, ids: Ids | None, dim: int
+    ) -> None:
         ids = np.arange(self.layout.rows) if ids is None else ids
         which, rows = self._here(ids)
-        write(np.broadcast_to(values, (ids.size, self.shape[1]))[which], rows)
+        write(np.broadcast_to(values, (ids.size, dim))[which], rows)
 
     def _here(self, ids: Ids) -> tuple[Ids, Ids]:
         """Return which of ids (n,) are on this rank, and their rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import warnings
@@ -185,6 +186,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             training, held_out = split(targets, self.validation_fraction, self.random_state)
         else:
             more = list(cells(validation[0], "validation texts"))
+            check_lengths(more, validation[1])
             targets = np.concatenate([targets, self._targets(validation[1], len(more))])
             training = np.arange(len(texts))
             held_out = np.arange(len(texts), len(texts) + len(more))
@@ -298,9 +300,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """
         self._check_parameters()
         texts = list(cells(X, "X"))
+        check_lengths(texts, y)
         first = not hasattr(self, "_model")
         if first:
-            check_lengths(texts, y)
             self._set_classes(y, classes)
             self._features = self._new_features()
             self.history_ = {"loss": [], "val_loss": [], "val_accuracy": []}
@@ -412,6 +414,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """
         _files.save_quantized(self._stored(), folder, keep)
 
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "_model")
+
     def _stored(self) -> _files.Stored:
         check_is_fitted(self)
         parameters = {
@@ -443,6 +448,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         parameters = about["parameters"]
         if isinstance(parameters["char_ngrams"], list):
             parameters["char_ngrams"] = tuple(parameters["char_ngrams"])
+        if isinstance(parameters["class_weight"], dict):  # JSON's keys are strings
+            labels = {c if isinstance(c, str) else json.dumps(c): c for c in about["classes"]}
+            parameters["class_weight"] = {
+                labels.get(key, key): weight for key, weight in parameters["class_weight"].items()
+            }
         model = cls(**parameters)
         model._features, model._model = stored.features, stored.model
         model.classes_, model.multilabel_ = np.array(about["classes"]), about["multilabel"]

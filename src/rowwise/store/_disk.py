@@ -23,8 +23,8 @@ from rowwise.store._state import TableState
 
 _HORIZON = 65_535  # steps that the clock remembers
 _NEVER = 0  # the era of a row that was never written: it still has what it started with
-_BOOKKEEPING = 4 + 2  # bytes of each row, cached or not
-_FRAME_BOOKKEEPING = 8 + 4 + 1 + 1
+_BOOKKEEPING = 4 + 4  # bytes of each row, cached or not
+_FRAME_BOOKKEEPING = 8 + 8 + 1 + 1
 # What only a store with one array of all rows has.
 _OF_ARRAYS = (
     "memory",
@@ -102,9 +102,9 @@ class DiskStore:
         self._arrays: list[NDArray[Any]] = [state.weights, *state.slots, state.row_states]
         self._file = RecordFile(self._scratch, self._rows, self._arrays)
         self._frame_of = np.full(self._rows, -1, np.int32)
-        self._era_of = np.full(self._rows, _NEVER, np.uint16)
+        self._era_of = np.full(self._rows, _NEVER, np.uint32)
         self._row_of = np.full(frames, -1, np.int64)
-        self._tick_of = np.zeros(frames, np.uint32)  # when it was last used
+        self._tick_of = np.zeros(frames, np.uint64)  # when it was last used
         self._used = np.zeros(frames, np.bool_)  # since the hand last passed
         self._dirty = np.zeros(frames, np.bool_)
         self._hand = self._tick = 0
@@ -262,7 +262,7 @@ class DiskStore:
         ids = gradient.ids if bags is None else bags.ids  # type: ignore[union-attr]
         check_range(ids, self._rows)
         with self._lock:
-            if self._steps_in_era >= _HORIZON or step.epsilon < self._epsilon_factor:
+            if self._steps_in_era >= _HORIZON or step.epsilon_factor < self._epsilon_factor:
                 self.materialize()
             wanted = ids if frozen_row is None else np.append(ids, frozen_row)
             frames = self._frames(wanted)[: None if frozen_row is None else -1].reshape(ids.shape)
@@ -274,7 +274,7 @@ class DiskStore:
             self._changed(frames if frozen is None else np.append(frames, frozen))
             if self.rule is not None and not self.rule.is_stationary:
                 self._steps_in_era += 1
-                self._epsilon_factor = step.epsilon
+                self._epsilon_factor = step.epsilon_factor
 
     def materialize(self, ids: Ids | None = None) -> None:
         """Bring rows up to date in place; no value changes beyond rounding.
@@ -334,7 +334,8 @@ class DiskStore:
                 self._cache.set_rule(rule, keep_state=True)
                 self._writes += 1
             else:
-                self._move(np.arange(self._rows), rule, self._init, self._seed)
+                rows = np.arange(self._rows)
+                self._move(rows, rule, self._init, self._seed, keep_slots=False)
 
     def remap(self, source_rows: Ids, init: Init, seed: int | None) -> None:
         """Make row i what row source_rows[i] was, with slots and counts; -1 makes a new row.
@@ -345,24 +346,28 @@ class DiskStore:
         if not isinstance(init, str):
             raise ValueError("rows on a disk start by name: 'uniform', 'normal' or 'zeros'")
         with self._lock:
-            self._move(source_rows, self.rule, init, checked_seed(seed))
+            self._move(source_rows, self.rule, init, checked_seed(seed), keep_slots=True)
 
     def check_room(self, rows: int) -> None:
         """Do nothing: the disk's room is asked for when the file is made."""
 
-    def _move(self, source_rows: Ids, rule: Rule | None, init: str, seed: int) -> None:
-        """Bring rows to a new file; where they do not fit, nothing changes."""
+    def _move(
+        self, source_rows: Ids, rule: Rule | None, init: str, seed: int, *, keep_slots: bool
+    ) -> None:
+        """Bring rows to a new file; where that fails, nothing changes."""
         self.materialize()
         self._flush()
         before = self.__dict__.copy()
-        kept_slots = rule is self.rule
         try:
             self._rows, self._init, self._seed = len(source_rows), init, seed
             self._open(self.shape[1], rule)
+            self._copy_rows(source_rows, before, keep_slots)
         except BaseException:
             self.__dict__.update(before)
             raise
-        if kept_slots:
+
+    def _copy_rows(self, source_rows: Ids, before: dict[str, Any], keep_slots: bool) -> None:
+        if keep_slots:
             self._cache.restore_clock(before["_cache"].state())
         self._cache.steps = before["_cache"].steps
         old: list[NDArray[Any]] = before["_arrays"]
@@ -375,7 +380,7 @@ class DiskStore:
             values[-1]["last_step"] = 0
             frames = self._frames(new)[source_rows[part] != -1]
             self._arrays[0][frames], self._arrays[-1][frames] = values[0], values[-1]
-            if kept_slots:
+            if keep_slots:
                 for slot, old_slot in zip(self._arrays[1:-1], values[1:-1], strict=True):
                     slot[frames] = old_slot
             self._changed(frames)
@@ -490,7 +495,8 @@ class DiskStore:
         frames = self._frame_of[ids]
         absent = frames < 0
         coming = self._prefetching
-        if coming is not None and absent.any() and coming.concerns(ids[absent]):
+        crowded = coming is not None and ids.size + coming.rows.size > len(self._row_of)
+        if coming is not None and absent.any() and (crowded or coming.concerns(ids[absent])):
             self._finish_prefetch()
             frames = self._frame_of[ids]
             absent = frames < 0

@@ -458,7 +458,7 @@ class HostStore:
     def load_counts(
         self, steps: NDArray[Any], update_counts: NDArray[Any], last_update: NDArray[Any]
     ) -> None:
-        """Take what `counts` returned.
+        """Restore what `counts` returned.
 
         Raises:
             ValueError: the counts are of another number of rows.

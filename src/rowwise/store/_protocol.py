@@ -14,7 +14,7 @@ from rowwise.store._state import TableState
 
 
 class RowStore(Protocol):
-    """Rows, optimizer state and last-step stamps, in one place.
+    """Rows, optimizer state and the last step of each row, in one place.
 
     Reads return up-to-date values and write nothing. Values go in and come out as contiguous
     arrays; ids are int64. A store that refuses a call has changed nothing.
@@ -38,7 +38,7 @@ class RowStore(Protocol):
 
     @property
     def device(self) -> str:
-        """Where the rows lie: "cpu", "cuda:0"."""
+        """Where the rows lie: "cpu", "disk"."""
 
     @property
     def version(self) -> int:
@@ -113,7 +113,7 @@ class RowStore(Protocol):
     def load_counts(
         self, steps: NDArray[Any], update_counts: NDArray[Any], last_update: NDArray[Any]
     ) -> None:
-        """Take what `counts` returned."""
+        """Restore what `counts` returned."""
 
     def is_trained(self, ids: Ids | None = None) -> NDArray[np.bool_]:
         """Return whether rows were updated or marked as trained."""

@@ -178,11 +178,11 @@ def _read_state(
         big = {n: file.read(n, into=matrix(rows, dims[n], scratch)) for n in dims}
         states = row_states(rows, scratch).view(np.uint32).reshape(rows, 4)
         big["states"] = file.read("states", into=states)
-    return complete(file, big, scratch, check_stamps=verify or not mmap)
+    return complete(file, big, scratch, check_last_steps=verify or not mmap)
 
 
 def complete(
-    file: Container, big: dict[str, NDArray[Any]], scratch: Folder | None, *, check_stamps: bool
+    file: Container, big: dict[str, NDArray[Any]], scratch: Folder | None, *, check_last_steps: bool
 ) -> TableState:
     """Return the state in a file whose arrays of rows, those of `row_arrays`, were read.
 
@@ -199,7 +199,7 @@ def complete(
     steps = about["steps"]
     if type(steps) is not int or not 0 <= steps < 2**62:
         raise ValueError(f"its number of steps is {steps!r}")
-    if check_stamps and big["states"][:, 0].max() > len(history[0]):
+    if check_last_steps and big["states"][:, 0].max() > len(history[0]):
         raise ValueError("a row's last step is later than the clock")
     words = file.read("vocabulary").tobytes() if "vocabulary" in file.entries else None
     return TableState(

@@ -173,7 +173,7 @@ class _Sharded(torch.nn.Module):
                 f"{prefix}weight has shape {tuple(value.shape)}, the table {self.table.shape}"
             )
         elif not hasattr(value, "to_local"):
-            self.table.store.write(value.detach().float().numpy())
+            self.table.store.write(value.detach().float().cpu().numpy())
             self.table.mark_trained()
         else:
             _, error = attempt(lambda: self._load_local(state_dict, prefix))
@@ -194,7 +194,7 @@ class _Sharded(torch.nn.Module):
             loaded = state_dict[prefix + name].to_local().numpy()
             if loaded.ctypes.data != array.ctypes.data:
                 array[...] = loaded
-        self.table.store.local = HostStore.from_state(
+        local = HostStore.from_state(
             TableState(
                 weights=own.weights,
                 slots=own.slots,
@@ -206,6 +206,8 @@ class _Sharded(torch.nn.Module):
                 scratch=own.scratch,
             )
         )
+        local.version = self.table.store.version + 1  # what was computed before is out of date
+        self.table.store.local = local
         self.weight.resumes = True
 
 
@@ -427,7 +429,9 @@ class ShardedEmbeddingBag(_Sharded, torch.nn.EmbeddingBag):
         offsets: torch.Tensor | None = None,
         per_sample_weights: torch.Tensor | None = None,
     ) -> Any:
-        return self._bags(input, offsets, per_sample_weights)[0].numpy()
+        # What is wrong is said on every rank, when the batch itself is looked up.
+        parsed, _ = attempt(lambda: self._bags(input, offsets, per_sample_weights))
+        return np.empty(0, np.int64) if parsed is None else parsed[0].numpy()
 
     def _bags(
         self, ids: torch.Tensor, offsets: torch.Tensor | None, weights: torch.Tensor | None

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 from rowwise._binding import DenseFallback
+from rowwise.sharded._exchange import all_reduce
 from rowwise.torch._rules import Group, learning_rate, rule_of
 from rowwise.torch._sharded_weight import ShardedWeight
 
@@ -80,8 +82,16 @@ def step_sharded(optimizer: Any) -> None:
     scale = getattr(optimizer, "grad_scale", None)
     for group in optimizer.param_groups:
         for weight in sharded_weights(group):
-            if weight.requires_grad:
+            if weight.requires_grad and not _is_skipped(optimizer, weight):
                 _step(optimizer, group, weight, 1.0 if scale is None else 1.0 / float(scale))
+
+
+def _is_skipped(optimizer: Any, weight: ShardedWeight) -> bool:
+    """Return whether a gradient scaler that leaves the step to us found infinity on any rank."""
+    found = getattr(optimizer, "found_inf", None)
+    if found is None:
+        return False
+    return bool(all_reduce(weight.table.store.exchange, np.array([float(found)]), np.maximum)[0])
 
 
 def _step(optimizer: Any, group: Group, weight: ShardedWeight, factor: float) -> None:
@@ -100,7 +110,9 @@ def _step(optimizer: Any, group: Group, weight: ShardedWeight, factor: float) ->
     if exchanged is None:
         given: Any = weight.scaled(weight.passes(), sign * factor)
     else:
-        given = exchanged if sign > 0 else exchanged.with_values(-exchanged.values)
+        given = exchanged
+        if sign * factor != 1.0:
+            given = exchanged.with_values(exchanged.values * np.float32(sign * factor))
     table.apply(given, learning_rate(group, iteration), iteration=iteration)
     if table.steps > before:
         state["step"] += 1
