@@ -331,3 +331,18 @@ def test_rows_stay_where_a_move_to_a_new_file_fails(tmp_path, monkeypatch):
     assert there.shape == (ROWS, DIM)
     np.testing.assert_array_equal(there.to_numpy(), before)
     train(tables, 5)
+
+
+def test_values_of_another_number_of_rows_are_refused_before_any_is_written(tmp_path):
+    _, there = pair(tmp_path)
+    before = there.to_numpy()
+    rows = np.array([4, 250])
+    for write in (
+        lambda: there.store.write(np.ones((ROWS // 2, DIM), np.float32)),
+        lambda: there.store.write(np.ones((ROWS + 1, DIM), np.float32)),
+        lambda: there.store.write_slot("momentum", np.ones((3, DIM), np.float32), rows),
+        lambda: there.store.renew(rows, np.ones((3, DIM), np.float32)),
+    ):
+        with pytest.raises(ValueError, match="broadcast"):
+            write()
+    np.testing.assert_array_equal(there.to_numpy(), before)

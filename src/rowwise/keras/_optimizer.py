@@ -252,6 +252,14 @@ class _KerasOptimizer:
 class TableOptimizer(_KerasOptimizer):
     """Methods of an optimizer that steps tables, on every backend."""
 
+    def __reduce__(self) -> Any:
+        # Keras's method of the class that unpickles. Pickle finds classes by name, and this one has
+        # the name of Keras's own.
+        reduced: Any = super().__reduce__()
+        unpickle, arguments = reduced
+        own: Any = type(self).__bases__[1]
+        return getattr(own, unpickle.__name__), arguments
+
     def add_variable_from_reference(
         self, reference_variable: Any, name: Any = None, initializer: Any = "zeros"
     ) -> Any:

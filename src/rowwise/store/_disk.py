@@ -296,10 +296,12 @@ class DiskStore:
 
     def renew(self, ids: Ids, starts: Floats) -> None:
         """Start rows of distinct ids (n,) anew with starts (n, dim): fresh slots, no updates."""
+        starts = self._full(starts, ids, self.shape[1])
         self._each(ids, lambda frames, part: self._cache.renew(frames, starts[part]), parts=True)
 
     def write(self, values: Any, ids: Ids | None = None) -> None:
         """Set rows to values (n, dim): those of distinct ids (n,), or all."""
+        values = self._full(values, ids, self.shape[1])
         self._each(ids, lambda frames, part: self._cache.write(values[part], frames), parts=True)
 
     def write_slot(self, name: str, values: Any, ids: Ids | None = None) -> None:
@@ -308,7 +310,8 @@ class DiskStore:
         Raises:
             KeyError: the rule has no such slot.
         """
-        self._cache._slot_index(name)
+        slot = self._arrays[1 + self._cache._slot_index(name)]
+        values = self._full(values, ids, slot.shape[1])
         self._each(
             ids,
             lambda frames, part: self._cache.write_slot(name, values[part], frames),
@@ -599,6 +602,15 @@ class DiskStore:
     def _translated(self, bags: Bags) -> Bags:
         check_range(bags.ids, self._rows)
         return replace(bags, ids=self._frames(bags.ids))
+
+    def _full(self, values: Any, ids: Ids | None, dim: int) -> Floats:
+        """Return values (n, dim) of rows ids, or of all, before any of them is written.
+
+        Raises:
+            ValueError: values of another number of rows, or of another dim.
+        """
+        rows = self._rows if ids is None else ids.size
+        return np.broadcast_to(np.asarray(values, np.float32), (rows, dim))
 
     def _each(self, ids: Ids | None, change: Any, *, parts: bool = False) -> None:
         """Change rows of distinct ids, or all, as many at once as the cache holds."""
