@@ -2,9 +2,13 @@
 
 import gc
 import os
+import signal
 from collections import Counter
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # programs under test get Ctrl-C
 
 from hypothesis import HealthCheck, settings
 
