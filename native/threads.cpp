@@ -217,11 +217,16 @@ int num_threads() {
 
 int pop_missing_threads() { return missing == 0 ? 0 : missing.exchange(0); }
 
+// Pieces from which a framework's team is asked for help. It waits for all of its threads, and
+// where other programs have the cores that takes longer than small work.
+constexpr int64_t kTeamPieces = 16;
+
 void parallel_for(int64_t count, int64_t grain, void (*task)(void*, int64_t, int64_t),
                   void* context) {
     if (count <= 0) return;
     const int threads = num_threads();
-    if (threads == 1 || count <= grain) {
+    const Team team = threads == 1 || count <= grain ? nullptr : openmp();
+    if (threads == 1 || count <= grain * (team ? kTeamPieces : 1)) {
         task(context, 0, count);
         return;
     }
@@ -236,7 +241,7 @@ void parallel_for(int64_t count, int64_t grain, void (*task)(void*, int64_t, int
     range.grain = grain;
     range.task = task;
     range.context = context;
-    if (const Team team = openmp()) {
+    if (team) {
         team([](void* work) { static_cast<Range*>(work)->work(); }, &range, team_size(threads), 0);
     } else {
         if (pool == nullptr || pool_threads != threads) {
