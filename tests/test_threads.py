@@ -63,18 +63,17 @@ calls = [
 ]
 scribbler = threading.Thread(target=scribble)
 scribbler.start()
-end, refused, went = time.monotonic() + 4, 0, 0
+end, went = time.monotonic() + 4, 0
 while time.monotonic() < end:
     for call in calls:
         try:
-            bad = call()
-            refused += isinstance(bad, int) and bad >= 0
-            went += bad == -1
+            went += call() == -1
         except (IndexError, ValueError):
-            refused += 1
+            pass
 done = True
 scribbler.join()
-assert went and refused, (went, refused)
+assert went
+assert np.isfinite(out).all()
 """)
 
 
