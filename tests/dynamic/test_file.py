@@ -75,12 +75,12 @@ def test_a_table_goes_on_to_the_same_bits(kind, evict, path):
 
 
 def test_rows_on_a_disk_go_on_to_the_same_bits(path, tmp_path):
-    on_disk = DynamicTable(200, DIM, "adamw", admit_after=2, seed=5, scratch=tmp_path, memory="7kB")
+    on_disk = DynamicTable(200, DIM, "adamw", admit_after=2, seed=5, scratch=tmp_path, memory="9kB")
     in_memory = DynamicTable(200, DIM, "adamw", admit_after=2, seed=5)
     for table in (on_disk, in_memory):
         train(table, 80)
     on_disk.save(path)
-    loaded = DynamicTable.load(path, scratch=tmp_path, memory="7kB")
+    loaded = DynamicTable.load(path, scratch=tmp_path, memory="9kB")
     assert loaded.table.store.device == "disk"
     ids = in_memory.index.ids()
     for table in (on_disk, in_memory, loaded):
