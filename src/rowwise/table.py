@@ -294,8 +294,8 @@ class Table:
         if rule is None:
             raise ValueError("the table has no rule; give one: Table(..., rule='adam')")
         rate = self._learning_rate if learning_rate is None else check_learning_rate(learning_rate)
-        number = self.steps + 1 if iteration is None else check_iteration(iteration)
-        return rule.step_params(rate, number)
+        step = self.steps + 1 if iteration is None else check_iteration(iteration)
+        return rule.step_params(rate, step)
 
     def materialize(self, ids: Any = None) -> None:
         """Bring rows up to date in place; no value changes beyond rounding.

@@ -107,8 +107,8 @@ def check_step(rule: Rule, rate: float, number: int) -> None:
 
 def _check_momentum_product(optimizer: Any, variable: Any, rule: rules.Nadam) -> None:
     """Refuse a product of momentums that is not the one of the count of iterations."""
-    product = variable.read_number(lambda: optimizer._u_product)
-    iterations = variable.read_number(lambda: optimizer.iterations)
+    product = variable.read_scalar(lambda: optimizer._u_product)
+    iterations = variable.read_scalar(lambda: optimizer.iterations)
     if product is None or iterations is None:  # a program is still making them
         return
     expected = rule.momentum_product(int(iterations))
@@ -118,7 +118,7 @@ def _check_momentum_product(optimizer: Any, variable: Any, rule: rules.Nadam) ->
         )
 
 
-def step_number(optimizer: Any) -> int:
+def next_iteration(optimizer: Any) -> int:
     """Return the number of the step about to be made, counted from 1."""
     return int(ops.convert_to_numpy(optimizer.iterations)) + 1
 

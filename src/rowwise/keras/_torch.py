@@ -18,7 +18,7 @@ from rowwise.keras._optimizer import (
     SparseGradientOptimizer,
     TableOptimizer,
     ensure_bound,
-    step_number,
+    next_iteration,
 )
 from rowwise.keras._scopes import cast_like_variable, is_symbolic_call, uncast_value
 from rowwise.keras._variable import TableVariableBase
@@ -215,7 +215,7 @@ class OptimizerMixin(SparseGradientOptimizer):
         rate = float(keras.ops.convert_to_numpy(learning_rate))
         ids, values = gradient.ids, gradient.values
         try:
-            variable.step_table(variable.table, ids, values.numpy(), rate, step_number(self))
+            variable.step_table(variable.table, ids, values.numpy(), rate, next_iteration(self))
         except ValueError as cause:  # of its learning rate, or of its number
             variable.fall_back_to_dense(DenseFallback(f"{cause}"))
         else:
@@ -232,7 +232,7 @@ class OptimizerMixin(SparseGradientOptimizer):
         if grads:
             super().step_others(grads, variables, learning_rate)
         elif isinstance(self, keras.optimizers.Nadam):  # as its own step would have done
-            momentum = self.beta_1 * (1.0 - 0.5 * keras.ops.power(0.96, step_number(self)))
+            momentum = self.beta_1 * (1.0 - 0.5 * keras.ops.power(0.96, next_iteration(self)))
             self._u_product.assign(self._u_product * momentum)
 
 

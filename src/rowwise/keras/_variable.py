@@ -79,7 +79,7 @@ class TableVariableBase:
         self.table.rule = None
         self.binding.fall_back_to_dense(reason, rows=self.shape[0], name=self.path, stacklevel=3)
 
-    def read_number(self, read: Callable[[], Any]) -> float | None:
+    def read_scalar(self, read: Callable[[], Any]) -> float | None:
         """Return a number that an optimizer keeps; None while a program is still making it."""
         value = np.asarray(keras.ops.convert_to_numpy(read()))
         return None if value.ndim else float(value)

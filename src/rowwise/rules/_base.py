@@ -53,7 +53,7 @@ _NEGLIGIBLE = 2.0**-30
 # For an unbounded sum: how many of the latest steps are summed one by one, not by difference.
 _LATEST = 64
 # A sum longer than this is not worth its upkeep: such a rule brings all rows along at every step.
-_LONGEST_WINDOW = 1 << 14
+_LONGEST_HORIZON = 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +131,13 @@ class Rule:
         if not lagged.terms or lagged.ratio <= 0:
             return 1
         if lagged.ratio >= 1:
-            return _LONGEST_WINDOW + 1
+            return _LONGEST_HORIZON + 1
         return max(1, math.ceil(math.log(_NEGLIGIBLE) / math.log(lagged.ratio)))
 
     @cached_property
     def supports_lazy(self) -> bool:
         """Whether missed steps can be made up for later; if not, every step visits every row."""
-        return self.horizon <= _LONGEST_WINDOW
+        return self.horizon <= _LONGEST_HORIZON
 
     def native(self) -> _native.Rule:
         """Return the rule as the kernels read it."""

@@ -181,8 +181,8 @@ class ShardedTable(Table):
             params, error = attempt(lambda: self._step_params(learning_rate, iteration))
         if batch is None or params is None:
             batch, params = np.empty(0, np.int64), rules.SGD().step_params(0.0, 1)
-        number = self.steps + 1 if iteration is None or error is not None else int(iteration)
-        self.store.prefetch_after(batch, params, iteration=number, error=error)
+        step = self.steps + 1 if iteration is None or error is not None else int(iteration)
+        self.store.prefetch_after(batch, params, iteration=step, error=error)
         yield
 
     def to_numpy(self) -> Floats:
@@ -246,10 +246,10 @@ class ShardedTable(Table):
             params, error = attempt(lambda: self._step_params(learning_rate, iteration))
         if gradient is None:
             gradient = []
-        number = self.steps + 1 if iteration is None or error is not None else int(iteration)
+        step = self.steps + 1 if iteration is None or error is not None else int(iteration)
         if params is None:  # never used: every rank raises
             params = rules.SGD().step_params(0.0, 1)
-        self.store.apply(gradient, params, frozen_row, iteration=number, error=error)
+        self.store.apply(gradient, params, frozen_row, iteration=step, error=error)
 
     # ------------------------------------------------------------------ files and copies
 

@@ -35,7 +35,7 @@ from rowwise.keras._optimizer import (
     ensure_bound,
     inner_optimizers,
     mix_in,
-    step_number,
+    next_iteration,
 )
 from rowwise.keras._variable import tables_of
 
@@ -57,7 +57,7 @@ def _steps_sparsely(optimizer: Any, variable: TableVariable) -> bool:
         return False
     rule = variable._table.rule
     try:
-        check_step(rule, float(owner.learning_rate), step_number(owner))  # type: ignore[arg-type]
+        check_step(rule, float(owner.learning_rate), next_iteration(owner))  # type: ignore[arg-type]
         _check_all_is_state(optimizer, owner)
     except DenseFallback as reason:
         variable.fall_back_to_dense(reason)

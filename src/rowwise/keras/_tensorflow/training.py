@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from rowwise._binding import DenseFallback
 from rowwise.keras._ids import id_layers_in
-from rowwise.keras._optimizer import check_step, mix_in, rule_of, step_number
+from rowwise.keras._optimizer import check_step, mix_in, next_iteration, rule_of
 from rowwise.keras._scopes import while_exporting
 from rowwise.keras._tensorflow.optimizer import LossScaleMixin, OptimizerMixin
 from rowwise.keras._tensorflow.variable import TableBacked, TableVariable
@@ -76,7 +76,7 @@ def _fall_back_before_step(model: Any) -> None:
             owner = variable.binding.owner
             try:
                 rule = rule_of(owner, variable)
-                check_step(rule, float(owner.learning_rate), step_number(owner))
+                check_step(rule, float(owner.learning_rate), next_iteration(owner))
             except DenseFallback as reason:
                 variable.fall_back_to_dense(reason)
 

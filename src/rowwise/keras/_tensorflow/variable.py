@@ -159,10 +159,10 @@ class TableVariable(TableVariableBase, TableBacked):
         if self._array is not None:  # which graphs may have in hand
             raise DenseFallback("another optimizer has made dense steps of this layer before")
 
-    def read_number(self, read: Callable[[], Any]) -> float | None:
+    def read_scalar(self, read: Callable[[], Any]) -> float | None:
         """Return a number that an optimizer keeps, also while a graph is being made."""
         with tf.init_scope():
-            return super().read_number(read)
+            return super().read_scalar(read)
 
     def fall_back_to_dense(self, reason: DenseFallback) -> None:
         """Leave the steps to Keras from now on, over all rows."""
