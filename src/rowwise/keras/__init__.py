@@ -6,10 +6,10 @@ Change `from keras.layers import Embedding` into `from rowwise.keras import Embe
 
 import rowwise.keras._backend  # noqa: F401  (first: says what is missing, if anything is)
 from rowwise.keras import _patches
-from rowwise.keras.backup import BackupAndRestore
-from rowwise.keras.embed_reduce import EmbedReduce
-from rowwise.keras.embedding import Embedding
-from rowwise.keras.loading import load_model
+from rowwise.keras._backup import BackupAndRestore
+from rowwise.keras._embed_reduce import EmbedReduce
+from rowwise.keras._embedding import Embedding
+from rowwise.keras._loading import load_model
 
 __all__ = ["BackupAndRestore", "EmbedReduce", "Embedding", "load_model"]
 

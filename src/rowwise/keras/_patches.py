@@ -20,7 +20,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import serialization_lib
 from keras.src.trainers.trainer import Trainer
 
-from rowwise.keras import _ids, _optimizer, _scopes, loading
+from rowwise.keras import _ids, _loading, _optimizer, _scopes
 from rowwise.keras._backend import BACKEND, backend
 from rowwise.keras._variable import TableVariableBase
 
@@ -88,10 +88,10 @@ def _everywhere() -> list[Patch]:
     return [
         Patch(BaseOptimizer, "build", build_optimizer, ("self", "variables")),
         Patch(Functional, "_convert_inputs_to_tensors", _ids.convert_inputs, flat),
-        Patch(serialization_lib, "_retrieve_class_or_fn", loading.retrieve_class, opening),
-        Patch(Trainer, "compile", loading.compile_model),
-        Patch(Trainer, "get_compile_config", loading.compile_config, ("self",)),
-        Patch(Trainer, "compile_from_config", loading.compile_from_config, ("self", "config")),
+        Patch(serialization_lib, "_retrieve_class_or_fn", _loading.retrieve_class, opening),
+        Patch(Trainer, "compile", _loading.compile_model),
+        Patch(Trainer, "get_compile_config", _loading.compile_config, ("self",)),
+        Patch(Trainer, "compile_from_config", _loading.compile_from_config, ("self", "config")),
     ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from rowwise.keras._ids import id_layers_in
-from rowwise.keras.embedding import Embedding
+from rowwise.keras._embedding import Embedding
 
 
 def load_model(filepath: Any, *, embedding: type = Embedding, **options: Any) -> Any:
@@ -38,7 +38,7 @@ def load_model(filepath: Any, *, embedding: type = Embedding, **options: Any) ->
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     model.save(folder + "/model.keras")
         ...     type(load_model(folder + "/model.keras").layers[0]).__module__
-        'rowwise.keras.embedding'
+        'rowwise.keras._embedding'
     """
     with _opening_embeddings_with(embedding):
         return keras.saving.load_model(filepath, **options)
@@ -67,7 +67,9 @@ def retrieve_class(
     """Find the class of a saved object. Wraps Keras's function."""
     if _layer.get() is not None and str(module).startswith(_TORCH_OPTIMIZERS):
         module = "keras.optimizers"
-    saved_embedding = name == "Embedding" and module in ("keras.layers", "rowwise.keras.embedding")
+    saved_embedding = registered_name == "rowwise>Embedding" or (
+        name == "Embedding" and module == "keras.layers"
+    )
     if saved_embedding and _layer.get() is not None:
         return _layer.get()
     return original(name, registered_name, module, *args, **kwargs)

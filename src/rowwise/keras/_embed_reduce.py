@@ -10,7 +10,7 @@ from keras import ops
 from rowwise._pooling import WEIGHTED as COMBINERS
 from rowwise.keras._backend import backend
 from rowwise.keras._variable import TableVariableBase
-from rowwise.keras.embedding import Embedding
+from rowwise.keras._embedding import Embedding
 
 
 @keras.saving.register_keras_serializable(package="rowwise")
