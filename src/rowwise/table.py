@@ -21,7 +21,15 @@ from rowwise._ids import as_ids
 from rowwise._init import Init
 from rowwise._untrained import Untrained
 from rowwise.rules import Rule, StepParams
-from rowwise.store import BagGradient, DiskStore, Folder, HostStore, RowGradient, TableState
+from rowwise.store import (
+    BagGradient,
+    DiskStore,
+    Folder,
+    HostStore,
+    RowGradient,
+    RowStore,
+    TableState,
+)
 from rowwise.store._memory import bytes_of, check_fits
 from rowwise.store._table_file import load_state, save_state
 from rowwise.text import Vocabulary
@@ -85,7 +93,7 @@ class Table:
             check_fits(rows, dim)
             raise ValueError(f"rows={rows} is above the limit of {2**32 - 1}")
         chosen = rules.get(rule)
-        self.store: Any = _store(rows, dim, chosen, init, seed, scratch, memory)
+        self.store: RowStore = _store(rows, dim, chosen, init, seed, scratch, memory)
         self._learning_rate = chosen.learning_rate if chosen else 0.0
         self._vocabulary: Vocabulary | None = None
         if not isinstance(init, str) and not callable(init):

@@ -9,8 +9,8 @@ from keras import ops
 
 from rowwise._pooling import WEIGHTED as COMBINERS
 from rowwise.keras._backend import backend
-from rowwise.keras._variable import TableVariableBase
 from rowwise.keras._embedding import Embedding
+from rowwise.keras._variable import TableVariableBase
 
 
 @keras.saving.register_keras_serializable(package="rowwise")

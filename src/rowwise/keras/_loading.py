@@ -11,8 +11,8 @@ from typing import Any
 
 import keras
 
-from rowwise.keras._ids import id_layers_in
 from rowwise.keras._embedding import Embedding
+from rowwise.keras._ids import id_layers_in
 
 
 def load_model(filepath: Any, *, embedding: type = Embedding, **options: Any) -> Any:

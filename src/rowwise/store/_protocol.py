@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -105,15 +106,22 @@ class RowStore(Protocol):
     def remap(self, source_rows: Ids, init: Init, seed: int | None) -> None:
         """Make row i what row source_rows[i] was; -1 makes a new row."""
 
+    def check_room(self, rows: int) -> None:
+        """Refuse a number of rows that does not fit beside those that there are."""
+
     # ------------------------------------------------------------------ bookkeeping
 
-    def counts(self) -> dict[str, NDArray[Any]]:
-        """Return how often and when rows were updated."""
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """Names of the rule's slots."""
 
-    def load_counts(
-        self, steps: NDArray[Any], update_counts: NDArray[Any], last_update: NDArray[Any]
-    ) -> None:
-        """Restore what `counts` returned."""
+    @property
+    def update_counts(self) -> NDArray[np.uint32]:
+        """(rows,) how many updates touched each row."""
+
+    @property
+    def last_update(self) -> NDArray[np.int64]:
+        """(rows,) number of the last update that touched each row, counted from 1; 0: none."""
 
     def is_trained(self, ids: Ids | None = None) -> NDArray[np.bool_]:
         """Return whether rows were updated or marked as trained."""
@@ -123,3 +131,6 @@ class RowStore(Protocol):
 
     def state(self) -> TableState:
         """Return all that the store holds; its own arrays, not copies."""
+
+    def frozen(self) -> AbstractContextManager[TableState]:
+        """Give `state` while writers wait, so that a file or a copy is of one moment."""
