@@ -35,19 +35,20 @@ double RunningProduct::over(const RunningProduct& earlier) const {
 
 Clock::Clock(const LagParams& params)
     : growth_(params.growth), terms_(params.terms), unbounded_(params.unbounded),
-      window_(params.window), expands_(std::isfinite(params.ratio) && std::isfinite(params.growth)),
+      horizon_(params.horizon),
+      expands_(std::isfinite(params.ratio) && std::isfinite(params.growth)),
       ratio_powers_(params.ratio) {
     if (terms_ != 0 && terms_ != 1 && terms_ != kTerms)
         throw std::invalid_argument("terms must be 0, 1 or " + std::to_string(kTerms));
-    if (window_ < 1 || window_ > kHorizon)
-        throw std::invalid_argument("window must be 1 to " + std::to_string(kHorizon) + ", not " +
-                                    std::to_string(window_));
+    if (horizon_ < 1 || horizon_ > kMostSteps)
+        throw std::invalid_argument("horizon must be 1 to " + std::to_string(kMostSteps) +
+                                    ", not " + std::to_string(horizon_));
     if (params.slot_decay.size() > kSlots)
         throw std::invalid_argument("a rule has at most " + std::to_string(kSlots) + " slots");
     for (const double base : params.slot_decay) slot_decay_.emplace_back(base);
-    window_sums_.resize(std::size_t{window_} + 1);
-    recent_.resize(std::size_t{window_} + 1);
-    for (uint32_t k = 0; k <= window_; ++k) count_missed(recent_[k], k);
+    horizon_sums_.resize(std::size_t{horizon_} + 1);
+    recent_.resize(std::size_t{horizon_} + 1);
+    for (uint32_t k = 0; k <= horizon_; ++k) count_missed(recent_[k], k);
     restart();
 }
 
@@ -99,13 +100,13 @@ void Clock::push(const StepRecord& step) {
     decays_ = decays_ || step.decay_factor != 1.0;
 }
 
-void Clock::add_to_window(uint32_t step, uint32_t first) {
+void Clock::add_within_horizon(uint32_t step, uint32_t first) {
     const auto [scale, factor, epsilon_factor] = steps_[step];
     const double g = growth_ * epsilon_factor / steps_[step - 1].epsilon_factor;
     // Each last step misses one more, so that the sums move up by one, the longest first.
-    for (uint32_t k = std::min(step - first, window_); k > 0; --k) {
-        const Sum& before = window_sums_[k - 1];
-        Sum& sum = window_sums_[k];
+    for (uint32_t k = std::min(step - first, horizon_); k > 0; --k) {
+        const Sum& before = horizon_sums_[k - 1];
+        Sum& sum = horizon_sums_[k];
         sum.decay = before.decay * factor;
         if (terms_ == 0) continue;
         const double term = ratio_powers_(k) * scale;
@@ -122,17 +123,17 @@ void Clock::add_to_window(uint32_t step, uint32_t first) {
 }
 
 void Clock::refresh_recent() {
-    const uint32_t reach = std::min(now_, window_);
+    const uint32_t reach = std::min(now_, horizon_);
     for (uint32_t k = 1; k <= reach; ++k)
-        write(recent_[k], window_sums_[k].decay, 1.0, window_sums_[k].terms);
+        write(recent_[k], horizon_sums_[k].decay, 1.0, horizon_sums_[k].terms);
 }
 
 void Clock::advance(const StepRecord& step) {
     push(step);
-    add_to_window(now_, 0);
+    add_within_horizon(now_, 0);
     refresh_recent();
-    // A row at the window's far end gains nothing from later steps but their weight decay.
-    if (now_ >= window_ && terms_ && !unbounded_) closed_.push_back(window_sums_[window_].terms);
+    // A row at the horizon's far end gains nothing from later steps but their weight decay.
+    if (now_ >= horizon_ && terms_ && !unbounded_) closed_.push_back(horizon_sums_[horizon_].terms);
 }
 
 StepHistory Clock::history() const {
@@ -146,17 +147,17 @@ StepHistory Clock::history() const {
 
 void Clock::restore(const StepHistory& history) {
     const std::size_t steps = history.steps.size(), numbers = history.closed.size();
-    if (steps > kHorizon) throw std::invalid_argument("a clock remembers at most 65535 steps");
-    const bool closes = terms_ && !unbounded_ && steps >= window_;
-    if (numbers != (closes ? steps - window_ + 1 : 0) * (kTerms + 1))
+    if (steps > kMostSteps) throw std::invalid_argument("a clock remembers at most 65535 steps");
+    const bool closes = terms_ && !unbounded_ && steps >= horizon_;
+    if (numbers != (closes ? steps - horizon_ + 1 : 0) * (kTerms + 1))
         throw std::invalid_argument("the clock's coefficients do not fit its steps");
     restart();
     for (const StepRecord& step : history.steps) push(step);
     closed_.resize(numbers / (kTerms + 1));
     for (std::size_t i = 0; i < numbers; ++i)
         closed_[i / (kTerms + 1)].c[i % (kTerms + 1)] = history.closed[i];
-    const uint32_t first = now_ - std::min(now_, window_);
-    for (uint32_t step = first + 1; step <= now_; ++step) add_to_window(step, first);
+    const uint32_t first = now_ - std::min(now_, horizon_);
+    for (uint32_t step = first + 1; step <= now_; ++step) add_within_horizon(step, first);
     refresh_recent();
 }
 
@@ -168,7 +169,7 @@ double Clock::decay_since(uint32_t step) const {
 
 LaggedUpdate Clock::since(uint32_t last_step) const {
     const uint32_t k = now_ - last_step;
-    if (k <= window_) return recent_[k];
+    if (k <= horizon_) return recent_[k];
     if (last_step > now_) return recent_[0];  // only a damaged file's rows say so
     LaggedUpdate lag;
     count_missed(lag, k);
@@ -178,7 +179,7 @@ LaggedUpdate Clock::since(uint32_t last_step) const {
         c.c[0] = total_[now_] - decay_since(last_step) * total_[last_step];
     } else if (terms_) {
         c = closed_[last_step];
-        tail = decay_since(last_step + window_);
+        tail = decay_since(last_step + horizon_);
     }
     write(lag, decay_since(last_step), tail, c);
     return lag;
@@ -186,7 +187,7 @@ LaggedUpdate Clock::since(uint32_t last_step) const {
 
 int64_t Clock::replay_terms(uint32_t last_step, Term* terms) const {
     if (last_step > now_) return 0;
-    const uint32_t reach = std::min(now_ - last_step, window_);
+    const uint32_t reach = std::min(now_ - last_step, horizon_);
     for (uint32_t j = 1; j <= reach; ++j)
         terms[j - 1] = {steps_[last_step + j].scale * decay_since(last_step + j),
                         steps_[last_step + j].epsilon_factor};

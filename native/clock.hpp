@@ -15,9 +15,9 @@
 //     C_n(s) = sum_j a_{s+j} * P(s+j) * ratio^j * x_j^n,
 //
 // depend on s alone. A step adds one term to each of them: its x is g x + (g - 1) of the term
-// before, g = growth * e_i / e_{i-1} >= 1, so all last steps within the window follow a step by
+// before, g = growth * e_i / e_{i-1} >= 1, so all last steps within the horizon follow a step by
 // sums of positive numbers, without cancellation, and the coefficients of one that leaves the
-// window are kept for good. The remainder of the expansion is at most y^N C_N of the
+// horizon are kept for good. The remainder of the expansion is at most y^N C_N of the
 // movement's C_0 (alternating, x >= 0): for a y with which that is not below float32 rounding, the
 // terms are replayed one by one.
 //
@@ -42,7 +42,7 @@ struct StepRecord {
 // The steps of a clock, for a file: a clock restored from them goes on to the same bits.
 struct StepHistory {
     std::vector<StepRecord> steps;
-    std::vector<double> closed;  // kTerms + 1 coefficients per last step that left the window
+    std::vector<double> closed;  // kTerms + 1 coefficients per last step that left the horizon
 };
 
 // How missed steps move the rows of a rule.
@@ -50,7 +50,7 @@ struct LagParams {
     double ratio = 0, growth = 1;
     int terms = 0;           // 0 (the weight stands still), 1 (momentum) or kTerms (Adam)
     bool unbounded = false;  // ratio is 1, no step is ever too long ago; terms is 1
-    uint32_t window = 1;     // after how many missed steps the rest of the sum is below 2^-30 of it
+    uint32_t horizon = 1;    // after how many missed steps the rest of the sum is below 2^-30 of it
     std::vector<double> slot_decay;
 };
 
@@ -79,7 +79,7 @@ class Powers {
 class Clock {
   public:
     // Steps remembered; rows are brought up to date before they run out.
-    static constexpr uint32_t kHorizon = (1u << 16) - 1;
+    static constexpr uint32_t kMostSteps = (1u << 16) - 1;
 
     explicit Clock(const LagParams& params);
 
@@ -91,9 +91,9 @@ class Clock {
     void restore(const StepHistory& history);
 
     uint32_t now() const { return now_; }
-    uint32_t window() const { return window_; }
+    uint32_t horizon() const { return horizon_; }
     double epsilon_factor() const { return steps_[now_].epsilon_factor; }  // of the last; 0: none
-    const LaggedUpdate* recent() const { return recent_.data(); }  // by missed steps, up to window
+    const LaggedUpdate* recent() const { return recent_.data(); }  // by missed steps, up to horizon
 
     // Of a row whose last step is any one up to now.
     LaggedUpdate since(uint32_t last_step) const;
@@ -103,7 +103,7 @@ class Clock {
         double scale, epsilon_factor;
     };
     // Writes the single terms since `last_step`, j = 1.., to `terms`. Returns their number, at most
-    // `window`.
+    // `horizon`.
     int64_t replay_terms(uint32_t last_step, Term* terms) const;
 
   private:
@@ -118,7 +118,7 @@ class Clock {
     };
     void push(const StepRecord& step);
     // Takes step `step` into the sums of last steps from `first` on.
-    void add_to_window(uint32_t step, uint32_t first);
+    void add_within_horizon(uint32_t step, uint32_t first);
     void refresh_recent();
     void count_missed(LaggedUpdate& lag, uint32_t k) const;  // what depends on k alone
     void write(LaggedUpdate& lag, double decay, double tail, const Coefficients& c) const;
@@ -127,7 +127,7 @@ class Clock {
     const double growth_;
     const int terms_;
     const bool unbounded_;
-    const uint32_t window_;
+    const uint32_t horizon_;
     const bool expands_;
     const Powers ratio_powers_;
     std::vector<Powers> slot_decay_;
@@ -137,8 +137,8 @@ class Clock {
     std::vector<StepRecord> steps_;      // (now + 1,); the first is no step
     std::vector<RunningProduct> decay_;  // (now + 1,) of the decay factors
     std::vector<double> total_;          // (now + 1,) sum_i a_i P(i) as of each step, if unbounded
-    std::vector<Coefficients> closed_;   // by last step, for those that left the window
-    std::vector<Sum> window_sums_;       // by missed steps, 0..window
+    std::vector<Coefficients> closed_;   // by last step, for those that left the horizon
+    std::vector<Sum> horizon_sums_;      // by missed steps, 0..horizon
     std::vector<LaggedUpdate> recent_;   // the same, as rows read it
 };
 

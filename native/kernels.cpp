@@ -50,11 +50,11 @@ struct Lag {
     const TableView& table;
     const Clock& clock;
     const LaggedUpdate* recent;
-    const uint32_t now, window;
+    const uint32_t now, horizon;
 
     Lag(const TableView& table, const Clock& clock)
         : table(table), clock(clock), recent(clock.recent()), now(clock.now()),
-          window(clock.window()) {}
+          horizon(clock.horizon()) {}
 
     // Slots that cannot move the weight need not be read: those of an untouched row are zero.
     bool reads_slots(const RowState& state) const {
@@ -63,7 +63,7 @@ struct Lag {
 
     const LaggedUpdate& missed(const RowState& state, LaggedUpdate& scratch) const {
         const uint32_t k = now - state.last_step;
-        if (k <= window) return recent[k];
+        if (k <= horizon) return recent[k];
         return scratch = clock.since(state.last_step);
     }
 };
@@ -99,7 +99,7 @@ void replay_where_it_fails(const Lag<R>& lag, const Rule& rule, const RowState& 
             root.data[n] = R::root(slots);
             sum.data[n++] = 0;
         }
-        const Scratch<Clock::Term> terms(lag.window);
+        const Scratch<Clock::Term> terms(lag.horizon);
         const int64_t count = lag.clock.replay_terms(state.last_step, terms.data);
         double power = 1, shrink = 1;
         for (int64_t j = 0; j < count; ++j) {  // all elements at once: a division each is the cost

@@ -31,7 +31,7 @@ struct LaggedUpdate {
 struct Hyperparameters {
     float momentum = 0, rho = 0, one_minus_rho = 0, beta_1 = 0, one_minus_beta_1 = 0, beta_2 = 0,
           one_minus_beta_2 = 0, epsilon = 0, power = 0, l1 = 0, two_l2 = 0, beta = 0,
-          window_shrink = 0;
+          horizon_shrink = 0;
     // For the replay, in float64: what a missed step does to a movement's numerator, to its
     // denominator, and what is added to that.
     double exact_beta_1 = 0, exact_shrink = 0, exact_epsilon = 0;

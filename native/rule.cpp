@@ -32,7 +32,7 @@ Rule make_rule(const std::string& family, const RuleParams& params) {
     h.l1 = static_cast<float>(params.l1);
     h.two_l2 = static_cast<float>(2 * params.l2);
     h.beta = static_cast<float>(params.beta);
-    h.window_shrink = static_cast<float>(std::pow(params.shrink, params.window));
+    h.horizon_shrink = static_cast<float>(std::pow(params.shrink, params.horizon));
     h.exact_beta_1 = params.beta_1;
     h.exact_shrink = params.shrink;
     h.exact_epsilon = params.epsilon;

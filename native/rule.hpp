@@ -12,8 +12,8 @@ namespace rowwise {
 struct RuleParams {
     double momentum = 0, rho = 0, beta_1 = 0, beta_2 = 0, epsilon = 0, learning_rate_power = 0,
            l1 = 0, l2 = 0, beta = 0;
-    double shrink = 1;    // what a missed step multiplies the denominator of a movement by
-    uint32_t window = 1;  // how many missed steps matter to the movement
+    double shrink = 1;     // what a missed step multiplies the denominator of a movement by
+    uint32_t horizon = 1;  // how many missed steps matter to the movement
 };
 
 // Throws std::invalid_argument if there is no family of that name.

@@ -240,7 +240,8 @@ struct TorchAdamax : Expanding<TorchAdamax, 2> {
     // u stops falling at epsilon: a geometric sum only if that comes after all that matters.
     ROWWISE_HD static bool may_fail(const LaggedUpdate& k) { return k.missed != 0; }
     ROWWISE_HD static float limit(const LaggedUpdate& k, const Hyperparameters& h) {
-        return h.epsilon / (k.slot_decay[1] > h.window_shrink ? k.slot_decay[1] : h.window_shrink);
+        return h.epsilon /
+               (k.slot_decay[1] > h.horizon_shrink ? k.slot_decay[1] : h.horizon_shrink);
     }
     ROWWISE_HD static double denominator(double root, double epsilon) {
         return root > epsilon ? root : epsilon;

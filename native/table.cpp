@@ -203,7 +203,7 @@ void Table::step(const Plan& plan, Floats gradients, const StepParams& params) {
     // one whose decay factor is not above 0.
     const bool ends = params.decay_factor <= 0;
     if (ends || params.epsilon_factor < clock_->epsilon_factor() ||
-        clock_->now() >= Clock::kHorizon)
+        clock_->now() >= Clock::kMostSteps)
         bring_up_to_date();
     Step step;
     step.learning_rate = static_cast<float>(params.learning_rate);

@@ -9,7 +9,7 @@ import pytest
 
 from helpers.rules import each
 from rowwise import Table, _native
-from rowwise.store import BagGradient, Bags, DiskStore
+from rowwise.store import BagGradient, Bags, DiskStore, in_memory
 
 ROWS, DIM = 400, 5
 SMALL = 12_000  # bytes: a few dozen rows
@@ -302,8 +302,11 @@ def test_a_rule_that_visits_every_row_is_refused(tmp_path):
     _, table = pair(tmp_path)
     with pytest.raises(ValueError, match="learning_rate \\* weight_decay"):
         pair(tmp_path, "adamw")[1].update([1], np.ones((1, DIM)), 1e6)
-    with pytest.raises(TypeError, match="no array of all rows"):
-        table.store.memory()
+
+
+def test_layers_over_an_array_of_all_rows_are_refused(tmp_path):
+    with pytest.raises(TypeError, match="no array holds them all"):
+        in_memory(pair(tmp_path)[1].store)
 
 
 def test_setting_a_rule_starts_fresh_slots(tmp_path):

@@ -34,7 +34,7 @@ native = rowwise.Table(rows, dim, "adam", seed=0).store._native
 ids, offsets = np.zeros(n, np.int64), np.arange(0, n + 1, 2)
 argmax = np.zeros((n // 2, dim), np.int64)
 out, bags, weight = np.empty((n, dim), "f"), np.empty((n // 2, dim), "f"), np.empty(n, "f")
-done = False
+done = threading.Event()
 params = rowwise._native.StepParams(1, 0.01, 1.0, 0.01, 0.0, 1.0)
 
 def scribble():
@@ -43,11 +43,11 @@ def scribble():
     wild = [array.copy() for array in good]
     for array in wild:
         array[::97] = np.resize([-1, 2**62, -(2**63), rows, 2**32 + 5], len(array[::97]))
-    while not done:
+    while not done.is_set():
         for values in (wild, good):
             for array, value in zip(arrays, values):
                 array[:] = value
-        time.sleep(1e-4)  # good when a call checks it, wild when it reads on
+        done.wait(1e-4)  # good when a call checks it, wild when it reads on
 
 calls = [
     lambda: native.gather(ids, out),
@@ -70,7 +70,7 @@ while time.monotonic() < end:
             went += call() == -1
         except (IndexError, ValueError):
             pass
-done = True
+done.set()
 scribbler.join()
 assert went
 assert np.isfinite(out).all()

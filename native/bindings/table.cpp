@@ -46,7 +46,7 @@ class ArrayTable {
 
     void set_rule(const Rule& rule, std::vector<Matrix<float>> slots,
                   std::vector<float> slot_starts, bool slots_pristine, bool advances, double ratio,
-                  double growth, int terms, bool unbounded, uint32_t window,
+                  double growth, int terms, bool unbounded, uint32_t horizon,
                   std::vector<double> slot_decay) {
         std::vector<float*> data;
         for (const Matrix<float>& slot : slots) {
@@ -56,7 +56,7 @@ class ArrayTable {
                     "a slot must have the table's rows, of dim numbers or one");
             data.push_back(slot.data());
         }
-        const LagParams lag{ratio, growth, terms, unbounded, window, std::move(slot_decay)};
+        const LagParams lag{ratio, growth, terms, unbounded, horizon, std::move(slot_decay)};
         {
             const WithoutGil unlocked;
             table_.set_rule({rule, lag, std::move(slot_starts), advances}, data, slots_pristine);
@@ -204,15 +204,15 @@ void bind_table(nb::module_& m) {
         "rule",
         [](const std::string& family, double momentum, double rho, double beta_1, double beta_2,
            double epsilon, double learning_rate_power, double l1, double l2, double beta,
-           double shrink, uint32_t window) {
+           double shrink, uint32_t horizon) {
             return make_rule(family, {momentum, rho, beta_1, beta_2, epsilon, learning_rate_power,
-                                      l1, l2, beta, shrink, window});
+                                      l1, l2, beta, shrink, horizon});
         },
         "family"_a, nb::kw_only(), "momentum"_a = 0.0, "rho"_a = 0.0, "beta_1"_a = 0.0,
         "beta_2"_a = 0.0, "epsilon"_a = 0.0, "learning_rate_power"_a = 0.0, "l1"_a = 0.0,
-        "l2"_a = 0.0, "beta"_a = 0.0, "shrink"_a = 1.0, "window"_a = 1,
+        "l2"_a = 0.0, "beta"_a = 0.0, "shrink"_a = 1.0, "horizon"_a = 1,
         "Return the rule of a family.\n\n"
-        "A missed step multiplies the denominator of a movement by `shrink`; `window` missed\n"
+        "A missed step multiplies the denominator of a movement by `shrink`; `horizon` missed\n"
         "steps matter to the movement.");
 
     nb::class_<BatchPlan>(
@@ -231,7 +231,7 @@ void bind_table(nb::module_& m) {
              "Lay a table over weights (rows, dim) and the bytes of (rows,) row states.")
         .def("set_rule", &ArrayTable::set_rule, "rule"_a, "slots"_a, nb::kw_only(), "slot_starts"_a,
              "slots_pristine"_a, "advances"_a, "ratio"_a, "growth"_a, "terms"_a, "unbounded"_a,
-             "window"_a, "slot_decay"_a,
+             "horizon"_a, "slot_decay"_a,
              "Update rows by `rule` from now on; every row must be up to date.\n\n"
              "slots are (rows, dim) each, or (rows, 1) where the rule keeps a number a row.\n"
              "slots_pristine: slots of rows without an update hold slot_starts. advances: whether\n"

@@ -109,11 +109,11 @@ class IdIndex:
 class Rule:
     """The arithmetic of a rule, with its hyperparameters."""
 
-def rule(family: str, *, momentum: float = 0.0, rho: float = 0.0, beta_1: float = 0.0, beta_2: float = 0.0, epsilon: float = 0.0, learning_rate_power: float = 0.0, l1: float = 0.0, l2: float = 0.0, beta: float = 0.0, shrink: float = 1.0, window: int = 1) -> Rule:
+def rule(family: str, *, momentum: float = 0.0, rho: float = 0.0, beta_1: float = 0.0, beta_2: float = 0.0, epsilon: float = 0.0, learning_rate_power: float = 0.0, l1: float = 0.0, l2: float = 0.0, beta: float = 0.0, shrink: float = 1.0, horizon: int = 1) -> Rule:
     """
     Return the rule of a family.
 
-    A missed step multiplies the denominator of a movement by `shrink`; `window` missed
+    A missed step multiplies the denominator of a movement by `shrink`; `horizon` missed
     steps matter to the movement.
     """
 
@@ -140,7 +140,7 @@ class Table:
         Lay a table over weights (rows, dim) and the bytes of (rows,) row states.
         """
 
-    def set_rule(self, rule: Rule, slots: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]], *, slot_starts: Sequence[float], slots_pristine: bool, advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, window: int, slot_decay: Sequence[float]) -> None:
+    def set_rule(self, rule: Rule, slots: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]], *, slot_starts: Sequence[float], slots_pristine: bool, advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float]) -> None:
         """
         Update rows by `rule` from now on; every row must be up to date.
 

@@ -46,9 +46,9 @@ inline Kind kind_of(const char* name, Family family, int slots, bool moves, bool
     if (family == Family::lion) {
         lag.ratio = 1;
         lag.unbounded = true;
-        lag.window = 64;
+        lag.horizon = 64;
     } else {
-        lag.window = static_cast<uint32_t>(std::ceil(std::log(0x1p-30) / std::log(lag.ratio)));
+        lag.horizon = static_cast<uint32_t>(std::ceil(std::log(0x1p-30) / std::log(lag.ratio)));
     }
     return kind;
 }
@@ -119,7 +119,7 @@ class OwnTable : public Arrays, public Table {
                                               .learning_rate_power = -0.5,
                                               .l1 = 1e-4,
                                               .shrink = kind.shrink,
-                                              .window = kind.lag.window});
+                                              .horizon = kind.lag.horizon});
         training.lag = kind.lag;
         training.slot_starts.assign(static_cast<std::size_t>(kind.slots), 0.0f);
         training.advances = true;

@@ -18,6 +18,7 @@ from rowwise.keras._optimizer import freeze_row
 from rowwise.keras._quantized import dequantize_int4, dequantize_int8
 from rowwise.keras._scopes import is_symbolic_call
 from rowwise.keras._variable import TableVariableBase
+from rowwise.store import in_memory
 from rowwise.table import Table
 from rowwise.text import Vocabulary
 from rowwise.vectors import Coverage, pretrained_rows
@@ -398,7 +399,7 @@ class Embedding(keras.layers.Embedding):
         """Write into a `.keras` file how often and when each row was trained."""
         if self._has_table():
             with open(os.path.join(folder, _STATISTICS), "wb") as file:
-                np.savez(file, allow_pickle=False, **self.table.store.counts())
+                np.savez(file, allow_pickle=False, **in_memory(self.table.store).counts())
 
     def load_assets(self, folder: str | None) -> None:
         """Read what `save_assets` wrote, in this version or in 0.1.0; nothing in Keras's files."""
@@ -408,7 +409,7 @@ class Embedding(keras.layers.Embedding):
                 counts = dict(arrays)
             if "updates" in counts:
                 counts["update_counts"] = counts.pop("updates")
-            self.table.store.load_counts(**counts)
+            in_memory(self.table.store).load_counts(**counts)
 
 
 def _same(value: Any, default: Any) -> bool:

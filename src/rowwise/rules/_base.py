@@ -146,7 +146,7 @@ class Rule:
         return _native.rule(
             self.family,
             shrink=self.lagged_update.shrink,
-            window=self._horizon,
+            horizon=self._horizon,
             **{name: getattr(self, name) for name in known if name in given},
             **self.hyperparameters,
         )
@@ -162,7 +162,7 @@ class Rule:
         del lagged["shrink"]
         return {
             **lagged,
-            "window": self._horizon,
+            "horizon": self._horizon,
             "slot_starts": self.slot_starts,
             "advances": not self.is_stationary,
         }

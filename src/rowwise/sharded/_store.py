@@ -638,22 +638,6 @@ class ShardedStore:
         """(rows,) number of the last update that touched each row, on every rank."""
         return self._gather_all(self.local.last_update)
 
-    def counts(self) -> dict[str, NDArray[Any]]:
-        """Return how often and when rows were updated, on every rank."""
-        own = self.local.counts()
-        return {
-            "steps": own["steps"],
-            "update_counts": self._gather_all(own["update_counts"]),
-            "last_update": self._gather_all(own["last_update"]),
-        }
-
-    def load_counts(
-        self, steps: NDArray[Any], update_counts: NDArray[Any], last_update: NDArray[Any]
-    ) -> None:
-        """Take what `counts` returned, which every rank gives in full."""
-        ids = self.layout.ids(self.exchange.rank)
-        self.local.load_counts(steps, update_counts[ids], last_update[ids])
-
     def is_trained(self, ids: Ids | None = None) -> NDArray[np.bool_]:
         """Return whether rows were updated or marked as trained."""
         if ids is None:

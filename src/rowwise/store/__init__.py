@@ -7,7 +7,7 @@ class with the same methods.
 
 from rowwise.store._disk import DiskStore
 from rowwise.store._gradient import BagGradient, Bags, RowGradient
-from rowwise.store._host import HostStore
+from rowwise.store._host import HostStore, in_memory
 from rowwise.store._memory import Folder
 from rowwise.store._protocol import RowStore
 from rowwise.store._state import TableState
@@ -22,5 +22,6 @@ __all__ = [
     "RowGradient",
     "RowStore",
     "TableState",
+    "in_memory",
     "open_rows",
 ]

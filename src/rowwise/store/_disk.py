@@ -21,19 +21,10 @@ from rowwise.store._memory import ROW_STATE, Folder
 from rowwise.store._records import RecordFile
 from rowwise.store._state import TableState
 
-_HORIZON = 65_535  # steps that the clock remembers
+_MOST_STEPS = 65_535  # steps that the clock remembers
 _NEVER = 0  # the era of a row that was never written: it still has what it started with
 _BOOKKEEPING = 4 + 4  # bytes of each row, cached or not
 _FRAME_BOOKKEEPING = 8 + 8 + 1 + 1
-# What only a store with one array of all rows has.
-_OF_ARRAYS = (
-    "memory",
-    "use_memory",
-    "begin_external_write",
-    "record_external_step",
-    "training_in_place",
-    "load_counts",
-)
 
 
 class DiskStore:
@@ -262,7 +253,7 @@ class DiskStore:
         ids = gradient.ids if bags is None else bags.ids  # type: ignore[union-attr]
         check_range(ids, self._rows)
         with self._lock:
-            if self._steps_in_era >= _HORIZON or step.epsilon_factor < self._epsilon_factor:
+            if self._steps_in_era >= _MOST_STEPS or step.epsilon_factor < self._epsilon_factor:
                 self.materialize()
             wanted = ids if frozen_row is None else np.append(ids, frozen_row)
             frames = self._frames(wanted)[: None if frozen_row is None else -1].reshape(ids.shape)
@@ -468,22 +459,6 @@ class DiskStore:
     def last_update(self) -> NDArray[np.int64]:
         """(rows,) number of the last update that touched each row, counted from 1; 0: none."""
         return np.maximum(self._of_states("last_update"), 0)
-
-    def counts(self) -> dict[str, NDArray[Any]]:
-        """Return how often and when rows were updated."""
-        return {
-            "steps": np.array(self.steps),
-            "update_counts": self.update_counts,
-            "last_update": self._of_states("last_update"),
-        }
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _OF_ARRAYS:
-            raise TypeError(
-                f"{name}: a table on disk has no array of all rows, which layers and trainers of "
-                "frameworks need; leave out memory=, or use Table.lookup and Table.update"
-            )
-        raise AttributeError(name)
 
     # ------------------------------------------------------------------ inner parts
 

@@ -20,6 +20,7 @@ from rowwise.files._container import FileMapping
 from rowwise.rules import Rule, StepParams
 from rowwise.store._gradient import BagGradient, Bags, Floats, Ids, RowGradient
 from rowwise.store._memory import Folder, check_fits, matrix, row_states
+from rowwise.store._protocol import RowStore
 from rowwise.store._state import TableState
 
 # In a row's state, as its last update: none, but its values came from elsewhere.
@@ -539,6 +540,20 @@ class HostStore:
         if name not in self.slot_names:
             raise KeyError(f"no slot {name!r}; {self.rule!r} has {self.slot_names}")
         return self.slot_names.index(name)
+
+
+def in_memory(store: RowStore) -> HostStore:
+    """Return a store whose rows are one array of this process, as layers over it need.
+
+    Raises:
+        TypeError: the rows lie elsewhere.
+    """
+    if isinstance(store, HostStore):
+        return store
+    raise TypeError(
+        f"the table's rows lie on {store.device!r}, and no array holds them all, which layers and "
+        "trainers of frameworks need; leave out memory=, or use Table.lookup and Table.update"
+    )
 
 
 def check_source_rows(source_rows: Ids, rows: int) -> tuple[Ids, Ids]:

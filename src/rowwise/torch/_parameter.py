@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
+from rowwise.store import in_memory
 from rowwise.table import Table
 
 # Questions that are answered without reading a number.
@@ -76,7 +77,7 @@ class TableMemory:
     """
 
     def __init__(self, table: Table, slot: str | None, alias: torch.Tensor | None = None) -> None:
-        array = table.store.memory(slot)
+        array = in_memory(table.store).memory(slot)
         self.table: Table | None = table
         self.slot = slot
         self.data = torch.from_numpy(array)
@@ -90,7 +91,7 @@ class TableMemory:
     def materialize(self) -> None:
         """Bring rows up to date before torch reads the memory or writes to it."""
         if self.table is not None:
-            self.table.store.begin_external_write(self.slot)
+            in_memory(self.table.store).begin_external_write(self.slot)
 
     def release(self) -> None:
         """Leave the memory, up to date, to the tensors over it."""

@@ -11,7 +11,7 @@ import torch
 from torch.multiprocessing.reductions import reduce_tensor
 
 from rowwise._binding import OptimizerBinding
-from rowwise.store import BagGradient
+from rowwise.store import BagGradient, in_memory
 from rowwise.table import Table
 from rowwise.torch._gradient import RowGradientTensor, as_row_gradient
 from rowwise.torch._parameter import TableMemory, TableParameter
@@ -97,7 +97,7 @@ class Weight(TableParameter):
         elif values.data_ptr() != self.memory.alias.data_ptr():
             table, alias = self.table, values.detach()
             self.memory.release()
-            table.store.use_memory(alias.numpy())
+            in_memory(table.store).use_memory(alias.numpy())
             self.rebind(table, alias)
             if ordinary:
                 self._adopt(given)  # the caller may hold it, and sees training in it

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 from rowwise._checks import positive
+from rowwise.store import in_memory
 from rowwise.table import Table
 from rowwise.vectors import Vectors
 from rowwise.word2vec._corpus import Corpus
@@ -138,14 +139,14 @@ class Word2Vec:
                 if progress is not None:
                     progress(self._words_done() - before)
         finally:
-            self.table.store.steps = self._words_done()
+            in_memory(self.table.store).steps = self._words_done()
         return self
 
     def _train_chunk(self) -> None:
         epoch, sentence = divmod(int(self._sentences_done[0]), len(self.corpus.ends))
         with (
-            self.table.store.training_in_place() as (vectors, states),
-            self.context.store.training_in_place() as (context, _),
+            in_memory(self.table.store).training_in_place() as (vectors, states),
+            in_memory(self.context.store).training_in_place() as (context, _),
         ):
             self._run_kernel(vectors, context, states, epoch, sentence)
 

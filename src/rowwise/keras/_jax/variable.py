@@ -32,6 +32,7 @@ from rowwise.keras._jax.host_callback import HostCallback, call
 from rowwise.keras._jax.pending_gradients import CAPACITY, WHOLE, PendingGradients
 from rowwise.keras._variable import TableVariableBase
 from rowwise.rules import Rule
+from rowwise.store import in_memory
 from rowwise.table import Table
 
 Floats = NDArray[np.float32]
@@ -227,7 +228,7 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
     def write_array(self, values: Floats) -> None:
         """Set rows (rows, dim)."""
         if self.in_state_as_array:  # Keras has made steps; nobody knows how many on which row
-            self._table.store.record_external_step(
+            in_memory(self._table.store).record_external_step(
                 np.flatnonzero((self.read_array() != values).any(axis=1))
             )
             self.in_state_as_array = False

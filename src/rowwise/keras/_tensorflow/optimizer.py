@@ -17,6 +17,7 @@ from rowwise.keras._tensorflow.host_callback import WeakCallback, call
 from rowwise.keras._tensorflow.variable import AccumulatorVariable, TableBacked, TableVariable
 from rowwise.keras._variable import TableVariableBase
 from rowwise.rules import Rule
+from rowwise.store import in_memory
 
 _ROWS = [tf.int64, tf.float32]
 
@@ -116,7 +117,7 @@ def _accumulate(accumulator: AccumulatorVariable, ids: Any, gradients: Any, now:
 
 
 def _count_step(variable: TableVariable, ids: Any) -> np.float32:
-    variable._table.store.record_external_step(ids)
+    in_memory(variable._table.store).record_external_step(ids)
     return np.float32(0)
 
 
