@@ -299,7 +299,6 @@ def test_the_least_memory_is_enough(tmp_path):
 
 
 def test_a_rule_that_visits_every_row_is_refused(tmp_path):
-    _, table = pair(tmp_path)
     with pytest.raises(ValueError, match="learning_rate \\* weight_decay"):
         pair(tmp_path, "adamw")[1].update([1], np.ones((1, DIM)), 1e6)
 

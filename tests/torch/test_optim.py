@@ -3,6 +3,7 @@
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 from beside_torch import ROWS, Model, all_three, assert_as_exact, batches, train
@@ -23,6 +24,7 @@ OPTIMIZERS = {
     "rmsprop": ("RMSprop", {"lr": 0.01}),
     "rmsprop, momentum, centered": ("RMSprop", {"lr": 0.01, "momentum": 0.8, "centered": True}),
     "adagrad": ("Adagrad", {"lr": 0.05, "lr_decay": 0.01, "initial_accumulator_value": 0.1}),
+    "rowwise adagrad": ("RowwiseAdagrad", {"lr": 0.05, "lr_decay": 0.01}),
     "adadelta": ("Adadelta", {"lr": 1.0}),
     "adamax": ("Adamax", {"lr": 0.01}),
     "nadam": ("NAdam", {"lr": 0.01}),
@@ -35,6 +37,8 @@ every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 def make(name, optimizers, model, **changes):
     kind, options = OPTIMIZERS[name]
+    if not hasattr(optimizers, kind):  # what torch has not, ours makes densely of its modules
+        optimizers = rowwise.torch.optim
     return getattr(optimizers, kind)(model.parameters(), **{**options, **changes})
 
 
@@ -63,6 +67,34 @@ def test_the_weights_are_those_of_dense_training(name, bag):
     assert_as_exact(*all_three(run, bag=bag))
     for ours, truth in zip(looks[:2], looks[4:], strict=True):
         torch.testing.assert_close(ours, truth.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_rowwise_adagrad_of_dense_tensors_is_its_formula():
+    matrix, bias, number = (torch.nn.Parameter(torch.ones(shape)) for shape in [(2, 2), (2,), ()])
+    optimizer = rowwise.torch.optim.RowwiseAdagrad(
+        [matrix, bias, number], lr=0.5, lr_decay=1.0, weight_decay=1.0, eps=1.0, maximize=True
+    )
+    for _ in range(2):
+        for parameter in (matrix, bias, number):
+            parameter.grad = torch.full_like(parameter, 2.0)
+        matrix.grad[0, 1] = 4.0
+        optimizer.step()
+    row, w, total = np.array([2.0, 4.0]), np.ones(2), 0.0
+    for t in (1, 2):
+        g = -row + w
+        total += (g * g).mean()
+        w -= 0.5 / t * g / (np.sqrt(total) + 1)
+    np.testing.assert_allclose(matrix[0].detach(), w, rtol=1e-6)
+    assert optimizer.state[matrix]["sum"].shape == (2, 1)
+    assert optimizer.state[bias]["sum"].shape == (1,)
+    assert optimizer.state[number]["sum"].shape == ()
+    assert (matrix[1] == bias).all()
+    assert (bias == number).all()
+
+
+def test_rowwise_adagrad_names_a_number_below_zero():
+    with pytest.raises(ValueError, match="eps must be at least 0, not -1"):
+        rowwise.torch.optim.RowwiseAdagrad([torch.ones(2, requires_grad=True)], eps=-1)
 
 
 def test_an_optimizer_that_forgets_missed_steps_would_be_noticed():

@@ -32,6 +32,7 @@ RULE_ARGUMENTS = {
     "SGD": ("momentum", "nesterov"),
     "RMSprop": ("rho", "momentum", "epsilon", "centered"),
     "Adagrad": ("initial_accumulator_value", "epsilon"),
+    "RowwiseAdagrad": ("initial_accumulator_value", "epsilon"),
     "Adadelta": ("rho", "epsilon"),
     "Adam": ("beta_1", "beta_2", "epsilon", "amsgrad"),
     "AdamW": ("beta_1", "beta_2", "epsilon", "amsgrad"),
@@ -68,8 +69,9 @@ def rule_of(optimizer: Any, variable: Any) -> Rule:
         DenseFallback: Keras has to make the steps itself.
     """
     name = type(optimizer).__name__
-    # A user's subclass may do anything; only Keras's own classes are known by heart.
-    if name not in RULE_ARGUMENTS or not type(optimizer).__module__.startswith("keras."):
+    # A user's subclass may do anything; only Keras's own classes and ours are known by heart.
+    known = type(optimizer).__module__.startswith(("keras.", "rowwise."))
+    if name not in RULE_ARGUMENTS or not known:
         raise DenseFallback(f"the optimizer {name} has no exact lazy update")
     for option in _DENSE_OPTIONS:
         if getattr(optimizer, option, None):

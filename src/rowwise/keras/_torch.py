@@ -21,7 +21,7 @@ from rowwise.keras._optimizer import (
     next_iteration,
 )
 from rowwise.keras._scopes import cast_like_variable, is_symbolic_call, uncast_value
-from rowwise.keras._variable import TableVariableBase
+from rowwise.keras._variable import TableVariableBase, slot_shape
 from rowwise.table import Table
 from rowwise.torch._lookup import check_range, rows_and_gradients, whole_ids
 from rowwise.torch._lookup import lookup as lookup_rows
@@ -63,13 +63,13 @@ class TableVariable(TableVariableBase, keras.Variable):
         for slots in self.slots.values():
             for slot in slots.values():
                 slot.value.rebind(self.table)
-                slot._shape = self.table.shape
+                slot._shape = slot_shape(self.table)
         for accumulator in self.accumulators.values():
             accumulator.reset(*self.table.shape)
 
 
 class SlotVariable(keras.Variable):
-    """One slot of a table, as the optimizer's variable: (rows, dim) float32, not trainable."""
+    """One slot of a table, as the optimizer's variable: (rows, dim or 1) float32, not trainable."""
 
     def __init__(self, table: Table, slot: str, name: str) -> None:
         self.table, self.slot = table, slot
@@ -82,7 +82,7 @@ class SlotVariable(keras.Variable):
         """Take the slot's memory of `table`."""
         self.table = table
         self._value = TableParameter(table, self.slot, requires_grad=False)
-        self._shape = table.shape
+        self._shape = slot_shape(table)
 
     def detach(self) -> None:
         """Keep the present values when the table gets new slots: they have their own memory."""

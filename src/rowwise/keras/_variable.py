@@ -114,6 +114,11 @@ class TableVariableBase:
         self.forget_optimizers()
 
 
+def slot_shape(table: Table) -> tuple[int, int]:
+    """Return the shape of a slot of a table: (rows, dim), or (rows, 1)."""
+    return table.rows, table.rule.slot_dim(table.dim) if table.rule else table.dim
+
+
 def tables_of(model: Any) -> list[Any]:
     """Return the variables of a model that are tables."""
     return [v for v in model.variables if isinstance(v, TableVariableBase)]

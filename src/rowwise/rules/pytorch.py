@@ -14,6 +14,7 @@ from rowwise.rules import _adadelta as adadelta
 from rowwise.rules import _adagrad as adagrad
 from rowwise.rules import _adam as adam
 from rowwise.rules import _rmsprop as rmsprop
+from rowwise.rules import _rowwise_adagrad as rowwise_adagrad
 from rowwise.rules import _sgd as sgd
 from rowwise.rules._base import StepScales
 
@@ -129,6 +130,25 @@ class Adagrad(adagrad.Adagrad):
     def family(self) -> str:
         """Name of the native kernel."""
         return "torch_adagrad"
+
+    @property
+    def slot_names(self) -> tuple[str, ...]:
+        """Slots: acc."""
+        return ("sum",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowwiseAdagrad(rowwise_adagrad.RowwiseAdagrad):
+    """Row-wise Adagrad, as `rowwise.rules.RowwiseAdagrad`; its slot is named as Adagrad's here.
+
+    Source: FBGEMM's `EXACT_ROWWISE_ADAGRAD`.
+
+    Example:
+        >>> RowwiseAdagrad().slot_names
+        ('sum',)
+    """
+
+    name = "pytorch.rowwise_adagrad"
 
     @property
     def slot_names(self) -> tuple[str, ...]:

@@ -160,5 +160,5 @@ class Embedding(TableBacked, torch.nn.Embedding):
         )
         if self.untrained == "as-is" or self.training:
             return vectors
-        self._refresh_mean()
+        self._expire_mean()
         return with_untrained_filled(self.table, input, vectors, self.untrained)

@@ -181,7 +181,7 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         sparse = self._wants_sparse_gradient()
         on_dense_gradient = self.weight.on_dense_gradient
         if self.untrained != "as-is" and not self.training:
-            self._refresh_mean()
+            self._expire_mean()
             vectors = lookup(self.weight, ids, sparse, None, on_dense_gradient=on_dense_gradient)
             vectors = with_untrained_filled(self.table, ids, vectors, self.untrained)
             return torch.nn.functional.embedding_bag(

@@ -251,7 +251,7 @@ class TableBacked(torch.nn.Module):
             return False
         return True
 
-    def _refresh_mean(self) -> None:
+    def _expire_mean(self) -> None:
         """Let the mean of trained rows be computed anew where it may have changed unnoticed."""
         if self.weight.memory.is_exposed:
             self.weight.materialize()

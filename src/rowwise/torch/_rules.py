@@ -10,6 +10,7 @@ import torch
 
 from rowwise._binding import DenseFallback
 from rowwise.rules import Rule, pytorch
+from rowwise.torch._rowwise_adagrad import DenseRowwiseAdagrad
 
 Group = dict[str, Any]
 
@@ -36,6 +37,13 @@ _RULES: dict[type, tuple[type[Rule], Callable[[Group], dict[str, Any]]]] = {
     ),
     torch.optim.Adagrad: (
         pytorch.Adagrad,
+        lambda group: {
+            "initial_accumulator_value": group["initial_accumulator_value"],
+            "epsilon": group["eps"],
+        },
+    ),
+    DenseRowwiseAdagrad: (
+        pytorch.RowwiseAdagrad,
         lambda group: {
             "initial_accumulator_value": group["initial_accumulator_value"],
             "epsilon": group["eps"],

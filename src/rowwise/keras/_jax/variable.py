@@ -30,7 +30,7 @@ from rowwise.keras._ids import validate_ids, validate_ids_in_range
 from rowwise.keras._jax.deferred_errors import DeferredErrors, defers_errors
 from rowwise.keras._jax.host_callback import HostCallback, call
 from rowwise.keras._jax.pending_gradients import CAPACITY, WHOLE, PendingGradients
-from rowwise.keras._variable import TableVariableBase
+from rowwise.keras._variable import TableVariableBase, slot_shape
 from rowwise.rules import Rule
 from rowwise.store import in_memory
 from rowwise.table import Table
@@ -483,6 +483,11 @@ class SlotVariable(_BesideWeights):
         self._slot = slot
         super().__init__(name)
         self.rebind(table)
+
+    def rebind(self, table: Table) -> None:
+        """Take the slot of `table`."""
+        super().rebind(table)
+        self._shape = slot_shape(table)
 
     def _read_table(self) -> Floats:
         return self.table.slot(self._slot)

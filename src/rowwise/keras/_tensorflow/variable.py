@@ -20,7 +20,7 @@ from rowwise._binding import DenseFallback
 from rowwise.keras._gradients import RowAccumulator
 from rowwise.keras._scopes import exporting
 from rowwise.keras._tensorflow.host_callback import WeakCallback, call, deferred_errors
-from rowwise.keras._variable import TableVariableBase
+from rowwise.keras._variable import TableVariableBase, slot_shape
 from rowwise.table import Table
 
 Floats = NDArray[np.float32]
@@ -212,7 +212,7 @@ class SlotVariable(TableBacked):
 
     def rebind(self, table: Table) -> None:
         """Take the slot of `table`."""
-        self.table, self._shape, self._ndim, self._array = table, table.shape, 2, None
+        self.table, self._shape, self._ndim, self._array = table, slot_shape(table), 2, None
 
     def read_array(self) -> Floats:
         """Return the present values (rows, dim)."""
