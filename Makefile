@@ -6,6 +6,7 @@
 # make test-backends: the Keras tests on JAX and TensorFlow in full, where make test runs every test
 #                     there, but of a test's cases the first and every 10th after that.
 # make test-versions: a short test of every supported version of the frameworks, each in an environment.
+# make test-oldest: the same of the oldest NumPy and the oldest Keras, a minute.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -18,7 +19,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export KERAS_BACKEND = torch
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-backends test-versions check docs check-native bench fuzz clean
+.PHONY: demo test test-backends test-versions test-oldest check docs check-native bench fuzz clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -39,6 +40,9 @@ test-backends: $(VENV)/.installed
 
 test-versions: $(VENV)/.installed
 	$(BIN)/python tests/versions/run.py
+
+test-oldest: $(VENV)/.installed
+	$(BIN)/python tests/versions/run.py --oldest
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -2,6 +2,8 @@
 
     python tests/versions/run.py              # every environment: minutes for each
     python tests/versions/run.py --ends       # the oldest and the newest
+    python tests/versions/run.py --oldest     # the oldest NumPy, and the oldest Keras with the
+                                              # PyTorch that runs this: a minute
     python tests/versions/run.py keras-3.8    # those named
 
 Environments lie in build/versions and are used again. The wheel is built once, of this tree.
@@ -13,6 +15,7 @@ import argparse
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -37,6 +40,7 @@ BETWEEN = {
     "numpy-2",
     *(f"keras-3.{minor}" for minor in range(9, 15)),
 }  # neither the oldest nor the newest of anything
+OLDEST = ["numpy-1.26", "keras-3.8"]
 
 
 def build_wheel() -> Path:
@@ -49,14 +53,25 @@ def build_wheel() -> Path:
     return next(folder.glob("*.whl"))
 
 
-def passes(name: str, wheel: Path) -> bool:
+def see_this_environment(folder: Path) -> None:
+    """Let an environment import what the one that runs this has, where it has no other version."""
+    (there,) = folder.glob("lib/python*/site-packages")
+    (there / "outer.pth").write_text(sysconfig.get_path("purelib"))
+
+
+def passes(name: str, wheel: Path, oldest: bool) -> bool:
     """Set the environment up, and run the tests in it."""
     backend, packages = ENVIRONMENTS[name]
-    python = BUILT / name / "bin" / "python"
+    folder = BUILT / (f"{name}-here" if oldest and backend else name)
+    python = folder / "bin" / "python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", BUILT / name], check=True)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     pip = [python, "-m", "pip", "install", "--quiet"]
-    needed = subprocess.run([*pip, *packages, *TOOLS])
+    if oldest and backend:
+        see_this_environment(folder)
+        needed = subprocess.run([*pip, "--no-deps", packages[0]])
+    else:
+        needed = subprocess.run([*pip, *packages, *TOOLS])
     # Without its dependencies, so that versions outside of its bounds can be tried, too.
     placed = subprocess.run([*pip, "--no-deps", "--force-reinstall", wheel])
     if needed.returncode or placed.returncode:
@@ -79,12 +94,15 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(ENVIRONMENTS))
     parser.add_argument("--ends", action="store_true", help="The oldest and the newest alone.")
+    parser.add_argument("--oldest", action="store_true", help="Two that are quick to set up.")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(ENVIRONMENTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     names = arguments.names or ([n for n in ENVIRONMENTS if not (arguments.ends and n in BETWEEN)])
+    if arguments.oldest:
+        names = OLDEST
     wheel = build_wheel()
-    results = {name: passes(name, wheel) for name in names}
+    results = {name: passes(name, wheel, arguments.oldest) for name in names}
     for name, passed in results.items():
         print(f"{name:20} {'passes' if passed else 'FAILS'}   {' '.join(ENVIRONMENTS[name][1])}")
     sys.exit(not all(results.values()))
