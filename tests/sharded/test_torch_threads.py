@@ -10,9 +10,10 @@ import torch
 
 import rowwise.torch
 from helpers.ranks import outcomes, run_ranks, share
-from rowwise.errors import RankMismatchError
+from rowwise.errors import RankMismatchError, UntrainedError
 from rowwise.sharded import ThreadExchange
 from rowwise.torch import optim
+from rowwise.vectors import Vectors
 
 ROWS, DIM, BATCH = 400, 6, 48
 RNG = np.random.default_rng(0)
@@ -76,29 +77,74 @@ def test_clipping_and_accumulation_have_the_bits_of_one_process(ranks, options):
     assert run_ranks(ranks, lambda e: trained(e, **options))[0] == one_process(**options)
 
 
-@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
-def test_bags_have_the_bits_of_one_process(mode):
-    factors = torch.linspace(0.1, 1, BATCH).reshape(-1, 4)
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize(
+    "options",
+    [{"max_norm": 1.5}, {"max_norm": 2.0, "norm_type": 1.0}, {"scale_grad_by_freq": True}],
+    ids=str,
+)
+def test_norms_and_frequencies_have_the_bits_of_one_process(options, ranks):
+    options |= {"padding_idx": int(IDS[0][0])}
+    alone = rowwise.torch.Embedding(ROWS, DIM, _weight=START.clone(), **options)
+    train(alone, optim.AdamW(alone.parameters(), weight_decay=0.1))
 
-    def run(module, rank=0, ranks=1):
-        optimizer = optim.Adam(module.parameters())
-        for ids in IDS:
-            optimizer.zero_grad()
-            of_sum = {"per_sample_weights": share(factors, rank, ranks)} if mode == "sum" else {}
-            module(share(ids.reshape(-1, 4), rank, ranks), **of_sum).square().sum().backward()
-            optimizer.step()
+    def run(exchange):
+        module = sharded(exchange, **options)
+        optimizer = optim.AdamW(module.parameters(), weight_decay=0.1)
+        train(module, optimizer, exchange.rank, ranks)
         return bits(module)
 
-    options = {"mode": mode, "padding_idx": 1, "_weight": START}
-    one = run(rowwise.torch.EmbeddingBag(ROWS, DIM, **{**options, "_weight": START.clone()}))
+    assert run_ranks(ranks, run) == [bits(alone)] * ranks
 
-    def on_rank(exchange):
-        module = rowwise.torch.ShardedEmbeddingBag(
-            ROWS, DIM, process_group=exchange, average=False, **options
-        )
-        return run(module, exchange.rank, exchange.ranks)
 
-    assert run_ranks(3, on_rank) == [one] * 3
+def train_bags(module, rank=0, ranks=1):
+    optimizer = optim.Adam(module.parameters())
+    factors = torch.linspace(0.1, 1, BATCH).reshape(-1, 4)
+    for ids in IDS:
+        optimizer.zero_grad()
+        of_sum = {"per_sample_weights": share(factors, rank, ranks)} if module.mode == "sum" else {}
+        module(share(ids.reshape(-1, 4), rank, ranks), **of_sum).square().sum().backward()
+        optimizer.step()
+    return bits(module)
+
+
+def sharded_bags(exchange, **options):
+    options = {"_weight": START, "average": False, "process_group": exchange, **options}
+    return rowwise.torch.ShardedEmbeddingBag(ROWS, DIM, **options)
+
+
+@pytest.mark.parametrize("max_norm", [None, 1.5])
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_have_the_bits_of_one_process(mode, max_norm):
+    options = {"mode": mode, "padding_idx": 1, "max_norm": max_norm}
+    one = train_bags(rowwise.torch.EmbeddingBag(ROWS, DIM, _weight=START.clone(), **options))
+    for ranks in (2, 3):
+        found = run_ranks(ranks, lambda e: train_bags(sharded_bags(e, **options), e.rank, e.ranks))
+        assert found == [one] * ranks
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_bags_by_frequency_have_the_bits_of_one_process_and_the_numbers_of_an_embedding(mode):
+    options = {"mode": mode, "scale_grad_by_freq": True, "padding_idx": 1}
+
+    def run(exchange):
+        return train_bags(sharded_bags(exchange, **options), exchange.rank, exchange.ranks)
+
+    [one] = run_ranks(1, run)
+    assert run_ranks(2, run) + run_ranks(3, run) == [one] * 5
+
+    bags = sharded_bags(*ThreadExchange.group(1), **options)
+    bags(IDS[0].reshape(-1, 4)).sum().backward()
+    rows = torch.nn.Embedding(ROWS, DIM, padding_idx=1, scale_grad_by_freq=True)
+    vectors = rows(IDS[0].reshape(-1, 4))
+    sizes = (IDS[0].reshape(-1, 4) != 1).sum(dim=1).clamp(min=1) if mode == "mean" else 1
+    (vectors.sum(dim=(1, 2)) / sizes).sum().backward()
+    torch.testing.assert_close(bags.weight.grad.to_dense(), rows.weight.grad)
+
+
+def test_bags_take_no_maximum_by_frequency():
+    with pytest.raises(ValueError, match="mode='max' does not support scale_grad_by_freq"):
+        sharded_bags(*ThreadExchange.group(1), mode="max", scale_grad_by_freq=True)
 
 
 def test_weights_of_bags_get_their_gradient():
@@ -201,6 +247,44 @@ def test_an_evaluation_fills_untrained_rows():
     assert run_ranks(2, run) == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("untrained", ["zeros", "mean", "error"])
+def test_an_evaluation_of_bags_fills_untrained_rows(untrained):
+    ids, factors = IDS[1].reshape(-1, 4), torch.linspace(0.1, 1, BATCH).reshape(-1, 4)
+
+    def run(module, rank=0, ranks=1):
+        module.table.store.write(START.numpy())
+        module.table.mark_trained(np.arange(0, ROWS, 3))
+        return module.eval()(share(ids, rank, ranks), None, share(factors, rank, ranks)).detach()
+
+    options = {"mode": "sum", "padding_idx": 1, "untrained": untrained}
+
+    def on_rank(exchange):
+        return run(sharded_bags(exchange, _weight=None, **options), exchange.rank, 2)
+
+    if untrained == "error":
+        with pytest.raises(UntrainedError, match="was never trained"):
+            run_ranks(2, on_rank)
+        return
+    one = run(rowwise.torch.EmbeddingBag(ROWS, DIM, **options))
+    assert torch.equal(torch.cat(run_ranks(2, on_rank)), one)
+
+
+def test_vectors_of_words_are_taken_from_elsewhere():
+    vectors = Vectors(["tea", "cup"], [[1.0, 2.0], [3.0, 4.0]])
+    options = {"vocabulary": ["cup", "pot", "tea"], "seed": 5, "verbose": False}
+    alone = rowwise.torch.Embedding.from_pretrained(vectors, **options)
+
+    def run(exchange):
+        kind = rowwise.torch.ShardedEmbeddingBag
+        module = kind.from_pretrained(vectors, process_group=exchange, mode="sum", **options)
+        assert not module.weight.requires_grad
+        assert module.pretrained == alone.pretrained
+        assert module.table.untrained().tolist() == [1]
+        return bits(module)
+
+    assert run_ranks(2, run) == [bits(alone)] * 2
+
+
 # ---------------------------------------------------------------------- beside it
 
 
@@ -300,9 +384,8 @@ def test_what_needs_all_rows_refuses():
     with pytest.raises(RuntimeError, match=r"cannot become torch\.float16 on cpu"):
         module.half()
     assert module.to("cpu").float() is module
-    for name, value in (("max_norm", 1.0), ("scale_grad_by_freq", True), ("sparse", True)):
-        with pytest.raises(ValueError, match=f"{name}={value} is not for a sharded embedding"):
-            sharded(alone, **{name: value})
+    with pytest.raises(RuntimeError, match=r"cannot become torch\.float16 on cpu"):
+        sharded(alone, dtype=torch.float16)
     with pytest.raises(ValueError, match=r"weight_decay=0.1\).*a sharded embedding is stepped"):
         optim.Adam(module.parameters(), weight_decay=0.1)
 
@@ -315,6 +398,16 @@ def test_an_id_outside_is_an_error_on_every_rank():
         return bits(module)
 
     assert run_ranks(2, run) == [bits(torch.nn.Embedding(ROWS, DIM, _weight=START))] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("average", [True, False]), ("max_norm", [None, 1.0])], ids=str
+)
+def test_arguments_of_modules_that_differ_are_an_error_on_every_rank(name, values):
+    _, errors = outcomes(2, lambda e: sharded(e, **{name: values[e.rank]}))
+    assert [type(error) for _, error in errors] == [RankMismatchError] * 2
+    said = f"ShardedEmbedding of table 0 has {name}={values[1]} on rank 1 and {name}={values[0]}"
+    assert said in str(errors[0][1])
 
 
 def test_layers_called_in_another_order_are_an_error_on_every_rank():

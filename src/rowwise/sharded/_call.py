@@ -15,7 +15,9 @@ from rowwise.sharded._exchange import Exchange, all_gather_bytes, all_to_all
 
 Counts = NDArray[np.int64]
 
-KINDS = ("make", "lookup", "prefetch", "gradient", "update", "gather", "save", "load")
+KINDS = (
+    "make", "lookup", "count", "change", "prefetch", "gradient", "update", "gather", "save", "load",
+)  # fmt: skip
 
 # What a rank may refuse, by the name that travels to the others.
 _ERRORS: dict[str, type[Exception]] = {

@@ -47,6 +47,21 @@ class OwnGradient:
         return self.gradient.values
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What this rank wants of the others, and they of it.
+
+    Attributes:
+        wanted: the distinct rows of this rank's batch.
+        rows: (n,) rows here that the ranks ask for, rank by rank.
+        counts: (ranks,) how many of them each rank asks for.
+    """
+
+    wanted: _batch.Request
+    rows: Ids
+    counts: list[int]
+
+
 # What a backward pass makes, and what `apply` takes: that of one pass, of several, or exchanged.
 Pass = RowGradient | BagGradient | _batch.Parcel
 Given = Pass | list[Pass] | OwnGradient
@@ -258,39 +273,31 @@ class ShardedStore:
         Raises:
             IndexError: an id outside the table, on any rank.
         """
-        wanted = None
-        if error is None:
-            wanted, error = attempt(lambda: self._request(ids))
-        if wanted is None:
-            wanted = _batch.request(np.empty(0, np.int64), self.layout)
         call = self._call("prefetch")
         call = replace(call, learning_rate=step.learning_rate, iteration=iteration)
         with self.collective("a prefetch"):
-            counts = self._no_counts()
-            counts[:, 0] = wanted.counts
-            asked = agree(self.exchange, call, counts, error)[:, 0].tolist()
+            asked = self._ask(ids, call, error)
             after = store_after(self.local, step)
             if after is None:
                 return
-            own = wanted.counts.tolist()
-            rows = all_to_all(self.exchange, wanted.rows, own, asked).astype(np.int64)
-            asked_late = np.isin(rows, self._rows_of_step())
-            late = all_to_all(self.exchange, asked_late, asked, own)
-            counts_late, mine = split_counts(asked_late, asked), split_counts(late, own)
+            asked_late = np.isin(asked.rows, self._rows_of_step())
+            late = self._answer(asked, asked_late)
+            own = asked.wanted.counts.tolist()
+            counts_late, mine = split_counts(asked_late, asked.counts), split_counts(late, own)
             vectors = _native.empty(int((~asked_late).sum()), self.shape[1])
-            after.gather(rows[~asked_late], vectors)
+            after.gather(asked.rows[~asked_late], vectors)
             pending = self.exchange.start(
                 vectors,
-                [n - m for n, m in zip(asked, counts_late, strict=True)],
+                [n - m for n, m in zip(asked.counts, counts_late, strict=True)],
                 [n - m for n, m in zip(own, mine, strict=True)],
             )
         self._ahead = Ahead(
             ids=ids.reshape(-1).copy(),
-            wanted=wanted,
+            wanted=asked.wanted,
             wanted_at=self.steps,
             late=late,
             vectors=pending,
-            asked=rows,
+            asked=asked.rows,
             asked_late=asked_late,
             counts_late=counts_late,
             step=step,
@@ -314,24 +321,67 @@ class ShardedStore:
         self, ids: Ids, read: Callable[[Ids], NDArray[Any]], form: int, error: Exception | None
     ) -> tuple[NDArray[Any], Ids]:
         """Ask the ranks for what they read of the distinct rows of ids."""
+        with self.collective("a lookup"):
+            asked = self._ask(ids, replace(self._call("lookup"), form=form), error)
+            values = self._answer(asked, read(asked.rows))
+        return values, asked.wanted.inverse
+
+    def _ask(self, ids: Ids, call: Call, error: Exception | None) -> _Asked:
+        """Tell every rank which of its rows this rank's ids (...,) are."""
         wanted = None
         if error is None:
             wanted, error = attempt(lambda: self._request(ids))
         if wanted is None:
             wanted = _batch.request(np.empty(0, np.int64), self.layout)
-        with self.collective("a lookup"):
-            call = replace(self._call("lookup"), form=form)
-            counts = self._no_counts()
-            counts[:, 0] = wanted.counts
-            asked = agree(self.exchange, call, counts, error)[:, 0].tolist()
-            rows = all_to_all(self.exchange, wanted.rows, wanted.counts.tolist(), asked)
-            found = read(rows.astype(np.int64))
-            values = all_to_all(self.exchange, found, asked, wanted.counts.tolist())
-        return values, wanted.inverse
+        counts = self._no_counts()
+        counts[:, 0] = wanted.counts
+        came = agree(self.exchange, call, counts, error)[:, 0].tolist()
+        rows = all_to_all(self.exchange, wanted.rows, wanted.counts.tolist(), came)
+        return _Asked(wanted, rows.astype(np.int64), came)
+
+    def _answer(self, asked: _Asked, found: NDArray[Any]) -> NDArray[Any]:
+        """Send what was found of the rows asked for, and return what came of the rows wanted."""
+        return all_to_all(self.exchange, found, asked.counts, asked.wanted.counts.tolist())
 
     def _request(self, ids: Ids) -> _batch.Request:
         check_range(ids, self.layout.rows)
         return _batch.request(ids.reshape(-1), self.layout)
+
+    def occurrences(self, ids: Ids, error: Exception | None = None) -> Ids:
+        """Return how often each of ids (...,) is in the batches of all ranks, (n,).
+
+        Args:
+            ids, error: see `fetch`.
+
+        Raises:
+            IndexError: an id outside the table, on any rank.
+        """
+        with self.collective("a count of ids"):
+            asked = self._ask(ids, self._call("count"), error)
+            wanted = asked.wanted
+            own = np.bincount(wanted.inverse, minlength=len(wanted.rows))
+            came = all_to_all(self.exchange, own, wanted.counts.tolist(), asked.counts)
+            _, place = np.unique(asked.rows, return_inverse=True)
+            totals = np.bincount(place, came).astype(np.int64)[place]
+            return self._answer(asked, totals)[wanted.inverse]
+
+    def change_rows(
+        self,
+        ids: Ids,
+        change: Callable[[HostStore, Ids], None],
+        error: Exception | None = None,
+    ) -> None:
+        """Call a function once with the rows here that any rank's ids name.
+
+        Args:
+            ids, error: see `fetch`.
+            change: gets the store of this rank's rows, and rows of it (n,), which may repeat.
+
+        Raises:
+            IndexError: an id outside the table, on any rank. Nothing has changed then.
+        """
+        with self.collective("a change of rows"):
+            change(self.local, self._ask(ids, self._call("change"), error).rows)
 
     def gather_bags(self, bags: Bags, out: Floats) -> None:
         """Read the weighted sum of each bag's rows into out (bags, dim); 0 where it is empty."""
@@ -665,6 +715,15 @@ class ShardedStore:
         """Wait for all ranks; raise an error that one of them gives, on all of them."""
         with self.collective(f"a {kind}"):
             agree(self.exchange, self._call(kind), self._no_counts(), error)
+
+    def agree_on(self, what: str, arguments: dict[str, object]) -> None:
+        """Refuse arguments, of what is made on this table, that differ between ranks.
+
+        Raises:
+            RankMismatchError: on every rank.
+        """
+        with self.collective(f"making a {what}"):
+            agree_on_arguments(self.exchange, f"{what} of table {self.number}", arguments)
 
     def _call(self, kind: str) -> Call:
         return Call(kind, self.number, self.steps, repr(self.rule))

@@ -13,7 +13,7 @@ from rowwise.text import Vocabulary
 from rowwise.torch._lookup import is_tracing, lookup, with_untrained_filled
 from rowwise.torch._module import TableBacked, is_ids
 from rowwise.torch._operator import embed
-from rowwise.torch._pooled import pool, pool_max
+from rowwise.torch._pooled import pool, pool_max, pool_vectors, without_padding
 
 _MODES = ("sum", "mean", "max")
 
@@ -177,21 +177,14 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         weights: torch.Tensor | None,
     ) -> torch.Tensor:
         self._renormalize(input)
-        ids, bounds, weights = self._without_padding(ids, bounds, weights)
+        ids, bounds, weights = without_padding(ids, bounds, weights, self.padding_idx)
         sparse = self._wants_sparse_gradient()
         on_dense_gradient = self.weight.on_dense_gradient
         if self.untrained != "as-is" and not self.training:
             self._expire_mean()
             vectors = lookup(self.weight, ids, sparse, None, on_dense_gradient=on_dense_gradient)
             vectors = with_untrained_filled(self.table, ids, vectors, self.untrained)
-            return torch.nn.functional.embedding_bag(
-                torch.arange(len(ids)),
-                vectors,
-                bounds,
-                mode=self.mode,
-                per_sample_weights=weights,
-                include_last_offset=True,
-            )
+            return pool_vectors(vectors, bounds, weights, self.mode)
         if self.mode == "max":
             return pool_max(self.weight, ids, bounds, sparse, on_dense_gradient)
         mean = self.mode == "mean"
@@ -237,12 +230,3 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         else:
             return None
         return ids.long().reshape(-1), bounds, None if weights is None else weights.reshape(-1)
-
-    def _without_padding(
-        self, ids: torch.Tensor, bounds: torch.Tensor, weights: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        if self.padding_idx is None:
-            return ids, bounds, weights
-        kept = ids != self.padding_idx
-        before = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])
-        return ids[kept], before[bounds], None if weights is None else weights[kept]

@@ -189,6 +189,34 @@ def pool_max(
     return pooled
 
 
+def pool_vectors(
+    vectors: torch.Tensor, bounds: torch.Tensor, weights: torch.Tensor | None, mode: str
+) -> torch.Tensor:
+    """Return the bags (B, D) of vectors (n, D) that were looked up, by PyTorch's own operation."""
+    return torch.nn.functional.embedding_bag(
+        torch.arange(len(vectors)),
+        vectors,
+        bounds,
+        mode=mode,
+        per_sample_weights=weights,
+        include_last_offset=True,
+    )
+
+
+def without_padding(
+    ids: torch.Tensor,
+    bounds: torch.Tensor,
+    weights: torch.Tensor | None,
+    padding_idx: int | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Return ids (n,), bounds (B + 1,) and weights (n,) of bags without the padding's row."""
+    if padding_idx is None:
+        return ids, bounds, weights
+    kept = ids != padding_idx
+    before = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])
+    return ids[kept], before[bounds], None if weights is None else weights[kept]
+
+
 def _recorded(
     parameter: TableParameter,
     ids: torch.Tensor,

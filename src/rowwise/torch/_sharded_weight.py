@@ -110,11 +110,10 @@ class ShardedWeight(torch.Tensor):
                 passes = [self.table.store.row_gradient(part) for part in self.passes()]
                 self._passes = []
                 self._lengths = [len(part.ids) for part in passes]
-                self.grad = torch.sparse_coo_tensor(
-                    torch.from_numpy(np.concatenate([part.ids for part in passes]))[None],
-                    torch.from_numpy(np.concatenate([part.values for part in passes])),
+                self.grad = as_sparse(
+                    np.concatenate([part.ids for part in passes]),
+                    np.concatenate([part.values for part in passes]),
                     self.shape,
-                    check_invariants=False,
                 )
             gradient: Any = self.grad
             if type(gradient) is torch.Tensor and gradient.is_sparse:
@@ -205,7 +204,8 @@ _METADATA = {
 }  # fmt: skip
 
 
-def no_rows(shape: tuple[int, ...]) -> torch.Tensor:
-    """Return a sparse gradient of no row."""
-    ids, gradients = torch.empty((1, 0), dtype=torch.int64), torch.empty((0, shape[1]))
-    return torch.sparse_coo_tensor(ids, gradients, shape, check_invariants=False)
+def as_sparse(ids: Any, values: Any, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return a sparse tensor of ids (n,), which may repeat, and values (n, dim), NumPy."""
+    return torch.sparse_coo_tensor(
+        torch.from_numpy(ids)[None], torch.from_numpy(values), shape, check_invariants=False
+    )
