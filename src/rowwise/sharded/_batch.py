@@ -14,6 +14,8 @@ from rowwise.sharded._buckets import Layout
 from rowwise.store import Bags, HostStore, RowGradient, TableState
 from rowwise.store._memory import row_states
 
+_AT_ONCE = 1 << 16  # numbers that stay in the cache
+
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
@@ -26,11 +28,15 @@ class Request:
         rows: (m,) uint32, a row on the rank that holds it; ascending on each rank.
         counts: (ranks,) how many of them each rank holds.
         inverse: (n,) where the row of each id stands in `rows`.
+        order: (n,) the ids in the order of `rows`; those of a row in the order of the batch.
+        begins: (m + 1,) where each row's ids begin in `order`.
     """
 
     rows: NDArray[np.uint32]
     counts: Ids
     inverse: Ids
+    order: Ids
+    begins: Ids
 
 
 def request(ids: Ids, layout: Layout) -> Request:
@@ -41,7 +47,8 @@ def request(ids: Ids, layout: Layout) -> Request:
     np.not_equal(positions[1:], positions[:-1], out=first[1:])
     inverse = np.empty(len(ids), np.int64)
     inverse[order] = np.cumsum(first) - 1
-    return Request(*_by_rank(positions[first], layout), inverse)
+    begins = np.append(np.flatnonzero(first), len(ids))
+    return Request(*_by_rank(positions[first], layout), inverse, order, begins)
 
 
 @dataclass(frozen=True)
@@ -70,28 +77,44 @@ class Parcel:
         return (self.lengths is not None) + (self.weights is not None)
 
     def row_gradient(self, layout: Layout) -> RowGradient:
-        """Return the gradient of rows that this parcel was made of, sorted by row."""
+        """Return the gradient of rows that this parcel was made of, in order of ranks."""
         starts = np.arange(layout.ranks) * layout.block
         positions = self.rows.astype(np.int64) + np.repeat(starts, self.counts[:, 0])
-        return RowGradient(layout.ids_at(positions), self.values)
+        values = self.values
+        if self.lengths is not None:
+            values = np.repeat(values, self.lengths, axis=0)
+        if self.weights is not None:
+            values *= self.weights[:, None]
+        return RowGradient(layout.ids_at(positions), values)
 
     def with_values(self, values: Any) -> Parcel:
         """Return a parcel with other gradients, of the same shape."""
         return replace(self, values=np.ascontiguousarray(values, dtype=np.float32))
 
 
-def row_parcel(gradient: RowGradient, layout: Layout) -> Parcel:
-    """Sort gradients (n, dim) of ids (n,) by rank; those of a row keep their order."""
-    dim = gradient.values.shape[-1]
-    positions, order = _sorted_positions(gradient.ids.reshape(-1), layout)
-    rows, counts = _by_rank(positions, layout)
-    values = _native.empty(len(rows), dim)
-    np.take(gradient.values.reshape(-1, dim), order, axis=0, out=values, mode="clip")
+def row_parcel(wanted: Request, values: Floats, factor: float = 1.0) -> Parcel:
+    """Sort gradients (n, dim) of the ids of a request by rank, times a factor."""
+    rows = np.repeat(wanted.rows, np.diff(wanted.begins))
+    ends = wanted.begins[np.cumsum(wanted.counts)]
+    counts = np.diff(ends, prepend=0)
+    values = _taken(values.reshape(len(rows), values.shape[-1]), wanted.order, factor)
     return Parcel(rows, values, np.stack([counts, counts], axis=1))
 
 
-def bag_parcel(bags: Bags, values: Floats, layout: Layout) -> Parcel:
-    """Sort the rows of bags by rank; the gradient of a bag goes to a rank once."""
+def _taken(values: Floats, order: Ids, factor: float) -> Floats:
+    """Return the values (n, dim) of some order, times a factor, in one pass over memory."""
+    taken = _native.empty(len(order), values.shape[1])
+    at_once = max(1, _AT_ONCE // taken.shape[1])
+    for start in range(0, len(order), at_once):
+        part = taken[start : start + at_once]
+        np.take(values, order[start : start + at_once], axis=0, out=part, mode="clip")
+        if factor != 1:
+            part *= np.float32(factor)
+    return taken
+
+
+def bag_parcel(bags: Bags, values: Floats, layout: Layout, factor: float = 1.0) -> Parcel:
+    """Sort the rows of bags by rank; the gradient of a bag, times a factor, goes there once."""
     positions = layout.positions(bags.ids.reshape(-1))
     ranks = positions // layout.block
     order = np.argsort(ranks, kind="stable")
@@ -102,7 +125,7 @@ def bag_parcel(bags: Bags, values: Floats, layout: Layout) -> Parcel:
     per_rank = [
         np.bincount(of, minlength=layout.ranks) for of in (ranks, pieces // max(1, len(values)))
     ]
-    sent = np.take(values, pieces % max(1, len(values)), axis=0)
+    sent = _taken(values, pieces % max(1, len(values)), factor)
     weights = None if bags.weights is None else bags.weights.reshape(-1)[order]
     return Parcel(rows, sent, np.stack(per_rank, axis=1), lengths.astype(np.uint32), weights)
 

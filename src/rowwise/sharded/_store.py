@@ -213,13 +213,13 @@ class ShardedStore:
         Raises:
             IndexError: an id outside the table, on any rank.
         """
-        vectors, inverse = self.fetch(ids)
+        vectors, wanted = self.fetch(ids)
         flat = out.reshape(-1, self.shape[1])
         if len(flat):
-            np.take(vectors, inverse, axis=0, out=flat, mode="clip")
+            np.take(vectors, wanted.inverse, axis=0, out=flat, mode="clip")
 
-    def fetch(self, ids: Ids, error: Exception | None = None) -> tuple[Floats, Ids]:
-        """Return the distinct vectors (m, dim) of ids (...,), and which of them each id has (n,).
+    def fetch(self, ids: Ids, error: Exception | None = None) -> tuple[Floats, _batch.Request]:
+        """Return the vectors (m, dim) of the distinct rows of ids (...,), and these rows.
 
         Args:
             ids: the batch.
@@ -250,7 +250,7 @@ class ShardedStore:
             late = all_to_all(self.exchange, found, ahead.counts_late, mine)
         vectors = np.empty((len(ahead.late), self.shape[1]), np.float32)
         vectors[~ahead.late], vectors[ahead.late] = early, late
-        return vectors, ahead.wanted.inverse
+        return vectors, ahead.wanted
 
     def prefetch(self, ids: Ids) -> None:
         """Do nothing: other ranks' rows are asked for with the step that comes first."""
@@ -319,12 +319,12 @@ class ShardedStore:
 
     def _fetch(
         self, ids: Ids, read: Callable[[Ids], NDArray[Any]], form: int, error: Exception | None
-    ) -> tuple[NDArray[Any], Ids]:
+    ) -> tuple[NDArray[Any], _batch.Request]:
         """Ask the ranks for what they read of the distinct rows of ids."""
         with self.collective("a lookup"):
             asked = self._ask(ids, replace(self._call("lookup"), form=form), error)
             values = self._answer(asked, read(asked.rows))
-        return values, asked.wanted.inverse
+        return values, asked.wanted
 
     def _ask(self, ids: Ids, call: Call, error: Exception | None) -> _Asked:
         """Tell every rank which of its rows this rank's ids (...,) are."""
@@ -395,10 +395,10 @@ class ShardedStore:
 
     def fetch_bags(self, bags: Bags, error: Exception | None = None) -> tuple[HostStore, Bags]:
         """Return a store of the batch's distinct rows, and the bags by their ids there."""
-        vectors, inverse = self.fetch(bags.ids, error)
+        vectors, wanted = self.fetch(bags.ids, error)
         if not len(vectors):
             vectors = np.zeros((1, self.shape[1]), np.float32)
-        return _batch.store_of(vectors), replace(bags, ids=inverse)
+        return _batch.store_of(vectors), replace(bags, ids=wanted.inverse)
 
     def read_slot(self, name: str) -> Floats:
         """Return the present values of a slot, (rows, dim), a fresh array, on every rank.
@@ -495,24 +495,33 @@ class ShardedStore:
                 received.append(self._receive(parcel, came[:, :2]))
         return self._joined(received)
 
-    def parcel(self, gradient: Pass) -> _batch.Parcel:
+    def parcel(
+        self, gradient: Pass, factor: float = 1.0, wanted: _batch.Request | None = None
+    ) -> _batch.Parcel:
         """Put the gradient of a backward pass in order for the ranks that hold its rows.
 
         `apply` does it otherwise; done in the backward pass, its memory is not needed until then.
+
+        Args:
+            gradient: of this rank's batch.
+            factor: which its values are multiplied with.
+            wanted: the rows of its ids, which `fetch` returned; else they are sorted again.
 
         Raises:
             IndexError: an id outside the table.
         """
         if isinstance(gradient, _batch.Parcel):
             return gradient
-        ids = gradient.plan.ids if isinstance(gradient, BagGradient) else gradient.ids
-        check_range(ids, self.layout.rows)
         if self.sums == "parts":
             by_row = self.row_gradient(gradient)
             gradient = _batch.sums_by_parts(by_row, self.parts // self.exchange.ranks)
+            wanted = None
         if isinstance(gradient, BagGradient):
-            return _batch.bag_parcel(gradient.plan, gradient.values, self.layout)
-        return _batch.row_parcel(gradient, self.layout)
+            check_range(gradient.plan.ids, self.layout.rows)
+            return _batch.bag_parcel(gradient.plan, gradient.values, self.layout, factor)
+        if wanted is None:
+            wanted = self._request(gradient.ids)
+        return _batch.row_parcel(wanted, gradient.values, factor)
 
     def row_gradient(self, gradient: Pass) -> RowGradient:
         """Return this rank's gradient of a backward pass, id by id."""
@@ -544,7 +553,8 @@ class ShardedStore:
             )
         nothing = RowGradient(np.empty(0, np.int64), np.empty((0, self.shape[1]), np.float32))
         alike = passes or [nothing] * max(numbers)
-        return [_batch.row_parcel(self.row_gradient(part), self.layout) for part in alike]
+        by_row = [self.row_gradient(part) for part in alike]
+        return [_batch.row_parcel(self._request(part.ids), part.values) for part in by_row]
 
     def _receive(self, parcel: _batch.Parcel, came: Ids) -> _batch.Parcel:
         sent_rows, sent_values = parcel.counts.T.tolist()
@@ -692,8 +702,8 @@ class ShardedStore:
         """Return whether rows were updated or marked as trained."""
         if ids is None:
             return self._gather_all(self.local.is_trained())
-        trained, inverse = self._fetch(ids, self.local.is_trained, 1, None)
-        return trained[inverse].reshape(ids.shape)
+        trained, wanted = self._fetch(ids, self.local.is_trained, 1, None)
+        return trained[wanted.inverse].reshape(ids.shape)
 
     def mark_trained(self, ids: Ids | None = None) -> None:
         """Record that rows hold values worth reading; every rank gives the same ids."""

@@ -104,8 +104,8 @@ class ShardedTable(Table):
         batch, error = attempt(lambda: self._checked(ids, untrained))
         if batch is None:
             batch = np.empty(0, np.int64)
-        found, inverse = self.store.fetch(batch, error)
-        vectors = found[inverse].reshape(*batch.shape, self.dim)
+        found, wanted = self.store.fetch(batch, error)
+        vectors = found[wanted.inverse].reshape(*batch.shape, self.dim)
         mask, default = self.untrained_mask_and_default(batch, untrained)
         if default is not None:
             vectors[mask] = default

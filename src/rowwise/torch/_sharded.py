@@ -277,7 +277,7 @@ class ShardedEmbedding(_Sharded, torch.nn.Embedding):
             those of the dense parameters: the loss of a process is the mean over its own batch,
             and the step is that of the mean over all. With False they are summed. With SGD of
             rate 1, and a gradient of 0.5 for a row from each of 2 processes, the row moves by 0.5
-            (average=True) or by 1.0 (average=False).
+            (average=True) or by 1.0 (average=False). `weight.grad` is this process's part of it.
         sums, parts: see `rowwise.sharded.ShardedTable`.
 
     Raises:

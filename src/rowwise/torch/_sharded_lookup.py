@@ -30,24 +30,26 @@ class Lookup(torch.autograd.Function):
         frozen: int | None,
         counts: Any,
     ) -> Any:
-        found, inverse = weight.table.store.fetch(ids, error)
+        found, wanted = weight.table.store.fetch(ids, error)
         vectors = empty(ids.shape, weight.table.dim)
         if ids.size:
-            np.take(found, inverse, axis=0, out=vectors.numpy().reshape(ids.size, -1), mode="clip")
-        ctx.weight, ctx.ids, ctx.frozen, ctx.counts = weight, ids.reshape(-1), frozen, counts
+            out = vectors.numpy().reshape(ids.size, -1)
+            np.take(found, wanted.inverse, axis=0, out=out, mode="clip")
+        ctx.weight, ctx.ids, ctx.wanted = weight, ids.reshape(-1), wanted
+        ctx.frozen, ctx.counts = frozen, counts
         return vectors
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        ids, dim = ctx.ids, ctx.weight.table.dim
+        ids, wanted, dim = ctx.ids, ctx.wanted, ctx.weight.table.dim
         values = gradient.reshape(-1, dim).contiguous().numpy()
         if ctx.counts is not None:
             values = values / ctx.counts[:, None]
         if ctx.frozen is not None:
             moving = ids != ctx.frozen
-            ids, values = ids[moving], values[moving]
-        return _to_weight(ctx, RowGradient(ids, values)), None, None, None, None
+            ids, values, wanted = ids[moving], values[moving], None
+        return _to_weight(ctx, RowGradient(ids, values), wanted), None, None, None, None
 
 
 class Pool(torch.autograd.Function):
@@ -79,7 +81,7 @@ class Pool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        own = gradient.clone() if ctx.divisors is None else gradient / ctx.divisors
+        own = gradient if ctx.divisors is None else gradient / ctx.divisors
         values = own.contiguous().numpy()
         of_rows = of_weights = None
         if ctx.needs_input_grad[0]:
@@ -114,7 +116,7 @@ class PoolMax(torch.autograd.Function):
         return _to_weight(ctx, store.bag_max_gradient(ctx.bags, ctx.argmax, values)), None, None
 
 
-def _to_weight(ctx: Any, gradient: Any) -> torch.Tensor:
+def _to_weight(ctx: Any, gradient: Any, wanted: Any = None) -> torch.Tensor:
     """Hand a gradient to the weight, and torch one without rows; or torch the rows themselves."""
     weight = ctx.weight
     try:
@@ -122,12 +124,7 @@ def _to_weight(ctx: Any, gradient: Any) -> torch.Tensor:
     except RuntimeError:  # torch.autograd.grad, which hands it to the caller
         accumulates = False
     if accumulates:
-        # Sorted now, and so copied: the gradient's memory may be somebody else's.
-        weight.add_pass(
-            gradient
-            if not isinstance(gradient, RowGradient)
-            else weight.table.store.parcel(gradient)
-        )
+        weight.add_pass(gradient, wanted)
         return no_rows(weight.table.shape)
     rows = weight.table.store.row_gradient(gradient)
-    return as_sparse(rows.ids, rows.values.copy(), weight.table.shape)
+    return as_sparse(rows.ids, rows.values * np.float32(weight.share), weight.table.shape)

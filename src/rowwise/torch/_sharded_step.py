@@ -105,16 +105,19 @@ def _step(optimizer: Any, group: Group, weight: ShardedWeight, factor: float) ->
     if rule != table.rule:
         table.set_hyperparameters(rule)
     iteration = int(state["step"]) + 1
-    sign = -1.0 if group["maximize"] else 1.0
-    exchanged, before = weight.exchanged, table.steps
-    if exchanged is None:
-        given: Any = weight.scaled(weight.passes(), sign * factor)
-    else:
-        given = exchanged
-        if sign * factor != 1.0:
-            given = exchanged.with_values(exchanged.values * np.float32(sign * factor))
+    factor *= -1.0 if group["maximize"] else 1.0
+    before = table.steps
+    given: Any = weight.passes() if weight.exchanged is None else weight.exchanged
+    if factor != 1.0:
+        given = _scaled(given, factor)
     table.apply(given, learning_rate(group, iteration), iteration=iteration)
     if table.steps > before:
         state["step"] += 1
     with torch._C.DisableTorchFunctionSubclass():
         torch.autograd.graph.increment_version(weight)
+
+
+def _scaled(gradient: Any, factor: float) -> Any:
+    if isinstance(gradient, list):
+        return [_scaled(part, factor) for part in gradient]
+    return gradient.with_values(gradient.values * np.float32(factor))

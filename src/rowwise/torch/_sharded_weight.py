@@ -8,8 +8,8 @@ from typing import Any, NoReturn, Self
 import numpy as np
 import torch
 
-from rowwise import _native
 from rowwise.sharded import ShardedTable
+from rowwise.sharded._batch import Request
 from rowwise.sharded._store import OwnGradient, Pass
 from rowwise.store import RowGradient
 from rowwise.torch._lookup import rows_and_gradients
@@ -31,14 +31,15 @@ class ShardedWeight(torch.Tensor):
 
     Attributes:
         table: the sharded table.
-        average: whether gradients are divided by the number of ranks, as DDP divides dense ones.
+        share: what a rank's gradient is multiplied with, as DDP does to dense ones: 1 / ranks, or
+            1 where gradients are summed.
         exchanged: the gradient of this rank's rows, once `exchange` was called.
         optimizer: the optimizer that steps it, weakly, or None.
         resumes: whether the table was loaded, so that its next optimizer goes on with its slots.
     """
 
     table: ShardedTable
-    average: bool
+    share: float
     exchanged: OwnGradient | None
     optimizer: weakref.ref[Any] | None
     resumes: bool
@@ -50,7 +51,7 @@ class ShardedWeight(torch.Tensor):
         shape_only = torch.zeros(()).expand(table.shape)
         self: Self = torch.Tensor._make_subclass(cls, shape_only, requires_grad)
         self._is_param = True  # torch's own sign: isinstance(self, torch.nn.Parameter)
-        self.table, self.average = table, average
+        self.table, self.share = table, 1 / table.store.exchange.ranks if average else 1.0
         self.optimizer = None
         self.exchanged, self.resumes, self._passes, self._lengths = None, False, [], []
         return self
@@ -60,14 +61,21 @@ class ShardedWeight(torch.Tensor):
 
     # ------------------------------------------------------------------ gradients
 
-    def add_pass(self, gradient: Pass) -> None:
-        """Add the gradient of a backward pass, which torch is told has no rows."""
+    def add_pass(self, gradient: Pass, wanted: Request | None = None) -> None:
+        """Add the gradient of a backward pass, which torch is told has no rows.
+
+        It is copied, in order and times `share`: its memory may be somebody else's.
+
+        Args:
+            gradient: of the ids of a lookup.
+            wanted: what the lookup returned, see `ShardedStore.parcel`.
+        """
         if self.exchanged is not None:
             raise RuntimeError(
                 "backward() after clip_grad_norm_: the gradient was exchanged already; make all "
                 "backward passes first, and call zero_grad() after the step"
             )
-        self._passes.append(gradient)
+        self._passes.append(self.table.store.parcel(gradient, self.share, wanted))
 
     def passes(self) -> list[Pass]:
         """Return the gradients of all backward passes since the last `zero_grad`."""
@@ -87,21 +95,8 @@ class ShardedWeight(torch.Tensor):
         Every rank calls it. It is None if no rank has any.
         """
         if self.exchanged is None:
-            passes = self.scaled(self.passes())
-            self.exchanged = self.table.store.exchange_gradient(passes)
+            self.exchanged = self.table.store.exchange_gradient(self.passes())
         return self.exchanged
-
-    def scaled(self, passes: list[Pass], factor: float = 1.0) -> list[Pass]:
-        """Return gradients times a factor, divided by the number of ranks where they average."""
-        ranks = self.table.store.exchange.ranks if self.average else 1
-        for number, part in enumerate(passes):
-            if factor != 1.0:
-                part = part.with_values(part.values * np.float32(factor))
-            if ranks != 1:
-                averaged = _native.empty(*part.values.shape)
-                part = part.with_values(np.divide(part.values, np.float32(ranks), out=averaged))
-            passes[number] = part
-        return passes
 
     def _gradient(self) -> torch.Tensor | None:
         """Return torch's gradient, with the rows of all passes."""
