@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -101,6 +100,26 @@ def row_parcel(wanted: Request, values: Floats, factor: float = 1.0) -> Parcel:
     return Parcel(rows, values, np.stack([counts, counts], axis=1))
 
 
+def summed_parcel(wanted: Request, values: Floats, parts: int, factor: float = 1.0) -> Parcel:
+    """Cut a batch into parts, and sum the gradients (n, dim) of a row within each, in order.
+
+    The sums of a row stand in the order of the parts.
+    """
+    n = len(wanted.order)
+    sizes = np.diff([n * part // parts for part in range(parts + 1)])
+    part = np.repeat(np.arange(parts), sizes)[wanted.order]
+    first = np.append(True, part[1:] != part[:-1])[:n]
+    first[wanted.begins[:-1]] = True
+    row = np.repeat(np.arange(len(wanted.rows)), np.diff(wanted.begins))[first]
+    counts = np.diff(np.searchsorted(row, np.cumsum(wanted.counts)), prepend=0)
+    of_sum = np.empty(n, np.int64)
+    of_sum[wanted.order] = np.cumsum(first) - 1
+    sums = _sums(of_sum, values, len(row))
+    if factor != 1:
+        sums *= np.float32(factor)
+    return Parcel(wanted.rows[row], sums, np.stack([counts, counts], axis=1))
+
+
 def _taken(values: Floats, order: Ids, factor: float) -> Floats:
     """Return the values (n, dim) of some order, times a factor, in one pass over memory."""
     taken = _native.empty(len(order), values.shape[1])
@@ -130,29 +149,19 @@ def bag_parcel(bags: Bags, values: Floats, layout: Layout, factor: float = 1.0) 
     return Parcel(rows, sent, np.stack(per_rank, axis=1), lengths.astype(np.uint32), weights)
 
 
-def sums_by_parts(gradient: RowGradient, parts: int) -> RowGradient:
-    """Cut a batch into parts, and sum the gradients of an id within each of them, in order."""
-    ids = gradient.ids.reshape(-1)
-    values = gradient.values.reshape(len(ids), -1)
-    ends = [len(ids) * part // parts for part in range(parts + 1)]
-    sums = [
-        coalesced(RowGradient(ids[begin:end], values[begin:end])) for begin, end in pairwise(ends)
-    ]
-    return RowGradient(
-        np.concatenate([part.ids for part in sums]),
-        np.concatenate([part.values for part in sums]),
-    )
-
-
 def coalesced(gradient: RowGradient) -> RowGradient:
     """Return distinct ids, ascending, with the sums of their gradients, in batch order."""
     ids, inverse = np.unique(gradient.ids.reshape(-1), return_inverse=True)
-    if not len(ids):
-        return gradient
-    values = np.ascontiguousarray(gradient.values.reshape(len(inverse), -1))
-    store = store_of(_native.empty(len(ids), values.shape[1]))
-    summed = store.coalesce(RowGradient(np.ascontiguousarray(inverse, np.int64), values))
-    return RowGradient(ids, summed.values)
+    return RowGradient(ids, _sums(inverse, gradient.values, len(ids)))
+
+
+def _sums(of_sum: Ids, values: Floats, count: int) -> Floats:
+    """Return sums (count, dim) of values (n, dim), in order; of_sum (n,) has all of them."""
+    values = np.ascontiguousarray(values.reshape(len(of_sum), values.shape[-1]))
+    if not count:
+        return values
+    store = store_of(_native.empty(count, values.shape[1]))
+    return store.coalesce(RowGradient(np.ascontiguousarray(of_sum, np.int64), values)).values
 
 
 def store_of(vectors: Floats) -> HostStore:

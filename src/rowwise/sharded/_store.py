@@ -512,16 +512,17 @@ class ShardedStore:
         """
         if isinstance(gradient, _batch.Parcel):
             return gradient
-        if self.sums == "parts":
-            by_row = self.row_gradient(gradient)
-            gradient = _batch.sums_by_parts(by_row, self.parts // self.exchange.ranks)
-            wanted = None
         if isinstance(gradient, BagGradient):
             check_range(gradient.plan.ids, self.layout.rows)
-            return _batch.bag_parcel(gradient.plan, gradient.values, self.layout, factor)
+            if self.sums == "batch":
+                return _batch.bag_parcel(gradient.plan, gradient.values, self.layout, factor)
+            gradient = self.row_gradient(gradient)
         if wanted is None:
             wanted = self._request(gradient.ids)
-        return _batch.row_parcel(wanted, gradient.values, factor)
+        if self.sums == "batch":
+            return _batch.row_parcel(wanted, gradient.values, factor)
+        parts = self.parts // self.exchange.ranks
+        return _batch.summed_parcel(wanted, gradient.values, parts, factor)
 
     def row_gradient(self, gradient: Pass) -> RowGradient:
         """Return this rank's gradient of a backward pass, id by id."""
