@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -49,6 +49,20 @@ def batches(kind: str, rows: int, rank: int, count: int) -> list[np.ndarray]:
     if kind == "uniform":
         return [rng.integers(0, rows, BATCH) for _ in range(count)]
     return [(rows ** rng.random(BATCH)).astype(np.int64) - 1 for _ in range(count)]
+
+
+def launch() -> NoReturn:
+    """Run this program as both processes, and exit with them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common |= {"WORLD_SIZE": str(RANKS), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([sys.executable, *sys.argv], env={**common, "RANK": str(rank)})
+        for rank in range(RANKS)
+    ]
+    sys.exit(max(process.wait() for process in processes))
 
 
 def start() -> int:
@@ -176,16 +190,7 @@ def main() -> None:
     if "RANK" in os.environ:
         one_process(args)
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    common |= {"WORLD_SIZE": str(RANKS), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen([sys.executable, *sys.argv], env={**common, "RANK": str(rank)})
-        for rank in range(RANKS)
-    ]
-    sys.exit(max(process.wait() for process in processes))
+    launch()
 
 
 if __name__ == "__main__":
