@@ -4,6 +4,7 @@ One program runs on three processes, which form smaller groups too: starting the
 """
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -114,6 +115,26 @@ try:
 except RuntimeError as error:
     found["another shape"] = str(error)
 
+# ---- what the processes give differs
+Sharded, ones = rowwise.torch.ShardedEmbedding, torch.tensor([1])
+if rank == 1:
+    rowwise.Table(30, DIM).save(FOLDER + "/a")
+    rowwise.Table(31, DIM).save(FOLDER + "/b")
+dist.barrier()
+first, second = Sharded(30, DIM), Sharded(30, DIM)
+found["errors"] = []
+for wrong in (
+    lambda: Sharded(30, DIM + (rank == 2)),
+    lambda: Sharded(30, DIM, _weight=torch.zeros(30 + (rank == 1), DIM)),
+    lambda: [layer(ones) for layer in ((second, first) if rank == 1 else (first, second))],
+    lambda: Sharded.load(FOLDER + ("/b" if rank == 1 else "/a")),
+    lambda: Sharded.load(FOLDER + ("/c" if rank == 2 else "/a")),
+):
+    try:
+        wrong()
+    except Exception as error:
+        found["errors"].append(f"{type(error).__name__}: {error}")
+
 # ---- a loss that is not finite on one process
 model, optimizer = adamw()
 scaler = ShardedGradScaler(device="cpu", init_scale=8.0)
@@ -178,6 +199,20 @@ def test_a_checkpoint_is_not_loaded_without_the_slots(found):
 def test_a_plain_state_dict_fills_a_sharded_module_and_the_other_way_round(found):
     assert [each[0]["state_dict"] for each in found] == [True] * 3
     assert "weight has shape (31, 4), the table (30, 4)" in found[0][0]["another shape"]
+
+
+def test_what_one_process_gives_wrongly_is_an_error_on_every_process(found):
+    expected = (
+        r"RankMismatchError: table \d+ has dim=5 on rank 2 and dim=4 on rank 0",
+        r"ValueError: rank 1: init has shape \(31, 4\); the table needs \(30, 4\)",
+        r"RankMismatchError: rank 0 calls table \d+ of the group and rank 1 calls table",
+        r"RankMismatchError: .* has rows=31 on rank 1 and rows=30 on rank 0",
+        r"FileNotFoundError: rank 2: there is no file '.*/c'",
+    )
+    for each in found:
+        assert len(each[0]["errors"]) == len(expected)
+        for said, pattern in zip(each[0]["errors"], expected, strict=True):
+            assert re.match(pattern, said)
 
 
 def test_a_step_that_one_process_has_to_skip_all_skip(found):

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from contextlib import nullcontext
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 import rowwise.torch
 from helpers.ranks import outcomes, run_ranks, share
+from rowwise import Table
 from rowwise.errors import RankMismatchError, UntrainedError
 from rowwise.sharded import ThreadExchange
 from rowwise.torch import optim
@@ -406,8 +408,36 @@ def test_an_id_outside_is_an_error_on_every_rank():
 def test_arguments_of_modules_that_differ_are_an_error_on_every_rank(name, values):
     _, errors = outcomes(2, lambda e: sharded(e, **{name: values[e.rank]}))
     assert [type(error) for _, error in errors] == [RankMismatchError] * 2
-    said = f"ShardedEmbedding of table 0 has {name}={values[1]} on rank 1 and {name}={values[0]}"
+    said = f"the module of table 0 has {name}={values[1]} on rank 1 and {name}={values[0]}"
     assert said in str(errors[0][1])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"_weight": START[1:]}, r"rank 1: init has shape \(399, 6\)"),
+        ({"padding_idx": ROWS}, "rank 1: Padding_idx must be within"),
+        ({"untrained": "never"}, "rank 1: untrained='never' is not one of"),
+    ],
+    ids=["values", "padding_idx", "untrained"],
+)
+def test_a_bad_argument_on_one_rank_is_an_error_on_every_rank(options, said):
+    _, errors = outcomes(2, lambda e: sharded(e, **(options if e.rank else {})))
+    assert len(errors) == 2
+    for _, error in errors:
+        assert re.match(said, str(error))
+
+
+def test_a_bad_argument_for_a_file_on_one_rank_is_an_error_on_every_rank(tmp_path):
+    Table(ROWS, DIM).save(tmp_path / "table")
+
+    def run(exchange):
+        untrained = ("as-is", "never")[exchange.rank]
+        load = rowwise.torch.ShardedEmbedding.load
+        with pytest.raises(ValueError, match="rank 1: untrained='never' is not one of"):
+            load(tmp_path / "table", exchange, untrained=untrained)
+
+    run_ranks(2, run)
 
 
 def test_layers_called_in_another_order_are_an_error_on_every_rank():

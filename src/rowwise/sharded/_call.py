@@ -23,7 +23,8 @@ KINDS = (
 _ERRORS: dict[str, type[Exception]] = {
     kind.__name__: kind
     for kind in (
-        *(IndexError, TypeError, ValueError, MemoryError, OSError, FileNotFoundError),
+        *(IndexError, TypeError, ValueError, AssertionError, MemoryError),
+        *(OSError, FileNotFoundError),
         *(errors.UntrainedError, errors.RankMismatchError, errors.DamagedFileError),
     )
 }

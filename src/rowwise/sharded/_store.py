@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,13 +115,14 @@ class ShardedStore:
                 raise ValueError(f"sums={sums!r} is not 'batch' or 'parts'")
             if sums == "parts" and (parts < 1 or parts % exchange.ranks):
                 raise ValueError(f"parts={parts} is no multiple of the {exchange.ranks} ranks")
-            local_rows = len(range(*Layout(rows, exchange.ranks).span(exchange.rank)))
-            return HostStore(local_rows, dim, rule, scratch=scratch)
+            ids = Layout(rows, exchange.ranks).ids(exchange.rank)
+            local = HostStore(len(ids), dim, rule, scratch=scratch)
+            _fill(local.memory(), (rows, dim), init, seed, ids)
+            return local
 
         self._begin(exchange, sums, parts)
-        self.local = self._made(make, arguments, rule)
+        self.local = self._made(make, arguments)
         self.layout = Layout(rows, exchange.ranks)
-        self._fill(init, seed)
 
     @classmethod
     def from_local(
@@ -141,7 +142,7 @@ class ShardedStore:
         """
         store = cls.__new__(cls)
         store._begin(exchange, sums, parts)
-        store.local = store._made(make, {"rows": rows, "sums": sums, "parts": parts}, None)
+        store.local = store._made(make, {"rows": rows, "sums": sums, "parts": parts})
         store.layout = Layout(rows, exchange.ranks)
         return store
 
@@ -152,28 +153,13 @@ class ShardedStore:
         self._ahead: Ahead | None = None
         self._looked: list[Ids] = []
 
-    def _made(
-        self, make: Callable[[], HostStore], arguments: dict[str, object], rule: Rule | None
-    ) -> HostStore:
+    def _made(self, make: Callable[[], HostStore], arguments: dict[str, object]) -> HostStore:
         local, error = attempt(make)
-        call = Call("make", self.number, 0, "")
         with self.collective("making the table"):
-            agree(self.exchange, call, self._no_counts(), error)
+            agree(self.exchange, _making(self.number), self._no_counts(), error)
             agree_on_arguments(self.exchange, f"table {self.number}", arguments)
         assert local is not None
         return local
-
-    def _fill(self, init: Init, seed: int | None) -> None:
-        """Give this rank's rows what they start with in one process."""
-        ids = self.layout.ids(self.exchange.rank)
-        memory = self.local.memory()
-        if not isinstance(init, str):
-            values = np.asarray(init(self.shape) if callable(init) else init)
-            if values.shape != self.shape:
-                raise ValueError(f"init has shape {values.shape}; the table needs {self.shape}")
-            memory[:] = values[ids]
-            return
-        _init.fill_rows(memory, init, seed, ids)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -727,14 +713,16 @@ class ShardedStore:
         with self.collective(f"a {kind}"):
             agree(self.exchange, self._call(kind), self._no_counts(), error)
 
-    def agree_on(self, what: str, arguments: dict[str, object]) -> None:
-        """Refuse arguments, of what is made on this table, that differ between ranks.
+    def agree_on(self, arguments: dict[str, object], error: Exception | None = None) -> None:
+        """Refuse arguments of a module on this table that differ between ranks.
 
         Raises:
-            RankMismatchError: on every rank.
+            RankMismatchError: they differ; on every rank.
+            Exception: an error that a rank gives; on every rank.
         """
-        with self.collective(f"making a {what}"):
-            agree_on_arguments(self.exchange, f"{what} of table {self.number}", arguments)
+        with self.collective("making a module"):
+            module = f"the module of table {self.number}"
+            agree_on_arguments(self.exchange, module, arguments, error)
 
     def _call(self, kind: str) -> Call:
         return Call(kind, self.number, self.steps, repr(self.rule))
@@ -757,6 +745,31 @@ class ShardedStore:
                     "end the processes and start again from the last checkpoint"
                 )
             raise ExchangeError(self._lost) from error
+
+
+def refuse_table(exchange: Exchange, error: Exception) -> NoReturn:
+    """Raise an error on every rank, in place of making a table, which the others may be about to.
+
+    Raises:
+        Exception: the first that a rank gives.
+    """
+    agree(exchange, _making(exchange.next_table()), np.zeros((exchange.ranks, 3), np.int64), error)
+    raise error
+
+
+def _making(number: int) -> Call:
+    return Call("make", number, 0, "")
+
+
+def _fill(memory: Floats, shape: tuple[int, int], init: Init, seed: int | None, ids: Ids) -> None:
+    """Give the rows ids (n,) of a table what they start with in one process."""
+    if isinstance(init, str):
+        _init.fill_rows(memory, init, seed, ids)
+        return
+    values = np.asarray(init(shape) if callable(init) else init)
+    if values.shape != shape:
+        raise ValueError(f"init has shape {values.shape}; the table needs {shape}")
+    memory[:] = values[ids]
 
 
 def attempt(make: Callable[[], T]) -> tuple[T | None, Exception | None]:

@@ -18,7 +18,7 @@ from rowwise._untrained import Untrained
 from rowwise.rules import Rule
 from rowwise.sharded import _file
 from rowwise.sharded._exchange import Exchange
-from rowwise.sharded._store import Given, ShardedStore, attempt
+from rowwise.sharded._store import Given, ShardedStore, attempt, refuse_table
 from rowwise.store import Folder, RowGradient
 from rowwise.table import Floats, Table
 
@@ -72,8 +72,13 @@ class ShardedTable(Table):
         sums: Literal["batch", "parts"] = "batch",
         parts: int = 64,
     ) -> None:
-        rows, dim = positive("rows", rows), positive("dim", dim)
-        chosen = rules.get(rule)
+        checked, error = attempt(
+            lambda: (positive("rows", rows), positive("dim", dim), rules.get(rule))
+        )
+        if error is not None:
+            refuse_table(exchange, error)
+        assert checked is not None
+        rows, dim, chosen = checked
         self.store = ShardedStore(
             rows,
             dim,

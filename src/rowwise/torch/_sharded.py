@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, Self
 
@@ -14,7 +14,7 @@ import torch
 from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
 from rowwise.sharded import ShardedTable
-from rowwise.sharded._store import attempt
+from rowwise.sharded._store import attempt, refuse_table
 from rowwise.text import Vocabulary
 from rowwise.torch._group import exchange_of
 from rowwise.torch._lookup import whole_ids
@@ -42,11 +42,11 @@ class _Sharded(torch.nn.Module):
     untrained: Untrained
     pretrained: Coverage | None = None
 
-    def _finish_init(
+    def _begin(
         self,
+        begin: Callable[[], None],
         given: torch.Tensor | ShardedTable | None,
-        device: Any,
-        dtype: Any,
+        place: tuple[Any, Any],
         *,
         process_group: Any,
         average: bool,
@@ -55,30 +55,46 @@ class _Sharded(torch.nn.Module):
         untrained: Untrained,
         freeze: bool = False,
     ) -> None:
-        """Complete the constructor: `given` are the user's values for the weight, or its table."""
-        check_untrained(untrained)
-        _check_place(torch.empty(0, device=device, dtype=dtype))
-        self.untrained = untrained
+        """Make the module; what is wrong with arguments on one rank raises on all of them.
+
+        Args:
+            begin: PyTorch's constructor.
+            given: the user's values for the weight, or its table.
+            place: the device and dtype that were asked for.
+            process_group, average, sums, parts, untrained, freeze: see the constructor.
+        """
+        exchange = exchange_of(process_group)
+
+        def check() -> None:
+            begin()
+            check_untrained(untrained)
+            _check_place(torch.empty(0, device=place[0], dtype=place[1]))
+
+        _, error = attempt(check)
         if isinstance(given, ShardedTable):
             table = given
+        elif error is not None:
+            refuse_table(exchange, error)
         else:
             table = ShardedTable(
                 self.num_embeddings,
                 self.embedding_dim,
-                exchange=exchange_of(process_group),
+                exchange=exchange,
                 init="zeros" if given is None else given.detach().cpu().numpy(),
                 sums=sums,
                 parts=parts,
             )
+        names = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "mode")
+        arguments = {name: getattr(self, name, None) for name in names}
+        arguments |= {"untrained": untrained, "average": average, "freeze": freeze}
+        table.store.agree_on({"kind": type(self).__name__, **arguments}, error)
+        self.untrained = untrained
         if given is None:
             draw_normal(table)
             if self.padding_idx is not None:
                 table.store.write(0.0, np.array([self.padding_idx]))
         self.weight = ShardedWeight(table, average, not freeze)
         self.weight.resumes = table is given
-        names = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "untrained", "mode")
-        arguments = {name: getattr(self, name, None) for name in names}
-        table.store.agree_on(type(self).__name__, {**arguments, "average": average})
 
     @property
     def table(self) -> ShardedTable:
@@ -102,7 +118,7 @@ class _Sharded(torch.nn.Module):
         """
         exchange = exchange_of(process_group)
         table = ShardedTable.load(path, exchange=exchange, **_sharing(options))
-        return cls(*table.shape, _weight=table, **options)  # type: ignore[call-arg,misc]
+        return cls(*table.shape, _weight=table, process_group=process_group, **options)  # type: ignore[call-arg,misc]
 
     @classmethod
     def from_pretrained(
@@ -131,15 +147,21 @@ class _Sharded(torch.nn.Module):
             TypeError: vocabulary without words to look up.
             ValueError: embeddings that are not (V, D).
         """
-        pretrained = pretrained_rows(embeddings, vocabulary, init, seed=seed)
-        exchange, rows = exchange_of(process_group), pretrained.rows
+        exchange = exchange_of(process_group)
+        pretrained, error = attempt(
+            lambda: pretrained_rows(embeddings, vocabulary, init, seed=seed)
+        )
+        if error is not None:
+            refuse_table(exchange, error)
+        assert pretrained is not None
+        rows = pretrained.rows
         table = ShardedTable(
             *rows.shape, exchange=exchange, init=lambda _: rows, **_sharing(options)
         )
         table.mark_trained(pretrained.found.nonzero()[0])
         if isinstance(vocabulary, Vocabulary):
             table.vocabulary = vocabulary
-        module = cls(*rows.shape, _weight=table, **options)  # type: ignore[call-arg,misc]
+        module = cls(*rows.shape, _weight=table, process_group=process_group, **options)  # type: ignore[call-arg,misc]
         module.weight.requires_grad_(not freeze)
         module.pretrained = pretrained.coverage
         if pretrained.coverage is not None and verbose and exchange.rank == 0:
@@ -317,21 +339,12 @@ class ShardedEmbedding(_Sharded, torch.nn.Embedding):
         parts: int = 64,
         untrained: Untrained = "as-is",
     ) -> None:
-        torch.nn.Embedding.__init__(
-            self,
-            num_embeddings,
-            embedding_dim,
-            padding_idx,
-            max_norm,
-            norm_type,
-            scale_grad_by_freq,
-            sparse,
-            device="meta",
-        )
-        self._finish_init(
+        arguments = (num_embeddings, embedding_dim, padding_idx, max_norm, norm_type)
+        flags = (scale_grad_by_freq, sparse)
+        self._begin(
+            lambda: torch.nn.Embedding.__init__(self, *arguments, *flags, device="meta"),
             _weight,
-            device,
-            dtype,
+            (device, dtype),
             process_group=process_group,
             average=average,
             sums=sums,
@@ -397,30 +410,23 @@ class ShardedEmbeddingBag(_Sharded, torch.nn.EmbeddingBag):
         parts: int = 64,
         untrained: Untrained = "as-is",
     ) -> None:
-        if mode not in ("sum", "mean", "max"):
-            raise ValueError(f"mode={mode!r} is not 'sum', 'mean' or 'max'")
-        if mode == "max" and scale_grad_by_freq:
-            raise ValueError(
-                "mode='max' does not support scale_grad_by_freq; leave it out, or take mode='sum'"
-            )
-        torch.nn.EmbeddingBag.__init__(
-            self,
-            num_embeddings,
-            embedding_dim,
-            max_norm,
-            norm_type,
-            scale_grad_by_freq,
-            mode,
-            sparse,
-            None,
-            include_last_offset,
-            padding_idx,
-            device="meta",
-        )
-        self._finish_init(
+        arguments = (num_embeddings, embedding_dim, max_norm, norm_type, scale_grad_by_freq)
+        flags = (mode, sparse, None, include_last_offset, padding_idx)
+
+        def begin() -> None:
+            if mode not in ("sum", "mean", "max"):
+                raise ValueError(f"mode={mode!r} is not 'sum', 'mean' or 'max'")
+            if mode == "max" and scale_grad_by_freq:
+                raise ValueError(
+                    "mode='max' does not support scale_grad_by_freq; leave it out, or take "
+                    "mode='sum'"
+                )
+            torch.nn.EmbeddingBag.__init__(self, *arguments, *flags, device="meta")
+
+        self._begin(
+            begin,
             _weight,
-            device,
-            dtype,
+            (device, dtype),
             process_group=process_group,
             average=average,
             sums=sums,
