@@ -1,7 +1,9 @@
 """Nobody's data is changed or lost: rows as they stand, models whole or not at all."""
 
 import csv
+import gzip
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +172,21 @@ def test_columns_go_by_number_without_a_header(tmp_path):
 def test_a_text_file_with_tabs_is_tsv(tmp_path):
     (tmp_path / "d.txt").write_text("text\tlabel\none\ta\ntwo\tb\n")
     assert read_labelled(tmp_path / "d.txt", Columns()).texts == ["one", "two"]
+
+
+def test_damaged_gzip_is_named(tmp_path):
+    path = tmp_path / "d.tsv.gz"
+    whole = gzip.compress(b"text\tlabel\napple pear\tfruit\n" * 20)
+    refused = 0
+    for at in range(len(whole)):
+        changed = bytearray(whole)
+        changed[at] ^= 0xFF
+        path.write_bytes(changed)
+        try:
+            read_labelled(path, Columns())
+        except UsageError as error:
+            refused += "cannot be read after line" in str(error)
+    assert refused > len(whole) / 2
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "utf-16-le"])
@@ -347,6 +364,27 @@ def test_what_comes_out_as_json_is_json(tmp_path):
 
     json.loads(result.stdout, parse_constant=refuse)
     json.loads((tmp_path / "m" / "classifier.json").read_text(), parse_constant=refuse)
+
+
+def test_a_report_on_a_changed_outcome_says_so(model, tmp_path):
+    shutil.copytree(model, tmp_path / "m")
+    outcome = json.loads((model / "classifier.json").read_text())
+    for changed in ([], {}, outcome | {"labels": 3}, outcome | {"held_out": []}):
+        (tmp_path / "m" / "classifier.json").write_text(json.dumps(changed))
+        result = run("report", tmp_path / "m")
+        assert result.exit_code == 2, changed
+        assert "is not what rowwise train writes in classifier.json" in result.stderr
+
+
+def test_the_vocabulary_of_another_model_is_refused(model, tmp_path):
+    rows = [("apple pear plum", "tools"), ("hammer saw drill", "fruit")] * 30
+    other = tmp_path / "other"
+    assert run("train", write_csv(tmp_path / "d.csv", rows), "--out", other).exit_code == 0
+    shutil.copytree(model, tmp_path / "m")
+    shutil.copy(other / "table.safetensors", tmp_path / "m")
+    result = run("predict", tmp_path / "m", "pear")
+    assert result.exit_code == 2
+    assert "table.safetensors has the checksum" in result.stderr
 
 
 def test_a_report_and_a_page_are_made_of_a_classifier(model, tmp_path):

@@ -1,6 +1,8 @@
 """`TextClassifier`: what scikit-learn asks for, and what texts of any script and length give."""
 
+import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from sklearn.preprocessing import FunctionTransformer  # noqa: E402
 from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
 import rowwise  # noqa: E402
+from rowwise.files._container import Container, write  # noqa: E402
 from rowwise.sklearn import TextClassifier  # noqa: E402
 from rowwise.vectors import Vectors  # noqa: E402
 
@@ -238,6 +241,46 @@ def test_damaged_files_are_refused(model, tmp_path):
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(rowwise.errors.DamagedFileError, match="checksum"):
+        TextClassifier.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["table.safetensors", "head.safetensors"])
+def test_a_file_of_another_classifier_is_refused(name, model, tmp_path):
+    for folder, reversed_labels in (("one", False), ("other", True)):
+        x, y = texts()
+        labels = y[::-1] if reversed_labels else y
+        TextClassifier(max_epochs=2).fit(x, labels).save(tmp_path / folder)
+    shutil.copy(tmp_path / "other" / name, tmp_path / "one" / name)
+    with pytest.raises(rowwise.errors.DamagedFileError, match=f"{name} has the checksum"):
+        TextClassifier.load(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda about, arrays: about.pop("classes"), "it has no 'classes'"),
+        (lambda about, arrays: about.pop("n_iter"), "it has no 'n_iter'"),
+        (lambda about, arrays: about.update(classes=["x"]), r"its labels have shape \(1,\)"),
+        (lambda about, arrays: about.update(history=[1]), "cannot convert"),
+        (lambda about, arrays: about["parameters"].update(patience=0), "patience=0 is below 1"),
+        (lambda about, arrays: about["parameters"].update(other=0), "'other'"),
+        (lambda about, arrays: about["features"].update(word_ngrams=-1), "word_ngrams is -1"),
+        (lambda about, arrays: about["features"].update(char_ngrams=4), "char_ngrams|unpack"),
+        (lambda about, arrays: arrays.update(keys=arrays["keys"][:-1]), "its keys are"),
+        (lambda about, arrays: arrays.update(chars=arrays["keys"]), "its chars are int64"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_though_their_checksums_are_right(
+    change, message, model, tmp_path
+):
+    model.save(tmp_path)
+    path = tmp_path / "classifier.safetensors"
+    with Container(path) as file:
+        arrays = {name: file.read(name) for name in file.entries}
+        about = json.loads(file.about["classifier"])
+        change(about, arrays)
+        write(path, arrays, file.about | {"classifier": json.dumps(about)})
+    with pytest.raises(rowwise.errors.DamagedFileError, match=message):
         TextClassifier.load(tmp_path)
 
 

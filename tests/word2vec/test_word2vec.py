@@ -230,6 +230,14 @@ def test_a_line_that_is_no_text_is_named(tmp_path):
         Corpus.from_file(tmp_path / "absent.txt")
 
 
+def test_a_damaged_gzip_is_named(tmp_path):
+    whole = gzip.compress(b"tea cup\n" * 200)
+    for content in (whole[:-9], whole[:10] + b"\xff" + whole[11:], whole[:-6] + b"123456"):
+        (tmp_path / "c.txt.gz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"c.txt.gz' cannot be read after line \d+: "):
+            Corpus.from_file(tmp_path / "c.txt.gz")
+
+
 @pytest.mark.parametrize(
     ("texts", "options", "message"),
     [

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def read_lines(path: Path, encoding: str | None = None) -> Iterator[str]:
                 yield text.removesuffix("\n").removesuffix("\r")
     except LookupError:
         raise UsageError(f"--encoding {encoding!r} is not an encoding that Python knows") from None
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UsageError(f"{str(path)!r} cannot be read after line {number}: {error}") from None
 
 

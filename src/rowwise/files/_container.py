@@ -193,6 +193,7 @@ class Container:
     Attributes:
         about: the strings given to `write`.
         entries: name -> `Entry`.
+        checksum: of the header, which holds the checksums of the arrays; eight hexadecimal digits.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -206,7 +207,7 @@ class Container:
         self._file = open(path, "rb")  # noqa: SIM115 - for the container's life
         self._mapping: FileMapping | None = None
         try:
-            self.about, self.entries = self._read_header()
+            self.about, self.entries, self.checksum = self._read_header()
         except BaseException:
             self._file.close()
             raise
@@ -292,7 +293,7 @@ class Container:
         count = math.prod(entry.shape)
         return np.frombuffer(self._mapping, entry.dtype, count, entry.begin).reshape(entry.shape)
 
-    def _read_header(self) -> tuple[dict[str, str], dict[str, Entry]]:
+    def _read_header(self) -> tuple[dict[str, str], dict[str, Entry], str]:
         size = os.fstat(self._file.fileno()).st_size
         start = self._file.read(8)
         length = int.from_bytes(start, "little")
@@ -323,7 +324,7 @@ class Container:
         end = max((e.begin + e.nbytes for e in entries.values()), default=8 + length)
         if end != size:
             raise self.damaged(f"it has {size} bytes and its arrays end at {end}")
-        return about, entries
+        return about, entries, own
 
 
 def _entry(entry: Any, checksum: int, base: int) -> Entry:

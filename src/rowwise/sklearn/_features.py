@@ -79,7 +79,7 @@ class Lexicon:
 
         spelled = np.fromiter(map(is_word, words), bool, count) & ~unspaced
         parts, owners = [], []
-        for n in range(char_ngrams[0], char_ngrams[1] + 1):
+        for n in range(char_ngrams[0], min(char_ngrams[1], int(lengths.max()) + 2) + 1):
             counts = np.where(spelled, np.maximum(lengths + 3 - n, 0), 0)
             begins = ranges(starts, counts)
             ngram = np.full(len(begins), np.uint64(n))

@@ -2,7 +2,8 @@
 
     table.safetensors       the rows, with all that training needs, and their words
     head.safetensors        the linear layer, likewise
-    classifier.safetensors  keys and counts of features; parameters, labels and history as JSON
+    classifier.safetensors  keys and counts of features; parameters, labels and history as JSON,
+                            and the checksums of the other two
 
 A quantized classifier is the last file alone: rows as 8-bit integers with a scale each, and the
 layer, of which nothing can be trained further.
@@ -12,20 +13,25 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rowwise.files._container import Container, write
 from rowwise.sklearn._features import Features
 from rowwise.sklearn._model import BagModel
+from rowwise.store._table_file import blaming
 from rowwise.table import Table
 from rowwise.text import Vocabulary
 
 TABLE, HEAD, CLASSIFIER = "table.safetensors", "head.safetensors", "classifier.safetensors"
 _FORMAT = "rowwise text classifier 1"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ def save(stored: Stored, folder: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     stored.model.table.save(folder / TABLE)
     stored.model.head.save(folder / HEAD)
-    write(folder / CLASSIFIER, _arrays(stored.features), _about(stored))
+    sums = {name: _checksum(folder / name) for name in (TABLE, HEAD)}
+    write(folder / CLASSIFIER, _arrays(stored.features), _about(stored, sums))
 
 
 def save_quantized(stored: Stored, folder: str | os.PathLike[str], keep: float) -> None:
@@ -78,43 +85,96 @@ def save_quantized(stored: Stored, folder: str | os.PathLike[str], keep: float) 
     arrays["scales"] = scales
     arrays["head"] = stored.model.head.to_numpy()
     arrays["vocabulary"] = np.frombuffer(Vocabulary(features.words).to_json(), np.uint8)
-    write(folder / CLASSIFIER, arrays, _about(stored))
+    write(folder / CLASSIFIER, arrays, _about(stored, {}))
 
 
-def load(folder: str | os.PathLike[str]) -> Stored:
-    """Read a classifier from a folder.
+def load(folder: str | os.PathLike[str], make: Callable[[Stored], T]) -> T:
+    """Read a classifier from a folder, and return what `make` makes of it.
 
     Raises:
         FileNotFoundError: there is none.
-        DamagedFileError: a file is not what was written.
+        DamagedFileError: a file is not what was written, or not what was written with the others,
+            or `make` finds that its parts do not fit.
     """
     folder = Path(folder)
-    with Container(folder / CLASSIFIER) as file:
+    with Container(folder / CLASSIFIER) as file, blaming(file):
         if file.about.get("format") != _FORMAT:
             raise file.damaged(f"its format is {file.about.get('format')!r}, not {_FORMAT!r}")
-        try:
-            about = json.loads(file.about["classifier"])
-            arrays = {name: file.read(name) for name in file.entries}
-            if "rows" in arrays:
-                values = arrays["rows"] * arrays["scales"][:, None]
-                table, head = _plain_table(values), _plain_table(arrays["head"])
-                table.vocabulary = Vocabulary.from_json(arrays["vocabulary"].tobytes())
-            else:
-                table, head = Table.load(folder / TABLE), Table.load(folder / HEAD)
-            if table.vocabulary is None or table.rows != len(arrays["keys"]):
-                raise ValueError(f"{TABLE} does not fit it")
-            settings = about["features"]
-            features = Features(**settings | {"char_ngrams": tuple(settings["char_ngrams"])})
-            features.restore(
-                list(table.vocabulary.tokens),
-                arrays["keys"].view(np.uint64),
-                arrays["counts"].astype(np.int64),
-                arrays["chars"],
-                about["texts"],
+        about = json.loads(file.about["classifier"])
+        arrays = {name: file.read(name) for name in file.entries}
+        if "rows" in arrays:
+            table, head = _dequantized(arrays), _plain_table(arrays["head"])
+        else:
+            for name in (TABLE, HEAD):
+                _check_sum(file, folder / name, about["checksums"][name])
+            table, head = Table.load(folder / TABLE), Table.load(folder / HEAD)
+        if table.vocabulary is None:
+            raise ValueError(f"{TABLE} has no words")
+        _check_arrays(arrays, table, head)
+        features = Features(**_settings(about["features"]))
+        features.restore(
+            list(table.vocabulary.tokens),
+            arrays["keys"].view(np.uint64),
+            arrays["counts"].astype(np.int64),
+            arrays["chars"],
+            _whole("number of texts", about["texts"]),
+        )
+        return make(Stored(features, BagModel(table, head, bool(about["multilabel"])), about))
+
+
+def _checksum(path: Path) -> str:
+    with Container(path) as file:
+        return file.checksum
+
+
+def _check_sum(file: Container, path: Path, written: Any) -> None:
+    found = _checksum(path)
+    if found != written:
+        raise file.damaged(
+            f"{path.name} has the checksum {found}, and one with {written!r} was saved: "
+            "it is another's, or was changed since; copy both files from one folder"
+        )
+
+
+def _dequantized(arrays: Mapping[str, NDArray[Any]]) -> Table:
+    rows, scales = arrays["rows"], arrays["scales"]
+    if rows.ndim != 2 or rows.dtype != np.int8 or scales.shape != rows.shape[:1]:
+        raise ValueError(f"its rows have shape {rows.shape}, and their scales {scales.shape}")
+    table = _plain_table(rows * scales[:, None])
+    table.vocabulary = Vocabulary.from_json(arrays["vocabulary"].tobytes(), limit=len(rows))
+    return table
+
+
+def _check_arrays(arrays: Mapping[str, NDArray[Any]], table: Table, head: Table) -> None:
+    if head.rows != table.dim + 1:
+        raise ValueError(f"its layer has {head.rows} rows, and its words {table.dim} numbers")
+    for name, dtype in (("keys", np.int64), ("counts", np.int32), ("chars", np.bool_)):
+        array = arrays[name]
+        if array.dtype != dtype or array.shape != (table.rows,):
+            raise ValueError(
+                f"its {name} are {array.dtype} of shape {array.shape}, for {table.rows} rows"
             )
-            return Stored(features, BagModel(table, head, about["multilabel"]), about)
-        except (KeyError, TypeError, ValueError) as error:
-            raise file.damaged(str(error)) from error
+    if (arrays["counts"] < 0).any():
+        raise ValueError("a feature is counted in fewer than 0 texts")
+
+
+def _settings(given: dict[str, Any]) -> dict[str, Any]:
+    shortest, longest = given["char_ngrams"]
+    settings = given | {"char_ngrams": (shortest, longest)}
+    for name, value in {**given, "char_ngrams": shortest, "longest": longest}.items():
+        _whole(name, value)
+    return settings
+
+
+def _whole(name: str, value: Any) -> int:
+    """Return a number that counts something.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if type(value) is not int or not 0 <= value < 2**62:
+        raise ValueError(f"its {name} is {value!r}")
+    return value
 
 
 def _plain_table(values: Any) -> Table:
@@ -129,11 +189,12 @@ def _arrays(features: Features) -> dict[str, Any]:
     }
 
 
-def _about(stored: Stored) -> dict[str, str]:
+def _about(stored: Stored, checksums: Mapping[str, str]) -> dict[str, str]:
     features = stored.features
     about = stored.about | {
         "multilabel": bool(stored.model.multilabel),
         "texts": features.texts,
+        "checksums": dict(checksums),
         "features": {
             "word_ngrams": features.word_ngrams,
             "char_ngrams": features.char_ngrams,

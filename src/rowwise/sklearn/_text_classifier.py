@@ -443,7 +443,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             FileNotFoundError: there is none.
             DamagedFileError: a file is not what was written. It is a ValueError.
         """
-        stored = _files.load(folder)
+        return _files.load(folder, cls._of_stored)
+
+    @classmethod
+    def _of_stored(cls, stored: _files.Stored) -> TextClassifier:
         about = stored.about
         parameters = about["parameters"]
         if isinstance(parameters["char_ngrams"], list):
@@ -454,12 +457,17 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 labels.get(key, key): weight for key, weight in parameters["class_weight"].items()
             }
         model = cls(**parameters)
+        model._check_parameters()
         model._features, model._model = stored.features, stored.model
-        model.classes_, model.multilabel_ = np.array(about["classes"]), about["multilabel"]
+        model.classes_, model.multilabel_ = np.array(about["classes"]), stored.model.multilabel
+        if model.classes_.shape != (stored.model.head.dim,):
+            raise ValueError(
+                f"its labels have shape {model.classes_.shape}, for {stored.model.head.dim} outputs"
+            )
         model.best_epoch_, model.n_iter_ = about["best_epoch"], about["n_iter"]
         model.history_ = {
-            name: [math.nan if value is None else value for value in values]
-            for name, values in about["history"].items()
+            name: [math.nan if value is None else float(value) for value in values]
+            for name, values in dict(about["history"]).items()
         }
         return model
 

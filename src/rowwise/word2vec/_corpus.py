@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -72,7 +73,7 @@ class Corpus:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: a line is no UTF-8, or no word is frequent enough.
+            ValueError: a line is no UTF-8, the gzip is damaged, or no word is frequent enough.
         """
         name = os.fspath(path)
         with open(name, "rb") as file:
@@ -122,14 +123,18 @@ def lines(file: BinaryIO, name: str) -> Iterator[str]:
     """Yield the lines of an open file in UTF-8; the file is gzip if its name ends so.
 
     Raises:
-        ValueError: a line is no UTF-8; it is named.
+        ValueError: a line is no UTF-8, or the gzip is damaged; the line is named.
     """
     plain: Any = gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file
-    for number, line in enumerate(plain, 1):
-        try:
-            yield line.decode()
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{name!r}, line {number}: byte {error.start + 1} "
-                f"(0x{line[error.start]:02x}) is no UTF-8; convert the file"
-            ) from None
+    number = 0
+    try:
+        for number, line in enumerate(plain, 1):
+            try:
+                yield line.decode()
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{name!r}, line {number}: byte {error.start + 1} "
+                    f"(0x{line[error.start]:02x}) is no UTF-8; convert the file"
+                ) from None
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{name!r} cannot be read after line {number}: {error}") from None

@@ -16,13 +16,22 @@ def classifier_sections(outcome: Mapping[str, Any]) -> list[str]:
         outcome: what `rowwise train` writes in classifier.json: texts, labels, held_out and test
             (texts, accuracy, majority, confusion), mistakes (text, labels, given, probability, and
             words with their shares), telling_words (per label, words with their shares).
+
+    Raises:
+        ValueError: it is something else.
     """
-    return [
-        _facts(outcome),
-        _confusion(outcome["labels"], outcome["held_out"].get("confusion")),
-        _mistakes(outcome.get("mistakes", [])),
-        _words(outcome.get("telling_words", {})),
-    ]
+    try:
+        return [
+            _facts(outcome),
+            _confusion(outcome["labels"], outcome["held_out"].get("confusion")),
+            _mistakes(outcome.get("mistakes", [])),
+            _words(outcome.get("telling_words", {})),
+        ]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            "a classifier's outcome is not what rowwise train writes in classifier.json "
+            f"({type(error).__name__}: {error}); remove the file to report on its words alone"
+        ) from error
 
 
 def _facts(outcome: Mapping[str, Any]) -> str:
