@@ -73,8 +73,7 @@ bench: build/tools/limit build/peers/.installed
 
 fuzz: $(VENV)/.installed
 	$(BIN)/pip install --quiet atheris
-	mkdir -p build/fuzz
-	cd build/fuzz && $(abspath $(BIN))/python ../../fuzz/readers.py -max_total_time=60 -rss_limit_mb=4000
+	$(BIN)/python fuzz/readers.py --seconds 10
 	$(BIN)/python fuzz/tables.py --inputs 2000
 	$(BIN)/python fuzz/kill.py --kills 100
 	$(BIN)/python fuzz/full_disk.py
