@@ -320,6 +320,8 @@ def test_setting_a_rule_starts_fresh_slots(tmp_path):
 def test_rows_stay_where_a_move_to_a_new_file_fails(tmp_path, monkeypatch):
     tables = pair(tmp_path)
     train(tables, 5)
+    for table in tables:
+        table.materialize()
     there = tables[1]
     before = there.to_numpy()
 

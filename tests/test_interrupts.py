@@ -1,7 +1,10 @@
 """Ctrl-C at every line of a change: it has happened, or it has not."""
 
+import ctypes
 import itertools
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -59,6 +62,8 @@ CHANGES = {
     "grow": lambda table: table.grow(9, init="zeros"),
     "remap": lambda table: table.remap([1, 0, -1], init="zeros"),
     "save": lambda table: table.save("table"),
+    "set hyperparameters": lambda table: table.set_hyperparameters(rowwise.rules.Adam(0.5)),
+    "use memory": lambda table: table.store.use_memory(table.to_numpy()),
 }
 
 
@@ -83,21 +88,21 @@ class InterruptedAfter:
         return call
 
 
-def trained(rule):
-    table = rowwise.Table(6, 3, rule, seed=0)
+def trained(rule, **options):
+    table = rowwise.Table(6, 3, rule, seed=0, **options)
     for row in range(3):
         table.update([row], np.ones((1, 3)))
     return table
 
 
-def assert_happened_or_not(change, rule, interrupted, least):
+def assert_happened_or_not(change, rule, interrupted, least, make=trained):
     """Check each state that interrupted(number, table) leaves, until it returns False."""
-    changed = trained(rule)
+    changed = make(rule)
     old = contents(changed)
     change(changed)
     new = contents(changed)
     for number in itertools.count():
-        table = trained(rule)
+        table = make(rule)
         if not interrupted(number, table):
             break
         found = contents(table)
@@ -117,14 +122,19 @@ DENSELY = rowwise.rules.Adam(beta_1=0.99, beta_2=0.9)
 AROUND = rowwise.store.RowGradient(np.array([1, 2]), np.ones((2, 3), np.float32))
 
 
-@pytest.mark.parametrize("rule", ["adam", DENSELY], ids=["adam", "densely"])
-@pytest.mark.parametrize("frozen_row", [None, 1])
-@pytest.mark.filterwarnings("ignore:.*every step visits every row")
-def test_interrupted_during_a_kernel_it_has_happened_or_not(frozen_row, rule):
-    assert not DENSELY.supports_lazy
+DURING_KERNELS = {
+    "step": lambda table: table.apply(AROUND),
+    "step around a row": lambda table: table.apply(AROUND, frozen_row=1),
+    "set a rule": lambda table: table.store.set_rule(rowwise.rules.Ftrl()),
+    "counts": lambda table: table.store.load_counts(9, *np.ones((2, 6), np.uint32)),
+}
 
-    def change(table):
-        table.apply(AROUND, frozen_row=frozen_row)
+
+@pytest.mark.parametrize("rule", ["adam", DENSELY], ids=["adam", "densely"])
+@pytest.mark.parametrize("change", DURING_KERNELS.values(), ids=DURING_KERNELS)
+@pytest.mark.filterwarnings("ignore:.*every step visits every row")
+def test_interrupted_during_a_kernel_it_has_happened_or_not(change, rule):
+    assert not DENSELY.supports_lazy
 
     def interrupted(number, table):
         native = table.store._native
@@ -138,3 +148,108 @@ def test_interrupted_during_a_kernel_it_has_happened_or_not(frozen_row, rule):
         return False
 
     assert_happened_or_not(change, rule, interrupted, 1)
+
+
+# ---------------------------------------------------------------------- rows on a disk
+
+DISK_ROWS = 300
+
+
+def trained_on_a_disk(rule):
+    """Return a table whose cache holds a few of its rows."""
+    table = rowwise.Table(DISK_ROWS, 3, rule, seed=0, scratch=".", memory=9_000)
+    assert len(table.store._row_of) < DISK_ROWS / 2
+    for row in range(0, DISK_ROWS, 37):
+        table.update([row, row + 3], np.ones((2, 3)))
+    return table
+
+
+DISK_CHANGES = {
+    "update": lambda table: table.update([1, 2], np.ones((2, 3))),
+    "update around a row": lambda table: table.apply(AROUND, frozen_row=1),
+    "update after many": lambda table: table.update([1], np.ones((1, 3)), iteration=1),
+    "materialize": lambda table: table.materialize(),
+    "materialize some": lambda table: table.materialize([1, 2, 250]),
+    "write": lambda table: table.store.write(np.ones((2, 3)), np.array([1, 250])),
+    "grow": lambda table: table.grow(310, init="zeros"),
+}
+
+
+@pytest.mark.parametrize("change", DISK_CHANGES.values(), ids=DISK_CHANGES)
+def test_rows_on_a_disk_are_changed_or_not(change, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def interrupted(number, table):
+        cache = table.store._cache
+        native, cache._native = cache._native, InterruptedAfter(cache._native, number)
+        try:
+            change(table)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            cache._native = native
+        return False
+
+    assert_happened_or_not(change, "adam", interrupted, 1, trained_on_a_disk)
+
+
+# ---------------------------------------------------------------------- whose turn it is
+
+
+def write(store):
+    with store._writing():
+        pass
+
+
+def freeze(store):
+    with store.frozen():
+        pass
+
+
+def mark(store):
+    store.mark_trained(np.array([0]))
+
+
+@pytest.mark.parametrize("work", [write, freeze, mark])
+def test_a_writer_interrupted_anywhere_leaves_its_turn(work):
+    """Another thread raises KeyboardInterrupt wherever Python looks for one."""
+    store = rowwise.Table(6, 3, "adam").store
+    stopped, again = threading.Event(), threading.Event()
+    begun, ended, errors = [], [], []
+
+    def writer():
+        while not ended:
+            try:
+                begun.append(True)
+                while True:
+                    work(store)
+            except KeyboardInterrupt as error:
+                errors.append(error)  # with all frames that the traceback holds
+            stopped.set()
+            again.wait()
+            again.clear()
+
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    thread = threading.Thread(target=writer, daemon=True)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        for number in range(1_000):
+            deadline = time.monotonic() + 60
+            while len(begun) <= number:
+                assert time.monotonic() < deadline
+                time.sleep(0)
+            raise_in(ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt))
+            assert stopped.wait(60)
+            stopped.clear()
+            assert store._lock.acquire(blocking=False), f"held for good by interrupt {number}"
+            store._lock.release()
+            if number == 999:
+                ended.append(True)
+            again.set()
+        thread.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(errors) == 1_000
+    assert not thread.is_alive()

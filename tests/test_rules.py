@@ -68,6 +68,11 @@ def test_a_hyperparameter_out_of_bounds_is_named_with_its_value_and_bound(kind, 
     assert "0" in str(error.value).replace(str(value), "")
 
 
+def test_a_whole_number_beyond_floats_is_named():
+    with pytest.raises(ValueError, match="weight_decay is a whole number too large"):
+        rowwise.rules.AdamW(weight_decay=10**400)
+
+
 @each_kind
 @pytest.mark.parametrize("value", ["0.1", True, [0.1]])
 def test_a_hyperparameter_that_is_not_a_number_is_a_type_error(kind, value):

@@ -89,6 +89,7 @@ class WithoutGil {
 void bind_disk(nb::module_& m);
 void bind_ids(nb::module_& m);
 void bind_table(nb::module_& m);
+void bind_turn(nb::module_& m);
 void bind_vectors(nb::module_& m);
 void bind_word2vec(nb::module_& m);
 

@@ -95,6 +95,7 @@ NB_MODULE(_native, m) {
     bind_disk(m);
     bind_ids(m);
     bind_table(m);
+    bind_turn(m);
     bind_vectors(m);
     bind_word2vec(m);
 }

@@ -35,8 +35,8 @@ Sums sums_of(RowGradients rows, int64_t dim) {
 // A table with the arrays that it lies in.
 class ArrayTable {
   public:
-    // Counted where the step is made: whatever interrupts Python, both have happened or neither.
-    int64_t steps = 0;
+    // Counted where it is done: whatever interrupts Python, both have happened or neither.
+    int64_t steps = 0, clocks = 0;
 
     ArrayTable(Matrix<float> weights, Vector<uint8_t> states)
         : weights_(std::move(weights)), states_(checked(std::move(states), weights_.shape(0))),
@@ -130,6 +130,7 @@ class ArrayTable {
         const WithoutGil unlocked;
         if (ids) return table_.materialize(span_of(*ids));
         table_.materialize();
+        ++clocks;
         return -1;
     }
 
@@ -273,6 +274,8 @@ void bind_table(nb::module_& m) {
         .def("restore", &ArrayTable::restore, "history"_a,
              "Take up what `step_history` gave; the rows' last steps are of it.")
         .def_rw("steps", &ArrayTable::steps, "Updates so far, each counted as it is made.")
+        .def_ro("clocks", &ArrayTable::clocks,
+                "How often all rows were brought up to date, with a new clock.")
         .def_prop_rw("slots_pristine", &ArrayTable::slots_pristine, &ArrayTable::set_slots_pristine,
                      "Whether slots of rows without an update hold what they start with.");
     m.attr("TERMS") = kTerms;

@@ -218,6 +218,10 @@ class Table:
     def steps(self, arg: int, /) -> None: ...
 
     @property
+    def clocks(self) -> int:
+        """How often all rows were brought up to date, with a new clock."""
+
+    @property
     def slots_pristine(self) -> bool:
         """Whether slots of rows without an update hold what they start with."""
 
@@ -225,6 +229,19 @@ class Table:
     def slots_pristine(self, arg: bool, /) -> None: ...
 
 TERMS: int = 8
+
+class WriterTurn:
+    """
+    A writer's turn: while `with` it, others that want the lock wait.
+
+    At its end the store's version rises. Interrupted, it ends.
+    """
+
+    def __init__(self, store: object, lock: object) -> None: ...
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *args: object) -> None: ...
 
 class Wanted:
     """Words to keep, as bytes."""

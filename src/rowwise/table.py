@@ -504,8 +504,8 @@ class Table:
         Raises:
             OSError: there is no room, or no permission; a file that was there stays.
         """
-        with self.store.frozen() as state:
-            save_state(self._completed(state), path)
+        with self.store.frozen():
+            save_state(self._completed(self.store.state()), path)
 
     @classmethod
     def load(
@@ -568,8 +568,8 @@ class Table:
         self.vocabulary = state.vocabulary
 
     def __getstate__(self) -> TableState:
-        with self.store.frozen() as state:
-            return self._completed(state).copy()
+        with self.store.frozen():
+            return self._completed(self.store.state()).copy()
 
     def __setstate__(self, state: TableState) -> None:
         self.load_state(state.copy())  # onto huge pages

@@ -181,8 +181,12 @@ class Rule:
         value = getattr(self, argument)
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(f"{argument} must be a number, not {value!r}")
+        try:
+            as_float = float(value)
+        except OverflowError:
+            raise ValueError(f"{argument} is a whole number too large for a float") from None
         if not isinstance(value, int | float):  # NumPy's
-            object.__setattr__(self, argument, value := float(value))
+            object.__setattr__(self, argument, value := as_float)
         if not (low < value if above else low <= value) or not value < high:
             bracket = "(" if above else "["
             raise ValueError(f"{argument}={value} is outside {bracket}{low:g}, {high:g})")

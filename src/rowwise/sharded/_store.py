@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -700,11 +700,9 @@ class ShardedStore:
         """Return all that this rank holds; its own arrays, not copies."""
         return self.local.state()
 
-    @contextmanager
-    def frozen(self) -> Iterator[TableState]:
-        """Give `state` while writers of this rank wait."""
-        with self.local.frozen() as state:
-            yield state
+    def frozen(self) -> AbstractContextManager[object]:
+        """Return what makes writers of this rank wait while it is entered."""
+        return self.local.frozen()
 
     # ------------------------------------------------------------------ inner parts
 

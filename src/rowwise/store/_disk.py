@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from typing import Any, Self
 
@@ -261,11 +261,16 @@ class DiskStore:
             moved: RowGradient | BagGradient = RowGradient(frames, gradient.values)
             if bags is not None:
                 moved = self._cache.bag_gradient(replace(bags, ids=frames), gradient.values)
-            self._cache.apply(moved, step, frozen)
-            self._changed(frames if frozen is None else np.append(frames, frozen))
-            if self.rule is not None and not self.rule.is_stationary:
-                self._steps_in_era += 1
-                self._epsilon_factor = step.epsilon_factor
+            native, steps = self._cache._native, self._cache.steps
+            moves = self.rule is not None and not self.rule.is_stationary
+            self._dirty[frames if frozen is None else np.append(frames, frozen)] = True
+            try:  # Ctrl-C comes as an exception after the step, too
+                self._cache.apply(moved, step, frozen)
+            finally:  # no call in here, after which Ctrl-C could come again
+                self._writes += 1
+                if moves and native.steps > steps:
+                    self._steps_in_era += 1
+                    self._epsilon_factor = step.epsilon_factor
 
     def materialize(self, ids: Ids | None = None) -> None:
         """Bring rows up to date in place; no value changes beyond rounding.
@@ -281,9 +286,13 @@ class DiskStore:
             if ids is not None:
                 return
             self._finish_prefetch()
-            # The clock starts anew. Rows on the disk keep their last steps, of the old era.
-            self._cache.materialize()
-            self._era, self._steps_in_era, self._epsilon_factor = self._era + 1, 0, 0.0
+            native, clocks = self._cache._native, self._cache._native.clocks
+            try:
+                self._cache.materialize()
+            finally:
+                # The clock starts anew. Rows on the disk keep their last steps, of the old era.
+                if native.clocks > clocks:
+                    self._era, self._steps_in_era, self._epsilon_factor = self._era + 1, 0, 0.0
 
     def renew(self, ids: Ids, starts: Floats) -> None:
         """Start rows of distinct ids (n,) anew with starts (n, dim): fresh slots, no updates."""
@@ -427,11 +436,9 @@ class DiskStore:
                 memory=self._memory,
             )
 
-    @contextmanager
-    def frozen(self) -> Iterator[TableState]:
-        """Give `state` while others wait, so that a file or a copy is of one moment."""
-        with self._lock:
-            yield self.state()
+    def frozen(self) -> AbstractContextManager[object]:
+        """Return what makes others wait while it is entered: a `state` is then of one moment."""
+        return self._lock
 
     def _flush(self) -> None:
         self._finish_prefetch()
@@ -594,8 +601,11 @@ class DiskStore:
         with self._lock:
             for part in _parts(wanted.size, len(self._row_of)):
                 frames = self._frames(wanted[part])
-                change(frames, part) if parts else change(frames)
-                self._changed(frames)
+                self._dirty[frames] = True
+                try:
+                    change(frames, part) if parts else change(frames)
+                finally:
+                    self._writes += 1
 
     def _snapshots(self) -> Iterator[tuple[slice, TableState]]:
         """Give copies of all rows, part by part, with the clock."""

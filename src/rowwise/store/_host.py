@@ -6,8 +6,8 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import numpy as np
@@ -25,32 +25,6 @@ from rowwise.store._state import TableState
 
 # In a row's state, as its last update: none, but its values came from elsewhere.
 _MARKED = -1
-
-
-class _Writing:
-    """The turn of a writer: `with` it, others wait, and the store's version rises."""
-
-    __slots__ = ("__weakref__", "_of", "_process", "lock")
-
-    def __init__(self, store: HostStore) -> None:
-        self._of = weakref.ref(store)
-        self._process = os.getpid()
-        self.lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        store: Any = self._of()
-        store._check_mapping()
-        if store._scratch is not None and os.getpid() != self._process:
-            raise RuntimeError(
-                "this table's scratch file is shared with the process that made it: a child would "
-                "change its parent's rows; save the table there and load it here"
-            )
-        self.lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        store: Any = self._of()
-        store.version += 1
-        self.lock.release()
 
 
 class HostStore:
@@ -85,8 +59,7 @@ class HostStore:
             check_fits(rows, dim, rule)
         self._begin(matrix(rows, dim, scratch), row_states(rows, scratch), scratch)
         fill(self._weights, init, seed)
-        self._start_slots(rule)
-        self._bind(rule, slots_pristine=True)
+        self._bind(rule, self._new_slots(rule), slots_pristine=True)
 
     @classmethod
     def from_state(cls, state: TableState) -> Self:
@@ -98,8 +71,7 @@ class HostStore:
         state.check()
         store = cls.__new__(cls)
         store._begin(state.weights, state.row_states, state.scratch)
-        store._slots = state.slots
-        store._bind(state.rule, slots_pristine=state.slots_pristine)
+        store._bind(state.rule, state.slots, slots_pristine=state.slots_pristine)
         store.restore_clock(state)
         return store
 
@@ -114,11 +86,11 @@ class HostStore:
         self._mapping = FileMapping.under(weights)
         self._slots: list[Floats] = []
         self._native = _native.Table(weights, states.view(np.uint8).reshape(-1))
-        self._writing = _Writing(self)
+        self._lock, self._process = threading.RLock(), os.getpid()
         self.rule: Rule | None = None
         self.steps = 0
         self.version = 0
-        _turns.add(self._writing)
+        _locks.add(self._lock)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -218,14 +190,15 @@ class HostStore:
         Raises:
             IndexError: an id outside the table; nothing has changed.
         """
-        with self._writing:
+        with self._writing():
+            dense = self.rule is None or not self.rule.supports_lazy
             try:  # Ctrl-C comes as an exception after the step, too
                 if frozen_row is None:
                     self._apply(gradient, step)
                 else:
                     self._apply_around(gradient, step, frozen_row)
             finally:
-                if self.rule is None or not self.rule.supports_lazy:
+                if dense:
                     self._native.materialize()
 
     def _apply(self, gradient: RowGradient | BagGradient, step: StepParams) -> None:
@@ -246,14 +219,14 @@ class HostStore:
         values = np.vstack([moving.values, np.zeros((1, self.shape[1]), np.float32)])
         vector = np.empty((1, self.shape[1]), np.float32)
         self._native.gather(np.array([row]), vector)
-        state, steps = self._row_states[row].copy(), self.steps
+        state, native, steps = self._row_states[row].copy(), self._native, self.steps
         try:
             self._apply(RowGradient(ids, values), step)
-        finally:
-            if self.steps > steps:
+        finally:  # no call in here, after which Ctrl-C could come again
+            if native.steps > steps:
                 self._weights[row] = vector
-                for name in ("update_count", "last_update"):
-                    self._row_states[name][row] = state[name]
+                self._row_states["update_count"][row] = state["update_count"]
+                self._row_states["last_update"][row] = state["last_update"]
 
     def renew(self, ids: Ids, starts: Floats) -> None:
         """Start rows ids (n,) anew with weights starts (n, dim), fresh slots and no updates.
@@ -261,7 +234,7 @@ class HostStore:
         Raises:
             IndexError: an id outside the table; nothing has changed.
         """
-        with self._writing:
+        with self._writing():
             self._check(ids, self._native.renew(ids, starts))
 
     def materialize(self, ids: Ids | None = None) -> None:
@@ -270,7 +243,7 @@ class HostStore:
         Raises:
             IndexError: an id outside the table; nothing has changed.
         """
-        with self._writing:
+        with self._writing():
             bad = self._native.materialize(ids)
             if ids is not None:
                 self._check(ids, bad)
@@ -280,7 +253,7 @@ class HostStore:
 
     def write(self, values: Any, ids: Ids | None = None) -> None:
         """Set rows to values (n, dim): those of distinct ids (n,), or all."""
-        with self._writing:
+        with self._writing():
             self.materialize(ids)
             self._weights[slice(None) if ids is None else ids] = values
 
@@ -291,7 +264,7 @@ class HostStore:
             KeyError: the rule has no such slot.
         """
         slot = self._slots[self._slot_index(name)]
-        with self._writing:
+        with self._writing():
             self.materialize(ids)
             self._make_slots_explicit()
             slot[slice(None) if ids is None else ids] = values
@@ -316,13 +289,13 @@ class HostStore:
                 f"{rule!r} has slots {names} of shapes {shapes}, "
                 f"the table {self.slot_names} of {mine}"
             )
-        with self._writing:
+        with self._writing():
             if not keep_state and self._scratch is None:
                 check_fits(*self.shape, rule, table=False)
+            slots = self._slots if keep_state else self._new_slots(rule)
             self._native.materialize()
-            if not keep_state:
-                self._start_slots(rule)
-            self._bind(rule, slots_pristine=not keep_state or self._native.slots_pristine)
+            pristine = not keep_state or self._native.slots_pristine
+            self._bind(rule, slots, slots_pristine=pristine)
 
     def remap(self, source_rows: Ids, init: Init, seed: int | None) -> None:
         """Make row i what row source_rows[i] was, with slots and counts; -1 makes a new row.
@@ -330,7 +303,7 @@ class HostStore:
         The arrays are new ones. See `rowwise.Table.remap` for arguments and errors.
         """
         kept, old = check_source_rows(source_rows, len(self._weights))
-        with self._writing:
+        with self._writing():
             new = HostStore(
                 len(source_rows),
                 self.shape[1],
@@ -371,35 +344,38 @@ class HostStore:
 
     def begin_external_write(self, slot: str | None = None) -> None:
         """Bring all rows up to date, and record that the caller may now write to the memory."""
-        with self._writing:
+        with self._writing():
             self._native.materialize()
             if slot is not None:
                 self._make_slots_explicit()
 
     def use_memory(self, weights: Floats) -> None:
         """Take an array (rows, dim) of the caller's as the rows, with the values in it."""
-        with self._writing:
+        with self._writing():
             self._native.materialize()
+            native = _native.Table(weights, self._row_states.view(np.uint8).reshape(-1))
+            native.steps = self._native.steps
+            kernel = self.rule or rules.SGD()
             pristine = self._native.slots_pristine
-            self._weights = weights
-            self._native = _native.Table(weights, self._row_states.view(np.uint8).reshape(-1))
-            self._bind(self.rule, slots_pristine=pristine)
+            native.set_rule(kernel.native(), self._slots, slots_pristine=pristine, **kernel.clock())
+            self._weights, self._native = weights, native
 
     def record_external_step(self, ids: Ids) -> None:
         """Count a step that the caller made on the memory, with gradients for rows ids."""
         touched = np.unique(ids)
-        with self._writing:
-            self.steps += 1
-            counts = self._row_states["update_count"]
-            counts[touched] += counts[touched] < np.iinfo(np.uint32).max
-            self._row_states["last_update"][touched] = self.steps
+        with self._writing():
+            counts, native = self._row_states["update_count"], self._native
+            counted = counts[touched] + (counts[touched] < np.iinfo(np.uint32).max)
+            # At once, as Ctrl-C comes after calls.
+            native.steps += 1
+            counts[touched] = counted
+            self._row_states["last_update"][touched] = native.steps
 
-    @contextmanager
-    def training_in_place(self) -> Iterator[tuple[Floats, NDArray[np.uint8]]]:
-        """Lend weights and row states (as bytes) to a kernel that trains rows by itself."""
-        with self._writing:
+    def train_in_place(self, train: Callable[[Floats, NDArray[np.uint8]], None]) -> None:
+        """Call a kernel that trains rows by itself, with the weights and row states (as bytes)."""
+        with self._writing():
             self._native.materialize()
-            yield self._weights, self._row_states.view(np.uint8)
+            train(self._weights, self._row_states.view(np.uint8))
 
     # ------------------------------------------------------------------ bookkeeping
 
@@ -442,7 +418,7 @@ class HostStore:
         states = self._row_states
         if ids is not None:
             check_range(ids, len(states))
-        with self._writing:
+        with self._writing():
             chosen = np.arange(len(states)) if ids is None else np.unique(ids)
             fresh = chosen[states["update_count"][chosen] == 0]
             states["last_update"][fresh] = _MARKED
@@ -467,10 +443,10 @@ class HostStore:
         rows = len(self._weights)
         if update_counts.shape != (rows,) or last_update.shape != (rows,):
             raise ValueError(f"counts of {update_counts.shape} rows for a table of {rows}")
-        with self._writing:
+        with self._writing():
             self._native.materialize()
             self._make_slots_explicit()  # whether a slot is pristine depends on the counts
-            self.steps = int(steps)
+            self._native.steps = int(steps)
             self._row_states["update_count"] = update_counts
             self._row_states["last_update"] = last_update
 
@@ -488,13 +464,21 @@ class HostStore:
             scratch=self._scratch,
         )
 
-    @contextmanager
-    def frozen(self) -> Iterator[TableState]:
-        """Give `state` while writers wait, so that a file or a copy is of one moment."""
-        with self._writing.lock:
-            yield self.state()
+    def frozen(self) -> AbstractContextManager[object]:
+        """Return what makes writers wait while it is entered: a `state` is then of one moment."""
+        return self._lock
 
     # ------------------------------------------------------------------ inner parts
+
+    def _writing(self) -> AbstractContextManager[object]:
+        """Return a writer's turn: while it is entered others wait; then the version rises."""
+        self._check_mapping()
+        if self._scratch is not None and os.getpid() != self._process:
+            raise RuntimeError(
+                "this table's scratch file is shared with the process that made it: a child would "
+                "change its parent's rows; save the table there and load it here"
+            )
+        return _native.WriterTurn(self, self._lock)
 
     def _check(self, ids: Ids, bad: int) -> None:
         if bad >= 0:
@@ -504,18 +488,19 @@ class HostStore:
         if self._mapping is not None:
             self._mapping.check()
 
-    def _start_slots(self, rule: Rule | None) -> None:
-        self._slots = []
-        rows, dim = self.shape
+    def _new_slots(self, rule: Rule | None) -> list[Floats]:
         if rule is None:
-            return
+            return []
+        rows, dim = self.shape
+        slots = []
         for start in rule.slot_starts:
             slot = matrix(rows, rule.slot_dim(dim), self._scratch)
             if start:
                 slot.fill(start)
-            self._slots.append(slot)
+            slots.append(slot)
+        return slots
 
-    def _bind(self, rule: Rule | None, *, slots_pristine: bool) -> None:
+    def _bind(self, rule: Rule | None, slots: list[Floats], *, slots_pristine: bool) -> None:
         """Hand rule and slots to the kernels; every row is up to date."""
         if rule is not None and not rule.supports_lazy:
             warnings.warn(
@@ -523,11 +508,15 @@ class HostStore:
                 "every step visits every row",
                 stacklevel=4,
             )
-        self.rule = rule
         kernel = rule or rules.SGD()
-        self._native.set_rule(
-            kernel.native(), self._slots, slots_pristine=slots_pristine, **kernel.clock()
-        )
+        numbers, clock = kernel.native(), kernel.clock()
+        before = self.rule, self._slots
+        self.rule, self._slots = rule, slots
+        try:
+            self._native.set_rule(numbers, slots, slots_pristine=slots_pristine, **clock)
+        except Exception:  # Ctrl-C comes after it
+            self.rule, self._slots = before
+            raise
 
     def _make_slots_explicit(self) -> None:
         """Record that slots were written, so that none may be taken for its starting value."""
@@ -575,19 +564,19 @@ def check_source_rows(source_rows: Ids, rows: int) -> tuple[Ids, Ids]:
     return kept, old
 
 
-_turns: weakref.WeakSet[_Writing] = weakref.WeakSet()
-_held: list[_Writing] = []
+_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+_held: list[Any] = []
 
 
 def _before_fork() -> None:
-    _held.extend(_turns)
-    for turn in _held:
-        turn.lock.acquire()
+    _held.extend(_locks)
+    for lock in _held:
+        lock.acquire()
 
 
 def _after_fork() -> None:
     while _held:
-        _held.pop().lock.release()
+        _held.pop().release()
 
 
 # A child must inherit neither a lock that another thread of its parent held, nor half a step.

@@ -144,11 +144,13 @@ class Word2Vec:
 
     def _train_chunk(self) -> None:
         epoch, sentence = divmod(int(self._sentences_done[0]), len(self.corpus.ends))
-        with (
-            in_memory(self.table.store).training_in_place() as (vectors, states),
-            in_memory(self.context.store).training_in_place() as (context, _),
-        ):
-            self._run_kernel(vectors, context, states, epoch, sentence)
+
+        def train(vectors: NDArray[np.float32], states: NDArray[np.uint8]) -> None:
+            in_memory(self.context.store).train_in_place(
+                lambda context, _: self._run_kernel(vectors, context, states, epoch, sentence)
+            )
+
+        in_memory(self.table.store).train_in_place(train)
 
     def _run_kernel(
         self,

@@ -1,0 +1,58 @@
+// A writer's turn in Python, which an interruption (Ctrl-C) never leaves taken.
+#include <cstdint>
+#include <utility>
+
+#include "arrays.hpp"
+
+namespace rowwise {
+
+namespace {
+
+// Python looks for interruptions between its own instructions, so never in here. Where it finds one
+// between the call that takes the turn and the body of `with`, it drops this object.
+class WriterTurn {
+  public:
+    WriterTurn(nb::object store, nb::object lock)
+        : store_(std::move(store)), lock_(std::move(lock)) {}
+    ~WriterTurn() {
+        const nb::error_scope raised;  // the interruption, which goes on afterwards
+        try {
+            end();
+        } catch (nb::python_error& error) {
+            error.discard_as_unraisable("the end of a writer's turn");
+        }
+    }
+    WriterTurn(const WriterTurn&) = delete;
+    WriterTurn& operator=(const WriterTurn&) = delete;
+
+    void begin() {
+        lock_.attr("acquire")();
+        taken_ = true;
+    }
+
+    void end() {
+        if (!std::exchange(taken_, false)) return;
+        store_.attr("version") = nb::cast<int64_t>(store_.attr("version")) + 1;
+        lock_.attr("release")();
+    }
+
+  private:
+    nb::object store_, lock_;
+    bool taken_ = false;
+};
+
+}  // namespace
+
+void bind_turn(nb::module_& m) {
+    using namespace nb::literals;
+    nb::class_<WriterTurn>(m, "WriterTurn",
+                           "A writer's turn: while `with` it, others that want the lock wait.\n\n"
+                           "At its end the store's version rises. Interrupted, it ends.")
+        .def(nb::init<nb::object, nb::object>(), "store"_a, "lock"_a)
+        .def("__enter__", &WriterTurn::begin)
+        .def(
+            "__exit__", [](WriterTurn& turn, const nb::args&) { turn.end(); },
+            nb::sig("def __exit__(self, *args: object) -> None"));
+}
+
+}  // namespace rowwise
