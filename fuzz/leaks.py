@@ -2,8 +2,8 @@
 
     python fuzz/leaks.py [--steps 20000] [--models 2000] [core] [torch] [keras]
 
-Keras runs on the backend that KERAS_BACKEND names. Prints the resident memory after the first fifth
-and after all, in MB, and what stayed for each step or model between the two, in bytes.
+Keras runs on the backend that KERAS_BACKEND names. Prints the resident memory after each quarter,
+in MB, and what stayed for each step or model between the first and the last, in bytes.
 """
 
 from __future__ import annotations
@@ -84,18 +84,15 @@ def resident() -> int:
 
 def measure(name: str, work: Work, times: int) -> None:
     """Print how memory grows over so many calls."""
-    first = times // 5
-    for _ in range(first):
-        work()
-    before = resident()
-    for _ in range(times - first):
-        work()
-    after = resident()
-    each = (after - before) / (times - first)
-    print(
-        f"{name:14} {times:6,}: {before >> 20} MB, then {after >> 20} MB; {each:,.0f} bytes each",
-        flush=True,
-    )
+    quarter = times // 4
+    held = []
+    for _ in range(4):
+        for _ in range(quarter):
+            work()
+        held.append(resident())
+    each = (held[-1] - held[0]) / (3 * quarter)
+    marks = ", ".join(f"{size >> 20}" for size in held)
+    print(f"{name:22} {4 * quarter:6,}: {marks} MB; {each:,.0f} bytes each", flush=True)
 
 
 def main() -> None:
@@ -107,8 +104,13 @@ def main() -> None:
     options = parser.parse_args()
     for what in options.what:
         step, model = {"core": core, "torch": torch, "keras": keras}[what]()
-        measure(f"{what}, steps", step, options.steps)
-        measure(f"{what}, models", model, options.models)
+        name = f"{what} on {os.environ.get('KERAS_BACKEND')}" if what == "keras" else what
+        for kind, work, times in (
+            ("steps", step, options.steps),
+            ("models", model, options.models),
+        ):
+            if times >= 4:
+                measure(f"{name}, {kind}", work, times)
 
 
 if __name__ == "__main__":

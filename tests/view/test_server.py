@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -196,6 +197,38 @@ def test_the_page_is_answered_beside_500_connections_that_say_nothing_or_too_lit
             idle = socket.create_connection(("127.0.0.1", server.server_port), timeout=10)
             stack.enter_context(idle).sendall(b"GET /"[: number % 6])
         assert ask(server, "GET", "about")[0].status == 200
+
+
+def test_the_page_is_answered_beside_500_clients_that_send_byte_by_byte(server):
+    request = f"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: {'x' * 1_000_000}".encode()
+    before, done = threading.active_count(), threading.Event()
+    with contextlib.ExitStack() as stack:
+        slow = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.server_port)))
+            for _ in range(500)
+        ]
+
+        def send_byte_by_byte():
+            for byte in request:
+                for client in slow:
+                    with contextlib.suppress(OSError):  # closed, as there are newer ones
+                        client.send(bytes([byte]))
+                if done.is_set():
+                    return
+
+        sending = threading.Thread(target=send_byte_by_byte)
+        sending.start()
+        try:
+            longest = 0.0
+            for _ in range(20):
+                began = time.monotonic()
+                assert ask(server, "GET", "about")[0].status == 200
+                longest = max(longest, time.monotonic() - began)
+                assert threading.active_count() - before < 150
+        finally:
+            done.set()
+            sending.join()
+    assert longest < 10
 
 
 def test_words_that_no_encoding_holds_are_exported(tmp_path):

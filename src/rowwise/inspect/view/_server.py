@@ -7,8 +7,10 @@ import hmac
 import io
 import json
 import secrets
+import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -40,6 +42,7 @@ _HEADERS = {
 _JSON, _BYTES, _CSV = "application/json", "application/octet-stream", "text/csv; charset=utf-8"
 _LONGEST = 64 << 20  # bytes of a question: ids of some millions of rows
 _MOST = 1000  # answers to one
+_CONNECTIONS = 128  # at once; each has a thread and a file
 
 
 class Server(ThreadingHTTPServer):
@@ -47,7 +50,8 @@ class Server(ThreadingHTTPServer):
 
     The address holds a random token, without which everything is "not found"; requests under
     another host name than this machine's are refused, as pages of other sites may make them (DNS
-    rebinding).
+    rebinding). Of more than 128 connections the oldest are closed, so that clients that never
+    finish a request keep nobody from theirs.
 
     Args:
         explorer: the rows.
@@ -65,6 +69,21 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.explorer, self.title = explorer, title
         self.token = secrets.token_urlsafe(24)
+        self._open: dict[Any, None] = {}  # connections, oldest first
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a connection in a thread of its own; close the oldest of too many."""
+        self._open[request] = None
+        for oldest in list(self._open)[:-_CONNECTIONS]:
+            with suppress(OSError):  # it has just ended
+                oldest.shutdown(socket.SHUT_RDWR)
+            self._open.pop(oldest, None)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection that was answered."""
+        self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore a browser that leaves in the middle of an answer."""
