@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,15 @@ def _normalized(text: str, lowercase: bool) -> str:
     return text.lower() if lowercase else text
 
 
+def _split(texts: Iterable[str], lowercase: bool) -> Iterator[list[str]]:
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(
+                f"text {text!r} at position {position} is not a string; give '' for no text"
+            )
+        yield _SEGMENT.findall(_normalized(text, lowercase))
+
+
 @dataclass(frozen=True)
 class Words:
     """Texts as indices of their distinct words.
@@ -64,16 +73,16 @@ class Words:
         Raises:
             TypeError: a text that is not a string.
         """
+        return cls.of_tokens(_split(texts, lowercase))
+
+    @classmethod
+    def of_tokens(cls, texts: Iterable[list[str]]) -> Words:
+        """Index the words of texts that are split already."""
         index: defaultdict[str, int] = defaultdict()
         index.default_factory = index.__len__  # the next number
         parts: list[NDArray[np.int32]] = []
         lengths: list[int] = []
-        for position, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(
-                    f"text {text!r} at position {position} is not a string; give '' for no text"
-                )
-            words = _SEGMENT.findall(_normalized(text, lowercase))
+        for words in texts:
             parts.append(np.fromiter(map(index.__getitem__, words), np.int32, len(words)))
             lengths.append(len(words))
         ends = np.cumsum([0, *lengths], dtype=np.int64)
