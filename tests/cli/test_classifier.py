@@ -9,9 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-pytest.importorskip("rowwise.sklearn")
+from helpers.fasttext_files import Model
+from rowwise.vectors import load
+
+TextClassifier = pytest.importorskip("rowwise.sklearn").TextClassifier
 app = pytest.importorskip("rowwise.cli._app").app
 CliRunner = pytest.importorskip("typer.testing").CliRunner
 from rowwise.cli._labelled import Columns, read_labelled, read_texts  # noqa: E402
@@ -268,6 +272,44 @@ def test_a_quantized_model_is_a_tenth_of_the_size_and_predicts(model, tmp_path):
     assert answer["bytes"][1] < answer["bytes"][0] / 3  # a small model has much that stays
     assert run("predict", tmp_path / "small", "apple", "saw").stdout == "fruit\ntools\n"
     assert run("neighbors", tmp_path / "small", "apple").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["model.bin", "small.ftz"])
+def test_fasttexts_own_models_predict_and_are_tested(tmp_path, name):
+    labels = ["__label__drink", "__label__ride"]
+    made = Model(["</s>", "tea", "car"], labels, [2, 1], quantized=name == "small.ftz", seed=1)
+    (tmp_path / name).write_bytes(made.to_bytes())
+    answer = json.loads(run("predict", tmp_path / name, "tea pot", "--json", "-k", 2).output)
+    found = {x["label"]: x["probability"] for x in answer["labels"]}
+    expected = dict(zip(["drink", "ride"], made.probabilities("tea pot"), strict=True))
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert answer["unknown"] == ["pot"]
+    texts = ["tea", "car", "tea car"]
+    given = run("predict", tmp_path / name, *texts).output.splitlines()
+    lines = [f"__label__{x} {text}" for x, text in zip(given, texts, strict=True)]
+    (tmp_path / "test.txt").write_text("\n".join([*lines, "__label__other tea"]))
+    scores = run("test", tmp_path / name, tmp_path / "test.txt", "--json").output
+    assert json.loads(scores)["accuracy"] == 0.75
+    result = run("quantize", tmp_path / name, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "is a file; name a folder that rowwise train made" in " ".join(result.output.split())
+
+
+def test_labels_of_a_one_vs_all_model_are_those_of_one_half_and_more(tmp_path):
+    labels = ["__label__a", "__label__b", "__label__c"]
+    made = Model(["</s>", "tea"], labels, [3, 2, 1], loss="ova", seed=4)
+    (tmp_path / "model.bin").write_bytes(made.to_bytes())
+    given = run("predict", tmp_path / "model.bin", "tea").output.split()
+    likely = made.probabilities("tea") >= 0.5
+    assert sorted(given) == [label for label, one in zip("abc", likely, strict=True) if one]
+    assert len(given) == 2
+
+
+def test_words_of_a_model_are_written_as_vec(model, tmp_path):
+    assert run("convert", model, tmp_path / "words.vec").exit_code == 0
+    vectors, own = load(tmp_path / "words.vec"), TextClassifier.load(model)
+    assert vectors.words == own._features.words
+    np.testing.assert_allclose(vectors["saw"], own.table_[[own.vocabulary_["saw"]]][0])
 
 
 def test_autotune_keeps_the_best_within_its_time(tmp_path):

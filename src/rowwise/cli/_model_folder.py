@@ -18,7 +18,7 @@ from rowwise.text import Vocabulary
 from rowwise.vectors import Vectors, load
 
 if TYPE_CHECKING:
-    from rowwise.sklearn import TextClassifier
+    from rowwise.sklearn import FastTextClassifier, TextClassifier
 
 TABLE = "table.safetensors"  # the trained rows, all that training needs, and the words
 START = "start.safetensors"  # of word vectors, the rows before training
@@ -117,11 +117,27 @@ def load_classifier(folder: Path) -> TextClassifier:
 
     if not folder.exists():
         raise UsageError(f"there is no folder {str(folder)!r}")
+    if not folder.is_dir():
+        raise UsageError(f"{str(folder)!r} is a file; name a folder that rowwise train made")
     if not (folder / CLASSIFIER).is_file():
         raise UsageError(
             f"{str(folder)!r} has no {CLASSIFIER}; rowwise train makes it of texts with labels"
         )
     return TextClassifier.load(folder)
+
+
+def load_any_classifier(path: Path) -> TextClassifier | FastTextClassifier:
+    """Read a classifier's folder, or the file of one that fastText trained.
+
+    Raises:
+        UsageError: see `load_classifier`.
+        VectorsFileError: a file that is no such model.
+    """
+    if path.is_file():
+        from rowwise.sklearn import FastTextClassifier
+
+        return FastTextClassifier.load(path)
+    return load_classifier(path)
 
 
 def load_vectors(path: Path) -> Vectors:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 _PANEL = "Reading"
 
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="Folder that train made, or fastText's own model (.bin, .ftz)."
+    ),
+]
 Text = Annotated[
     str,
     typer.Option(help="Column of the texts; a number with --no-header.", rich_help_panel=_PANEL),

@@ -14,7 +14,7 @@ from rowwise.cli._read import Layout, UsageError, read_lines
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that train made.")],
+    model: options.Model,
     texts: Annotated[
         list[str] | None,
         typer.Argument(help="Texts; - reads them from standard input, one a line."),
@@ -82,16 +82,14 @@ def _texts(texts: list[str] | None, file: Path | None, column: str, layout: Layo
 
 def label(folder: Path, texts: list[str], count: int | None) -> list[dict[str, Any]]:
     """Return each text with its most probable labels and its unknown words."""
-    from rowwise.cli._model_folder import load_classifier
-    from rowwise.sklearn._words import is_word, split_words
+    from rowwise.cli._model_folder import load_any_classifier
 
-    model = load_classifier(folder)
-    known = set(model._features.words)
+    model = load_any_classifier(folder)
     probabilities = model.predict_proba(texts)
     best = (-probabilities).argsort(axis=1, kind="stable")
     if count is None:
-        above = (probabilities > 0.5).sum(axis=1).tolist()
-        counts = above if model.multilabel_ else [1] * len(texts)
+        several = model.multilabel_
+        counts = model.predict(texts).sum(axis=1).tolist() if several else [1] * len(texts)
     else:
         counts = [count] * len(texts)
     return [
@@ -101,11 +99,7 @@ def label(folder: Path, texts: list[str], count: int | None) -> list[dict[str, A
                 {"label": str(model.classes_[i]), "probability": float(row[i])}
                 for i in order[:some]
             ],
-            "unknown": [
-                word
-                for word in split_words(text, lowercase=model.lowercase)
-                if word not in known and is_word(word)
-            ],
+            "unknown": model.unknown_words(text),
         }
         for text, row, order, some in zip(texts, probabilities, best, counts, strict=True)
     ]

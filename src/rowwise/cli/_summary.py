@@ -16,7 +16,7 @@ from rowwise.inspect import nearest
 from rowwise.text import Vocabulary
 
 if TYPE_CHECKING:
-    from rowwise.sklearn import TextClassifier
+    from rowwise.sklearn import FastTextClassifier, TextClassifier
 
 _WORDS_SHOWN = 8
 _NEIGHBORS_SHOWN = 5
@@ -24,7 +24,7 @@ _LABELS_SHOWN = 12
 _WORDS_OF_A_MISTAKE = 60
 
 
-def score(model: TextClassifier, data: Labelled, k: int = 1) -> dict[str, Any]:
+def score(model: TextClassifier | FastTextClassifier, data: Labelled, k: int = 1) -> dict[str, Any]:
     """Return how good predictions of texts are.
 
     Returns:

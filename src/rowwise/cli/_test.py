@@ -14,7 +14,7 @@ from rowwise.cli._read import Layout
 
 
 def measure(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder that train made.")],
+    model: options.Model,
     file: Annotated[Path, typer.Argument(help="File or folder of texts with labels.")],
     text: options.Text = "text",
     label: options.Label = "label",
@@ -35,10 +35,10 @@ def measure(
 
     with exit_on_error("test"):
         from rowwise.cli._labelled import Columns, read_labelled
-        from rowwise.cli._model_folder import load_classifier
+        from rowwise.cli._model_folder import load_any_classifier
         from rowwise.cli._summary import print_score, score
 
-        loaded = load_classifier(model)
+        loaded = load_any_classifier(model)
         columns = Columns(text, label, separator, Layout(encoding, header, quotes))
         found = score(loaded, read_labelled(file, columns), top)
     if as_json:

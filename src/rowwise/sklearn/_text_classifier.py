@@ -21,7 +21,7 @@ from rowwise import rules
 from rowwise.sklearn import _files
 from rowwise.sklearn._features import Encoder, Features, Text
 from rowwise.sklearn._model import BagModel, Floats
-from rowwise.sklearn._words import Words, ranges
+from rowwise.sklearn._words import Words, is_word, ranges, split_words
 from rowwise.store import Bags
 from rowwise.table import Table
 from rowwise.text import Vocabulary
@@ -379,6 +379,13 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         return explain(self._features.encoder(self._text([text])), self._model)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Return the words of a text that have no row of their own."""
+        check_is_fitted(self)
+        known = self.table_.vocabulary or ()
+        words = split_words(text, lowercase=self.lowercase)
+        return [word for word in words if word not in known and is_word(word)]
 
     @property
     def table_(self) -> Table:

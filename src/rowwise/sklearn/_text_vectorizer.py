@@ -119,8 +119,7 @@ class TextVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         taken = left[indices]
         offsets = np.concatenate([[0], np.cumsum(taken)])[offsets]
         indices = indices[taken]
-        table = Table(*vectors.shape, init=lambda _: vectors)
-        return table.pool(indices, offsets, combiner=self.pooling)
+        return Table.from_pretrained(vectors).pool(indices, offsets, combiner=self.pooling)
 
     def _refuse(self, words: Words, known: NDArray[np.bool_], start: int) -> None:
         first = np.flatnonzero(~known[words.indices])[0]

@@ -1,27 +1,29 @@
 """fastText's `.bin`: the model with its n-grams, in both versions of the header.
 
-All numbers are little-endian. Files since 2017 start with a magic number and a version, and say
-whether a matrix is quantized; older ones start with the arguments.
-
-    [magic i32 = 793712314, version i32 = 11 or 12]
-    dim, ws, epoch, min_count, neg, word_ngrams, loss, model, bucket, minn, maxn, rate i32; t f64
-    entries, words, labels i32; tokens i64; [pruned i64]
-    entries times: text, byte 0, count i64, kind i8 (0 a word, 1 a label)
-    [quantized u8]   rows i64, columns i64, input (words + bucket, dim) f32
-    [quantized u8]   rows i64, columns i64, output f32
+`_fasttext_file` has the layout.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rowwise.errors import VectorsFileError
 from rowwise.vectors._collector import Collector
+from rowwise.vectors._fasttext_file import (
+    ARGUMENTS,
+    MAGIC,
+    NEGATIVE_SAMPLING,
+    SKIPGRAM,
+    Header,
+    read_entries,
+    read_header,
+    read_is_quantized,
+    read_shape,
+    unlikely,
+)
 from rowwise.vectors._options import Options
 from rowwise.vectors._packed_strings import encode_word
 from rowwise.vectors._reader import Reader, opened
@@ -30,31 +32,19 @@ from rowwise.vectors._word_matrix import WordMatrix
 from rowwise.vectors._writer import writing
 from rowwise.vectors.formats._format import Confidence, Format, Sample
 
-_MAGIC = 793712314
-_SUPERVISED, _SKIPGRAM, _NEGATIVE_SAMPLING = 3, 2, 2
-_ARGUMENTS = struct.Struct("<12id")
 _AT_ONCE = 1 << 22
-_AFTER_TEXT = 10  # byte 0, count, kind
-_MOST_WORD = 1 << 16
-_MOST_LENGTH = 64  # of an n-gram; fastText's own files have 6
 # Numbers of n-grams that are added for a byte of the file. fastText's own files have some 4.
 _MOST_WORK_PER_BYTE = 1 << 12
 _ALWAYS_DONE = 1 << 32
-
-
-@dataclass(frozen=True)
-class _Header:
-    dim: int
-    model: int
-    buckets: int
-    min_length: int
-    max_length: int
-    new: bool
+_NOT_QUANTIZED = (
+    "take the .bin it was made from, or save its vectors as .vec; a classifier is read by "
+    "rowwise.sklearn.FastTextClassifier"
+)
 
 
 def _sniff(sample: Sample) -> Confidence:
     head = sample.head
-    if head[:4] == struct.pack("<i", _MAGIC):
+    if head[:4] == struct.pack("<i", MAGIC):
         return Confidence.CERTAIN
     if len(head) < 56:
         return Confidence.NO
@@ -72,19 +62,15 @@ def _sniff(sample: Sample) -> Confidence:
 def _read(path: str, options: Options) -> WordMatrix:
     """Read a fastText model: its words' vectors, and the n-grams for other words."""
     with opened(path) as reader:
-        header = _read_header(reader)
+        header = read_header(reader)
         words = _read_words(reader, header, options)
-        if header.new and reader.read(1, "the mark of a quantized model")[0]:
-            raise VectorsFileError(
-                path,
-                found="a quantized model",
-                fix="take the .bin it was made from, or save its vectors as .vec",
-            )
-        rows, columns = struct.unpack("<2q", reader.read(16, "the matrix's shape"))
+        if read_is_quantized(reader, header):
+            raise VectorsFileError(path, found="a quantized model", fix=_NOT_QUANTIZED)
+        rows, columns = read_shape(reader)
         if columns != header.dim or not len(words) <= rows <= len(words) + header.buckets + (
             1 << 31
         ):
-            raise _unlikely(path, f"a matrix of {rows} rows of {columns}", header)
+            raise unlikely(path, f"a matrix of {rows} rows of {columns}", header)
         reader.check_holds(rows * columns * 4, f"a matrix of {rows} rows of {columns}")
         _check_work(reader, header, words)
         # The n-grams' rows come last; a supervised model's labels have none.
@@ -101,85 +87,35 @@ def _read(path: str, options: Options) -> WordMatrix:
     return WordMatrix(found.words, found.matrix.astype(options.dtype, copy=False), subwords)
 
 
-def _read_header(reader: Reader) -> _Header:
-    start = reader.read(8, "fastText's header")
-    magic, version = struct.unpack("<2i", start)
-    new = magic == _MAGIC
-    if new and version not in (11, 12):
-        raise VectorsFileError(
-            reader.path, "byte 4", found=f"version {version}", expected="version 11 or 12"
-        )
-    size = _ARGUMENTS.size if new else _ARGUMENTS.size - 8
-    rest = reader.read(size, "fastText's arguments")
-    values = _ARGUMENTS.unpack(rest if new else start + rest)
-    dim, model, buckets, shortest, longest = (values[i] for i in (0, 7, 8, 9, 10))
-    header = _Header(dim, model, buckets, shortest, longest, new)
-    if (
-        dim < 1
-        or buckets < 0
-        or not (-1 <= shortest <= _MOST_LENGTH and -1 <= longest <= _MOST_LENGTH)
-    ):
-        raise _unlikely(reader.path, "such arguments", header)
-    if new and version == 11 and model == _SUPERVISED:  # these had no n-grams, whatever they say
-        header = _Header(dim, model, buckets, 0, 0, new)
-    return header
-
-
-def _read_words(reader: Reader, header: _Header, options: Options) -> list[str]:
-    entries, words, labels, _ = struct.unpack("<3iq", reader.read(20, "the counts of words"))
-    if min(entries, words, labels) < 0 or words + labels != entries:
-        raise _unlikely(reader.path, f"{entries} entries, {words} words, {labels} labels", header)
-    pruned = struct.unpack("<q", reader.read(8, "the pruned entries"))[0] if header.new else -1
-    reader.check_holds(entries * _AFTER_TEXT, f"{entries} words")
+def _read_words(reader: Reader, header: Header, options: Options) -> list[str]:
+    entries, _, _, pruned = read_entries(reader, header)
     found = []
-    for i, (raw, kind, at) in enumerate(_entries(reader, entries)):
-        if kind != (i >= words):
-            raise _unlikely(reader.path, f"kind {kind} of entry {i}", header)
-        if kind:
+    for i, entry in enumerate(entries):
+        if entry.is_label:
             continue
         try:
-            found.append(options.decode(raw))
+            found.append(options.decode(entry.text))
         except UnicodeDecodeError as error:
             raise VectorsFileError(
                 reader.path,
-                f"word {i}, byte {at + error.start}",
-                found=f"byte 0x{error.object[error.start]:02x} in {raw[:40]!r}",
+                f"word {i}, byte {entry.at + error.start}",
+                found=f"byte 0x{error.object[error.start]:02x} in {entry.text[:40]!r}",
                 expected=f"UTF-8 ({error.reason})",
                 fix="pass errors='ignore' or 'replace', as in bytes.decode, to read on",
             ) from error
     if pruned > 0:
         raise VectorsFileError(
-            reader.path, found="a pruned, so quantized model", fix="take the .bin it was made from"
+            reader.path, found="a pruned, so quantized model", fix=_NOT_QUANTIZED
         )
     return found
 
 
-def _check_work(reader: Reader, header: _Header, words: list[str]) -> None:
+def _check_work(reader: Reader, header: Header, words: list[str]) -> None:
     """Refuse words so long, and n-grams so many, that no file of this size is honest with them."""
     lengths = header.max_length - max(header.min_length, 1) + 1
     grams = sum(map(len, words)) * max(lengths, 0)
     if grams * header.dim > _MOST_WORK_PER_BYTE * reader.bound + _ALWAYS_DONE:
-        raise _unlikely(reader.path, f"{grams:,} n-grams", header)
-
-
-def _entries(reader: Reader, count: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (text, kind, where in the content), and read no further than the last entry."""
-    held, at, start = bytearray(), 0, reader.at
-    for left in range(count, 0, -1):
-        while (end := held.find(0, at)) < 0 or len(held) < end + _AFTER_TEXT:
-            start, held, at, end = start + at, held[at:], 0, end - at
-            if len(held) > _MOST_WORD:
-                raise VectorsFileError(
-                    reader.path,
-                    f"byte {start}",
-                    found=f"a word of more than {_MOST_WORD:,} bytes",
-                    fix="the file is damaged, or in another format",
-                )
-            # What the entries left take at least: their counts and kinds.
-            least = _AFTER_TEXT * left if end < 0 else _AFTER_TEXT * left + end - len(held)
-            held += reader.read(min(least, 1 << 16), "the words")
-        yield bytes(held[at:end]), held[end + 9], start + at
-        at = end + _AFTER_TEXT
+        raise unlikely(reader.path, f"{grams:,} n-grams", header)
 
 
 def _read_rows(reader: Reader, collector: Collector, words: list[str], dim: int) -> None:
@@ -193,20 +129,10 @@ def _read_rows(reader: Reader, collector: Collector, words: list[str], dim: int)
         collector.add(block, numbers.reshape(-1, dim)[: len(block)])
 
 
-def _read_buckets(reader: Reader, header: _Header, buckets: int, path: str) -> Subwords:
+def _read_buckets(reader: Reader, header: Header, buckets: int, path: str) -> Subwords:
     raw = reader.read_array(buckets * header.dim * 4, "the n-grams' rows")
     rows: NDArray[np.float32] = raw.view("<f4").reshape(buckets, header.dim)
     return Subwords(rows, header.min_length, header.max_length)
-
-
-def _unlikely(path: str, found: str, header: _Header) -> VectorsFileError:
-    return VectorsFileError(
-        path,
-        found=f"{found} (dim {header.dim}, {header.buckets} buckets, n-grams of "
-        f"{header.min_length} to {header.max_length})",
-        expected="a fastText model",
-        fix="the file is damaged, or in another format: pass format='word2vec-binary' if so",
-    )
 
 
 def _write(vectors: WordMatrix, path: str) -> None:
@@ -223,9 +149,9 @@ def _write(vectors: WordMatrix, path: str) -> None:
             raise ValueError(f"word {word!r} holds byte 0, which fastText's format cannot")
     count, dim = len(vectors), vectors.dim
     with writing(path) as file:
-        file.write(struct.pack("<2i", _MAGIC, 12))
-        arguments = (dim, 5, 5, 1, 5, 1, _NEGATIVE_SAMPLING, _SKIPGRAM, buckets, shortest, longest)
-        file.write(_ARGUMENTS.pack(*arguments, 100, 1e-4))
+        file.write(struct.pack("<2i", MAGIC, 12))
+        arguments = (dim, 5, 5, 1, 5, 1, NEGATIVE_SAMPLING, SKIPGRAM, buckets, shortest, longest)
+        file.write(ARGUMENTS.pack(*arguments, 100, 1e-4))
         file.write(struct.pack("<3i2q", count, count, 0, count, -1))
         for word in vectors.words:
             file.write(encode_word(word) + struct.pack("<xqb", 1, 0))
