@@ -146,13 +146,71 @@ def test_a_click_on_a_point_shows_its_neighbours_and_zoom_keeps_it_under_the_poi
         x, y = place_of(page, last)
         page.mouse.move(box["x"] + x, box["y"] + y)
         expect(page.locator("#tip")).to_be_visible()
-        word = page.inner_text("#tip")
+        word = page.inner_text("#tip b")
+        assert "updates: 59" in page.inner_text("#tip")
         page.mouse.click(box["x"] + x, box["y"] + y)
         expect(page.locator("#near-title")).to_have_text(f"Near to {word}")
         assert word == f"word{last - 4}"
         page.mouse.wheel(0, -100)
         settled(page)
         assert place_of(page, last) == pytest.approx([x, y], abs=1)
+
+
+def test_a_word_in_view_is_marked_where_it_is_and_the_others_fade(page):
+    before = place_of(page, 30)
+    page.fill("#search", "word26")
+    page.click("#found li >> nth=0 >> button")
+    expect(page.locator("#near-title")).to_have_text("Near to word26")
+    settled(page)
+    assert place_of(page, 30) == before
+    opaque = "() => [...window.rowwise.pixels].filter((pixel) => pixel >>> 24 === 255).length"
+    faded = "() => [...window.rowwise.pixels].filter((pixel) => pixel >>> 24 === 50).length"
+    assert page.evaluate(faded) > 0
+    assert page.evaluate(opaque) > 0
+    page.evaluate("() => { window.rowwise.pan(10000, 0); window.rowwise.draw(); }")
+    page.click("#found li >> nth=0 >> button")
+    expect(page.locator("#near-title")).to_have_text("Near to word26")
+    x, y = place_of(page, 30)
+    box = page.locator("#labels").bounding_box()
+    assert (x, y) == pytest.approx((box["width"] / 2, box["height"] / 2), abs=1)
+    page.focus("#labels")
+    page.keyboard.press("Escape")
+    expect(page.locator("#near-title")).to_be_hidden()
+    settled(page)
+    assert page.evaluate(faded) == 0
+
+
+def test_a_click_on_the_legend_shows_its_rows_alone(page):
+    page.click("#legend button >> nth=0")
+    settled(page)
+    assert set(pixels(page)) == {"0,114,178"}
+    hidden = page.evaluate("() => [...window.rowwise.hidden]")
+    assert sum(hidden) == 31  # every second row, and the one untrained
+    page.click("#choose")
+    box = page.locator("#labels").bounding_box()
+    page.mouse.move(box["x"] + 2, box["y"] + 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=3)
+    page.mouse.up()
+    expect(page.locator("#count")).to_have_text("29")
+    page.click("#clear")
+    page.click("#legend button >> nth=2")
+    settled(page)
+    assert len(pixels(page)) == 2
+    page.click("#legend button >> nth=0")
+    page.click("#legend button >> nth=2")
+    settled(page)
+    assert len(pixels(page)) == 3
+
+
+def test_chosen_rows_and_their_export_stay_in_sight(page):
+    page.fill("#search", "word")
+    page.wait_for_selector("#found li >> nth=20")
+    page.fill("#words", "word5")
+    page.press("#words", "Enter")
+    page.wait_for_selector("#near li >> nth=19")
+    page.locator("#near li").last.scroll_into_view_if_needed()
+    expect(page.locator("#export")).to_be_in_viewport(ratio=1)
 
 
 def test_a_server_that_ended_is_said(browser, server):

@@ -89,6 +89,9 @@ def test_words_and_neighbours(server):
     ids, cosines = server.explorer.near([7, 5], 3, 1)
     assert answer["ids"] == ids.tolist()
     np.testing.assert_allclose(answer["cosines"], cosines)
+    row = json.loads(ask(server, "GET", "row?id=9")[1])
+    assert row["word"] == "word5"
+    assert row["columns"][:2] == [["<b>kind</b>", "even"], ["updates", "9"]]
     assert json.loads(ask(server, "POST", "words", {"ids": [3, 4]})[1]) == ["(padding)", "word0"]
 
 
@@ -110,6 +113,8 @@ def test_chosen_rows_are_exported_with_columns_and_vectors(server):
         ("GET", "coordinates?snapshot=x", None, "invalid literal"),
         ("GET", "coordinates", None, "snapshot"),
         ("GET", "column?number=-1", None, "column -1 is not among the 4"),
+        ("GET", "row?id=60", None, "row 60 is not among the 60 rows (0..59)"),
+        ("GET", "row?id=x", None, "invalid literal"),
         ("POST", "words", {"ids": [60]}, "row 60 is not among the 60 rows (0..59)"),
         ("POST", "words", {"ids": [True]}, "row True"),
         ("POST", "words", {"ids": ["1"]}, "row '1'"),

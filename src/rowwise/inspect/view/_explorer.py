@@ -46,6 +46,13 @@ class Column:
     labels: list[str] | None = None
     log: bool = False
 
+    def cell(self, row: int) -> str:
+        """Return the value of a row as text, "" where there is none."""
+        value = self.values[row]
+        if np.isnan(value):
+            return ""
+        return f"{value:g}" if self.labels is None else self.labels[int(value)]
+
 
 class Explorer:
     """Rows of one table, in one snapshot or several.

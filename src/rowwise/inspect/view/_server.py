@@ -119,6 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "coordinates": self._coordinates,
                 "column": self._column,
                 "untrained": self._untrained,
+                "row": self._row,
                 "search": self._search,
             }
         )
@@ -230,6 +231,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _untrained(self) -> tuple[str, bytes]:
         return _BYTES, self.server.explorer.untrained.astype(np.uint8).tobytes()
 
+    def _row(self) -> tuple[str, bytes]:
+        explorer = self.server.explorer
+        (row,) = self._ids({"ids": [int(self.asked["id"])]})
+        cells = [(column.name, column.cell(row)) for column in explorer.columns]
+        filled = [(name, cell) for name, cell in cells if cell]
+        return _json({"word": explorer.words[row], "columns": filled})
+
     def _search(self) -> tuple[str, bytes]:
         explorer = self.server.explorer
         ids = explorer.search(self.asked.get("text", "")).tolist()
@@ -265,7 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
         names = [column.name for column in columns]
         writer.writerow(["row", "word", "untrained", *names, *(f"d{d}" for d in numbers)])
         for row in ids:
-            cells = [_cell(column.values[row], column.labels) for column in columns]
+            cells = [column.cell(row) for column in columns]
             start = [row, explorer.words[row], int(explorer.untrained[row])]
             writer.writerow([*start, *cells, *(repr(float(vectors[row, d])) for d in numbers)])
         return _CSV, text.getvalue().encode(errors="backslashreplace")
@@ -273,9 +281,3 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _json(answer: Any) -> tuple[str, bytes]:
     return _JSON, json.dumps(answer).encode()
-
-
-def _cell(value: np.float32, labels: list[str] | None) -> str:
-    if np.isnan(value):
-        return ""
-    return f"{value:g}" if labels is None else labels[int(value)]

@@ -32,17 +32,21 @@ function bounds(values) {
   return [some[Math.floor(0.01 * (some.length - 1))], some[Math.ceil(0.99 * (some.length - 1))]];
 }
 
-// Colours as pixels, (V,), and what the legend says.
+// Colours as pixels, (V,), and what the legend says; of labels, also which entry each row has, (V,).
 export function colours(column, values, rows, dark) {
   const pixels = new Uint32Array(rows), none = pack(grey(dark));
   if (!column) return { pixels: pixels.fill(pack(HUES[0])), legend: [] };
   if (column.labels) {
     const hues = column.labels.map((_, i) => HUES[i] ?? OTHER), packed = hues.map(pack);
-    for (let i = 0; i < rows; i++) pixels[i] = Number.isNaN(values[i]) ? none : packed[values[i]];
+    const entries = new Int32Array(rows);
+    for (let i = 0; i < rows; i++) {
+      pixels[i] = Number.isNaN(values[i]) ? none : packed[values[i]];
+      entries[i] = Number.isNaN(values[i]) ? -1 : Math.min(values[i], HUES.length);
+    }
     const legend = column.labels.slice(0, HUES.length).map((name, i) => ({ name, colour: css(hues[i]) }));
     if (column.labels.length > HUES.length)
       legend.push({ name: `${column.labels.length - HUES.length} others`, colour: css(OTHER) });
-    return { pixels, legend };
+    return { pixels, legend, entries };
   }
   const ramp = RAMPS[dark ? "dark" : "light"], scale = column.log ? Math.log1p : (x) => x;
   const steps = Array.from({ length: 256 }, (_, i) => pack(onRamp(ramp, i / 255)));

@@ -11,6 +11,9 @@ let about; // what the server says of the rows
 let chosen = [];
 let asked = null; // {of, ids, words}: what was near to what
 let columnValues = null;
+let entries = null; // which entry of the legend each row has, where there are labels
+const UNTRAINED = -2; // the entry of untrained rows
+const shown = new Set(); // entries of the legend whose rows alone are shown; none: all are
 
 // ------------------------------------------------------------------ trouble
 
@@ -51,30 +54,53 @@ function redraw() {
   const mark = getComputedStyle(document.body).getPropertyValue("--mark");
   const ink = getComputedStyle(document.body).getPropertyValue("--ink");
   picture.marks = chosen.slice(0, 5000).map((id) => ({ id, colour: ink }));
-  if (asked) for (const id of [...asked.ids, ...asked.of]) picture.marks.push({ id, colour: mark });
+  const near = asked ? [...asked.ids, ...asked.of] : [];
+  for (const id of near) picture.marks.push({ id, colour: mark });
+  picture.lit = near.length + chosen.length ? [...chosen, ...near] : null;
+  if (picture.hidden) picture.marks = picture.marks.filter(({ id }) => !picture.hidden[id]);
   picture.draw();
   rename();
 }
 
 function recolour() {
   const column = about.columns[element("colour").value];
-  const { pixels, legend, scale } = colours(column, columnValues, about.rows, dark.matches);
+  const { pixels, legend, scale, ...labels } = colours(column, columnValues, about.rows, dark.matches);
   picture.colour = pixels;
+  entries = labels.entries ?? null;
   const [r, g, b] = grey(dark.matches);
   picture.hollow = ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
-  const parts = scale ? rampLegend(scale) : legend.map(({ name, colour }) => patch(name, colour));
-  if (about.untrained)
-    parts.push(patch(`untrained (${about.untrained.toLocaleString()})`, css(grey(dark.matches)), true));
+  const parts = scale ? rampLegend(scale) : legend.map(({ name, colour }, i) => patch(i, name, colour));
+  const untrained = `untrained (${about.untrained.toLocaleString()})`;
+  if (about.untrained) parts.push(patch(UNTRAINED, untrained, css(grey(dark.matches))));
   element("legend").replaceChildren(...parts);
-  redraw();
+  filter();
 }
 
-function patch(text, colour, hollow = false) {
-  const item = document.createElement("span"), dot = document.createElement("span");
-  dot.className = hollow ? "patch hollow" : "patch";
-  dot.style[hollow ? "borderColor" : "background"] = colour;
+// An entry of the legend; a click on it shows its rows alone, or with those of other such entries.
+function patch(entry, text, colour) {
+  const item = document.createElement("button"), dot = document.createElement("span");
+  dot.className = entry === UNTRAINED ? "patch hollow" : "patch";
+  dot.style[entry === UNTRAINED ? "borderColor" : "background"] = colour;
   item.append(dot, text);
+  item.title = "Show these rows alone";
+  item.setAttribute("aria-pressed", shown.has(entry));
+  item.addEventListener("click", () => {
+    if (!shown.delete(entry)) shown.add(entry);
+    item.setAttribute("aria-pressed", shown.has(entry));
+    filter();
+  });
   return item;
+}
+
+function filter() {
+  const entryOf = (id) => (picture.untrained[id] ? UNTRAINED : (entries?.[id] ?? -1));
+  picture.hidden = null;
+  if (shown.size) {
+    picture.hidden = new Uint8Array(about.rows);
+    for (let id = 0; id < about.rows; id++) picture.hidden[id] = shown.has(entryOf(id)) ? 0 : 1;
+  }
+  element("legend").classList.toggle("filtered", shown.size > 0);
+  redraw();
 }
 
 function rampLegend({ low, high, log, stops }) {
@@ -87,6 +113,7 @@ function rampLegend({ low, high, log, stops }) {
 
 async function pickColumn() {
   const number = element("colour").value;
+  shown.clear();
   columnValues = about.columns[number] ? await server.column(number) : null;
   recolour();
 }
@@ -140,6 +167,12 @@ async function choose(ids) {
   redraw();
 }
 
+// Nothing is chosen, nor near to anything.
+function forget() {
+  choose([]);
+  ask({ ids: [] });
+}
+
 async function save() {
   const question = { ids: chosen, snapshot: Math.round(picture.at), vectors: element("with-vectors").checked };
   const address = URL.createObjectURL(await server.csv(question));
@@ -186,6 +219,7 @@ function pointerUp(event) {
   if (!moved) {
     const id = picture.under(...from);
     if (id >= 0) { choose([id]); ask({ ids: [id] }); }
+    else forget();
   }
   redraw();
 }
@@ -193,16 +227,24 @@ function pointerUp(event) {
 const hover = latest(
   async ([x, y]) => {
     const id = picture.under(x, y);
-    return id < 0 ? null : { id, text: (await server.words([id]))[0] };
+    return id < 0 ? null : { id, ...(await server.row(id)) };
   },
   (found) => {
     const tip = element("tip");
     tip.hidden = !found;
     if (!found) return;
     const [x, y] = picture.where(found.id);
-    tip.textContent = found.text + (picture.untrained[found.id] ? " (untrained)" : "");
-    tip.style.left = `${Math.min(x + 12, picture.width - 120)}px`;
-    tip.style.top = `${Math.max(y - 32, 4)}px`;
+    const word = document.createElement("b");
+    word.textContent = found.word + (picture.untrained[found.id] ? " (untrained)" : "");
+    const columns = found.columns.map(([name, value]) => {
+      const item = document.createElement("span");
+      item.textContent = `${name}: ${value}`;
+      return item;
+    });
+    tip.replaceChildren(word, ...columns);
+    const across = picture.width - tip.offsetWidth - 4, down = picture.height - tip.offsetHeight - 4;
+    tip.style.left = `${Math.max(Math.min(x + 12, across), 4)}px`;
+    tip.style.top = `${Math.max(Math.min(y + 12, down), 4)}px`;
   },
   20,
 );
@@ -215,6 +257,7 @@ function zoom(factor, at = [picture.width / 2, picture.height / 2]) {
 const KEYS = {
   "+": () => zoom(1.3), "=": () => zoom(1.3), "-": () => zoom(1 / 1.3),
   0: () => { picture.fit(); redraw(); },
+  Escape: forget,
   ArrowLeft: () => { picture.pan(40, 0); redraw(); },
   ArrowRight: () => { picture.pan(-40, 0); redraw(); },
   ArrowUp: () => { picture.pan(0, 40); redraw(); },

@@ -2,6 +2,8 @@
 // it works where there is no graphics card.
 
 const REACH = 8; // CSS pixels from the pointer to a point that counts as under it
+const MARGIN = 30; // CSS pixels from the border, within which a point is not in view
+const FADED = 50; // of 255: how much is seen of points that are not lit
 
 export class Picture {
   constructor(points, labels) {
@@ -12,6 +14,8 @@ export class Picture {
     this.centre = [0, 0];
     this.zoom = 1; // CSS pixels per unit
     this.marks = []; // {id, colour}
+    this.lit = null; // ids of rows that stand out, or null: all do
+    this.hidden = null; // Uint8Array (V), 1 for rows that are not shown, or null: none
     this.names = []; // {id, text}
     this.dirty = false;
   }
@@ -80,8 +84,11 @@ export class Picture {
     this.centre[1] += dy / this.zoom;
   }
 
+  // Bring a row into view; what is in view already stays where it is.
   show(id) {
-    if (!Number.isNaN(this.now[2 * id])) this.centre = [this.now[2 * id], this.now[2 * id + 1]];
+    const [x, y] = this.where(id);
+    const inside = x > MARGIN && x < this.width - MARGIN && y > MARGIN && y < this.height - MARGIN;
+    if (!inside && !Number.isNaN(x)) this.centre = [this.now[2 * id], this.now[2 * id + 1]];
   }
 
   draw() {
@@ -99,21 +106,26 @@ export class Picture {
     this.pixels.fill(0);
     const size = this.rows < 3000 ? 7 : this.rows < 30000 ? 5 : this.rows < 300000 ? 3 : 2;
     const radius = (size * this.ratio) / 2;
-    // Rows that were trained are drawn last, over those that were not, which are hollow.
-    this.dots(disc(radius, radius > 2), 1);
-    this.dots(disc(radius, false), 0);
+    // Rows that were trained are drawn over those that were not, which are hollow; lit rows last.
+    const kinds = [[disc(radius, false), 0], [disc(radius, radius > 2), 1]];
+    const visible = this.lit ? FADED : 255;
+    for (const [cells, untrained] of kinds.toReversed()) this.dots(cells, untrained, visible);
+    if (this.lit) for (const [cells, untrained] of kinds) this.dots(cells, untrained, 255, this.lit);
     this.points.getContext("2d").putImageData(this.image, 0, 0);
   }
 
-  dots(cells, untrained) {
+  // Draw the trained or the untrained rows of ids, or of all.
+  dots(cells, untrained, visible, ids = null) {
     const { now, pixels } = this, { width, height } = this.points;
-    const scale = this.zoom * this.ratio;
+    const scale = this.zoom * this.ratio, count = ids ? ids.length : this.rows;
     const x0 = width / 2 - this.centre[0] * scale, y0 = height / 2 + this.centre[1] * scale;
-    for (let i = 0; i < this.rows; i++) {
-      if (this.untrained[i] !== untrained) continue;
+    for (let k = 0; k < count; k++) {
+      const i = ids ? ids[k] : k;
+      if (this.untrained[i] !== untrained || this.hidden?.[i]) continue;
       const x = Math.round(x0 + now[2 * i] * scale), y = Math.round(y0 - now[2 * i + 1] * scale);
       if (!(x >= 0 && x < width && y >= 0 && y < height)) continue; // NaN too
-      const value = untrained ? this.hollow : this.colour[i];
+      const full = untrained ? this.hollow : this.colour[i];
+      const value = ((full & 0xffffff) | (visible << 24)) >>> 0;
       for (const [dx, dy] of cells) {
         const px = x + dx, py = y + dy;
         if (px >= 0 && px < width && py >= 0 && py < height) pixels[py * width + px] = value;
@@ -166,6 +178,7 @@ export class Picture {
   under(x, y) {
     let best = -1, least = REACH * REACH;
     for (let id = 0; id < this.rows; id++) {
+      if (this.hidden?.[id]) continue;
       const [px, py] = this.where(id), far = (px - x) ** 2 + (py - y) ** 2;
       if (far < least || (far === least && this.untrained[best])) [best, least] = [id, far];
     }
@@ -175,6 +188,7 @@ export class Picture {
   inside([x, y, width, height]) {
     const ids = [];
     for (let id = 0; id < this.rows; id++) {
+      if (this.hidden?.[id]) continue;
       const [px, py] = this.where(id);
       if (px >= x && px <= x + width && py >= y && py <= y + height) ids.push(id);
     }
@@ -187,7 +201,7 @@ export class Picture {
     const down = Math.max(1, Math.floor(this.height / 70));
     const first = new Map();
     for (let id = 0; id < this.rows && first.size < across * down; id++) {
-      if (this.untrained[id]) continue;
+      if (this.untrained[id] || this.hidden?.[id]) continue;
       const [x, y] = this.where(id);
       if (!(x >= 0 && x < this.width && y >= 0 && y < this.height)) continue;
       const part = Math.floor((x / this.width) * across) * down + Math.floor((y / this.height) * down);

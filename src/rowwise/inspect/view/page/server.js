@@ -14,6 +14,7 @@ export const coordinates = async (snapshot) =>
 export const column = async (number) =>
   new Float32Array(await (await answer(`column?number=${number}`)).arrayBuffer());
 export const untrained = async () => new Uint8Array(await (await answer("untrained")).arrayBuffer());
+export const row = async (id) => (await answer(`row?id=${id}`)).json();
 export const search = async (text) =>
   (await answer(`search?text=${encodeURIComponent(text)}`)).json();
 export const near = async (question) => (await post("near", question)).json();
