@@ -1,7 +1,11 @@
 """The report: what is in the page, whatever the words are."""
 
+import gzip
 import json
+import os
 import re
+import shutil
+from base64 import b64decode
 
 import numpy as np
 import pytest
@@ -45,20 +49,53 @@ def page(tmp_path_factory):
 
 
 def body(page):
-    return page[page.index("<body>") :]
+    return page[page.index("<body>") : page.index('<script type="application/octet-stream"')]
+
+
+def packed(page):
+    """Return what the browser unpacks: Plotly, the pictures, the neighbours."""
+    content = re.search(r'id="packed">([A-Za-z0-9+/=]*)</script>', page).group(1)
+    return json.loads(gzip.decompress(b64decode(content)))
 
 
 def test_the_page_needs_no_network(page):
-    assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", body(page))
-    assert "Plotly" in page
+    assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
+    assert "Plotly" in packed(page)["plotly"]
+    assert len(page) < 2.5e6
+
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium; CHROMIUM names one")
+def test_a_browser_draws_the_pictures_and_answers(page, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    (tmp_path / "r.html").write_text(page, encoding="utf-8")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page()
+        faults = []
+        opened.on("pageerror", lambda error: faults.append(str(error)))
+        opened.on("dialog", lambda dialog: faults.append(dialog.message))
+        opened.goto((tmp_path / "r.html").as_uri())
+        opened.wait_for_selector("body[data-ready]", timeout=120_000)
+        assert opened.locator(".js-plotly-plot").count() == len(packed(page)["pictures"]) == 6
+        opened.fill("#word", "word3")
+        near = packed(page)["near"]
+        lines = opened.locator("#answer tr").all_inner_texts()
+        ids = near["ids"][near["names"].index("word3")]
+        assert [line.split("\t")[1] for line in lines] == [near["names"][i] for i in ids]
+        opened.fill("#word", "nonesuch")
+        assert opened.inner_text("#answer") == "not among these rows"
+        assert faults == []
+        browser.close()
 
 
 def test_words_are_text_whatever_markup_they_hold(page):
     assert "<img src=x" not in body(page)
     assert "alert(1)</script>" not in body(page)
     assert "Forty &lt;rows&gt;" in page
-    near = re.search(r'id="near">(.*?)</script>', page, re.DOTALL).group(1)
-    assert HOSTILE[0] in json.loads(near)["names"]
+    assert HOSTILE[0] in packed(page)["near"]["names"]
 
 
 def test_rows_never_trained_are_counted_and_named(page):
@@ -120,6 +157,8 @@ def test_each_curve_has_its_epochs():
     assert list(pictures) == ["loss", "accuracy"]
     assert [list(trace.y) for trace in pictures["loss"].data] == [[2.0, 1.0], [2.5, 1.5]]
     assert list(pictures["loss"].data[0].x) == [1, 2]
+    (held_out,) = figures.curves({"loss": [2.0], "val_accuracy": [0.5]})["accuracy"].data
+    assert (held_out.name, list(held_out.y)) == ("held out", [0.5])
 
 
 def test_every_row_has_its_bar_in_the_histogram():
@@ -177,11 +216,60 @@ def test_neighbors_are_those_of_the_whole_space():
         name = table.vocabulary.tokens[row]
         place = near["names"].index(name)
         ids, cosines = nearest(vectors, row, 8, without=np.arange(24, 40))
-        got = near["nearest"][place]
-        assert [near["others"][other] for other, _ in got] == [
+        assert [near["names"][other] for other in near["ids"][place]] == [
             table.vocabulary.tokens[i] or "(padding)" for i in ids
         ]
-        np.testing.assert_allclose([cosine for _, cosine in got], cosines, atol=1e-4)
+        np.testing.assert_allclose(np.array(near["cosines"][place]) / 1000, cosines, atol=5.1e-4)
+
+
+def test_of_large_tables_the_rows_updated_most_have_neighbors(monkeypatch):
+    table = trained()
+    monkeypatch.setattr("rowwise.inspect.report._neighbors._COSINES", 24 * 5)
+    near = neighbors(Rows.of(table, None, None))
+    assert near["asked"] == len(near["ids"]) == 5
+    assert near["names"][:5] == [x or "(padding)" for x in table.vocabulary.tokens[:5]]
+    whole = neighbors(Rows.of(table, None, None))
+    assert whole["first"] in near["names"][:5]
+    for row, ids in enumerate(near["ids"]):
+        expected, _ = nearest(table.to_numpy(), row, 8, without=np.arange(24, 40))
+        names = [table.vocabulary.tokens[i] or "(padding)" for i in expected]
+        assert [near["names"][i] for i in ids] == names
+
+
+def test_the_row_of_padding_is_no_row_of_the_report(tmp_path):
+    table = rowwise.Table(4, 2, "sgd", init="zeros")
+    table.vocabulary = rowwise.Vocabulary(["tea", "cup", "pot"], mask_token="")
+    for _ in range(3):
+        table.update([0, 1], [[0, 0], [1, 2]])  # the mask makes padding's gradient zero
+    rows = Rows.of(table, np.ones((4, 2)), ["none", "a", "b", "c"])
+    assert rows.names == ["tea", "cup", "pot"]
+    assert rows.trained.tolist() == [True, False, False]
+    assert rows.row_labels == ["a", "b", "c"]
+    assert rowwise.inspect.summary(table)["most_updated_rows"] == ["tea"]
+    write_report(tmp_path / "r.html", table)
+    text = body((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "2 rows are untrained" in text
+    assert "(padding)" not in text
+
+
+def test_rows_with_values_by_other_means_are_trained():
+    table = rowwise.Table(3, 2, init=np.eye(3, 2))
+    assert Rows.of(table, None, None).trained.all()
+
+
+def test_one_is_singular_and_zero_has_its_place_on_the_logarithmic_axis():
+    table = rowwise.Table(3, 2, "sgd", init="zeros")
+    table.update([0], [[1, 2]])
+    for _ in range(30):
+        table.update([1], [[1, 2]])
+    rows = Rows.of(table, np.zeros((3, 2)), None)
+    picture = figures.movement(rows, rows.drawn())
+    assert "<br>1 update<br>" in picture.data[0].text[0]
+    assert "<br>30 updates<br>" in picture.data[0].text[1]
+    assert picture.layout.xaxis.type == "log"
+    assert list(picture.layout.xaxis.ticktext) == ["0", "1", "3", "10", "30"]
+    assert [list(trace.x) for trace in picture.data] == [[1, 30], [0.3]]
+    assert picture.data[1].marker.color == "gray"
 
 
 def test_projection_equals_singular_values():

@@ -125,3 +125,24 @@ def test_columns_are_numbers_or_labels():
 def test_snapshots_that_do_not_belong_together_are_refused(snapshots, message):
     with pytest.raises(ValueError, match=message):
         Explorer(snapshots)
+
+
+def test_a_start_that_would_be_one_dot_is_enlarged_about_its_mean():
+    rng = np.random.default_rng(0)
+    end = rng.standard_normal((50, 4)).astype(np.float32)
+    start = (1 + 0.002 * end).astype(np.float32)
+    explorer = Explorer([Snapshot("start", start), Snapshot("near", end / 5), Snapshot("end", end)])
+    assert explorer.enlarged == [500, 1, 1]
+    first, near, last = (explorer.coordinates(i) for i in range(3))
+    np.testing.assert_allclose(first - first.mean(axis=0), last - last.mean(axis=0), atol=1e-2)
+    np.testing.assert_allclose(near, explorer.projection(end / 5))
+    assert np.isfinite(
+        Explorer([Snapshot("same", end * 0), Snapshot("end", end)]).coordinates(0)
+    ).all()
+
+
+def test_rows_with_values_by_other_means_are_trained():
+    rows = np.eye(3, dtype=np.float32)
+    updates, trained = np.zeros(3, np.uint32), np.array([True, True, False])
+    explorer = Explorer([Snapshot("now", rows, None, updates, trained)])
+    assert explorer.untrained.tolist() == [False, False, True]

@@ -65,6 +65,7 @@ def test_facts_and_arrays(server):
     about = json.loads(ask(server, "GET", "about")[1])
     assert (about["rows"], about["dim"], about["untrained"]) == (60, 5, 1)
     assert about["snapshots"] == ["start", "end"]
+    assert about["enlarged"] == [server.explorer.enlarged[0], 1]
     assert [column["name"] for column in about["columns"]] == [
         "<b>kind</b>", "updates", "norm", "moved since start",
     ]  # fmt: skip

@@ -11,6 +11,7 @@ import typer
 from rowwise.cli._errors import exit_on_error
 from rowwise.cli._model_folder import TABLE
 from rowwise.cli._spinner import spinner
+from rowwise.inspect._summary import counted
 from rowwise.text._vocabulary import Vocabulary
 from rowwise.vectors import FORMATS, load
 
@@ -60,7 +61,8 @@ def convert(
     if as_json:
         typer.echo(json.dumps({"out": str(target), "words": len(vectors), "dim": vectors.dim}))
         return
-    typer.echo(f"{target}: {len(vectors):,} words, {vectors.dim} numbers each")
+    words_told, numbers = counted(len(vectors), "word"), counted(vectors.dim, "number")
+    typer.echo(f"{target}: {words_told}, {numbers} each")
 
 
 convert.__doc__ = _EXAMPLE

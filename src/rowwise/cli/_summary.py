@@ -13,6 +13,7 @@ from rich.table import Table as Grid
 
 from rowwise.cli._labelled import Labelled
 from rowwise.inspect import nearest
+from rowwise.inspect._summary import counted
 from rowwise.text import Vocabulary
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _accuracy(name: str, found: dict[str, Any]) -> str:
     told = f"{name} accuracy {found['accuracy']:.3f}"
     if found["majority"] is not None:
         told += f"; always the most frequent label: {found['majority']:.3f}"
-    return f"{told} ({found['texts']:,} texts)"
+    return f"{told} ({counted(found['texts'], 'text')})"
 
 
 def _print_words(telling: dict[str, list[list[Any]]], console: Console) -> None:

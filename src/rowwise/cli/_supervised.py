@@ -17,6 +17,7 @@ from rowwise.cli._model_folder import load_vectors, save_classifier
 from rowwise.cli._new_folder import NewFolder, uninterrupted
 from rowwise.cli._read import UsageError
 from rowwise.cli._summary import mistakes, print_outcome, score, telling_words
+from rowwise.inspect._summary import counted
 
 if TYPE_CHECKING:
     from rowwise.sklearn import TextClassifier
@@ -31,7 +32,7 @@ def read(
     if len(classes) < 2:
         raise UsageError(
             f"{str(file)!r}: column {columns.label!r} needs two labels or more, and has "
-            f"{', '.join(map(repr, classes)) or 'none'} in {len(data.texts)} rows"
+            f"{', '.join(map(repr, classes)) or 'none'} in {counted(len(data.texts), 'row')}"
         )
     if not any(text.strip() for text in data.texts):
         raise UsageError(f"{str(file)!r}: every text is empty")
@@ -46,9 +47,8 @@ def read(
             )
     for path, part in ((file, data), (validation_file, held_out)):
         if part is not None and part.unlabelled:
-            rows = "row" if part.unlabelled == 1 else "rows"
             console.print(
-                f"{path}: {part.unlabelled} {rows} without a label left out",
+                f"{path}: {counted(part.unlabelled, 'row')} without a label left out",
                 soft_wrap=True,
                 markup=False,
             )

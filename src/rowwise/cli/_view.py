@@ -24,7 +24,7 @@ from rowwise.cli._model_folder import (
 )
 from rowwise.cli._read import read_columns, read_names
 from rowwise.cli._spinner import spinner
-from rowwise.inspect._summary import names_of
+from rowwise.inspect._summary import counted, names_of
 from rowwise.inspect.view import Explorer, Server, Snapshot
 from rowwise.store._table_file import is_table
 
@@ -66,7 +66,7 @@ def view(
     if as_json:
         typer.echo(json.dumps({"address": server.address, "rows": len(explorer.words)}))
     else:
-        typer.echo(f"{len(explorer.words):,} rows: {server.address}")
+        typer.echo(f"{counted(len(explorer.words), 'row')}: {server.address}")
         typer.echo("Only this machine can open it, at this address alone. Ctrl-C ends it.")
     with server, suppress(KeyboardInterrupt), _in_browser(server.address, browser):
         server.serve_forever()
@@ -115,7 +115,7 @@ def _snapshot(path: Path, name: str) -> Snapshot:
         return _of_vectors(path, name)  # of another program
     table = trained_rows(path).table
     words = None if table.vocabulary is None else names_of(table, np.arange(table.rows))
-    return Snapshot(name, table.to_numpy(), words, table.update_counts)
+    return Snapshot(name, table.to_numpy(), words, table.update_counts, table.is_trained())
 
 
 def _of_vectors(path: Path, name: str) -> Snapshot:

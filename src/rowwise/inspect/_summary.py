@@ -22,7 +22,8 @@ def summary(table: Table) -> dict[str, Any]:
     Returns:
         rows, dim, bytes, rule, slots, steps; vocabulary: its number of words, or None;
         update_counts: of a row, at least, in the median, at most; untrained: how many rows, and
-        untrained_rows: the first of them; most_updated_rows; norms: quantiles and the largest;
+        untrained_rows: the first of them; most_updated_rows, padding left out; norms: quantiles
+        and the largest;
         zero_rows, duplicate_rows, nonfinite_rows: how many.
 
     Example:
@@ -31,7 +32,8 @@ def summary(table: Table) -> dict[str, Any]:
         (3, 3, 3)
     """
     updates, untrained = table.update_counts, table.untrained()
-    most = np.argsort(-updates.astype(np.int64), kind="stable")[:_NAMED]
+    most = np.argsort(-updates.astype(np.int64), kind="stable")
+    most = most[most != padding_row(table)][:_NAMED]
     norms, distinct = _norms_and_distinct(table)
     low, middle, high = np.quantile(norms, [0.05, 0.5, 0.95]).tolist()
     return {
@@ -63,9 +65,28 @@ def names_of(table: Table, rows: NDArray[Any]) -> list[Any]:
     return [words[row] if row < len(words) else int(row) for row in rows]
 
 
+def padding_row(table: Table) -> int:
+    """Return the row that stands for padding, -1 if none does.
+
+    The mask makes its gradient zero: it can have updates, but never moves.
+    """
+    vocabulary = table.vocabulary
+    return -1 if vocabulary is None or vocabulary.mask_token is None else 0
+
+
 def display_name(name: str | int) -> str:
     """Return a row's name for people: its word, "(padding)" for "", "row 7" for an id."""
     return f"row {name}" if isinstance(name, int) else name or "(padding)"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, in the singular for one.
+
+    Example:
+        >>> counted(1, "row"), counted(2000, "row")
+        ('1 row', '2,000 rows')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _describe(rule: Rule | None) -> str | None:

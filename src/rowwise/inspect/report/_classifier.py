@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from rowwise.inspect._summary import counted
+
 _MOST_LABELS = 30  # whose confusion table can be read
 
 
@@ -42,7 +44,7 @@ def _facts(outcome: Mapping[str, Any]) -> str:
     }
     for name, found in (("held out", outcome["held_out"]), ("test", outcome.get("test"))):
         if found and found["texts"]:
-            lines[name] = f"{_counted(found['texts'], 'text')}: accuracy {found['accuracy']:.3f}"
+            lines[name] = f"{counted(found['texts'], 'text')}: accuracy {found['accuracy']:.3f}"
             if found.get("majority") is not None:
                 lines[name] += f"; always the most frequent label: {found['majority']:.3f}"
     cells = (f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in lines.items())
@@ -106,7 +108,3 @@ def _words(telling: Mapping[str, Sequence[tuple[str, float]]]) -> str:
         "<h2>Words that decide</h2><p>The model is linear: these words add most to a label's "
         f"score, against the mean of all labels.</p><table>{rows}</table>"
     )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -12,16 +12,18 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.colors import qualitative
 
+from rowwise.inspect._summary import counted
 from rowwise.inspect.report._rows import Rows
 
 _PALETTE = qualitative.Safe  # told apart by eyes that do not tell all colours apart
 _OTHER = "other labels"
+_ZERO = 0.3  # where a logarithmic axis has 0
 
 
 def curves(history: Mapping[str, Sequence[float]]) -> dict[str, go.Figure]:
     """Return a figure per metric: epochs 1..n against its value in training and held out."""
     figures = {}
-    for metric in (name for name in history if not name.startswith("val_")):
+    for metric in dict.fromkeys(name.removeprefix("val_") for name in history):
         figure = go.Figure()
         for name, label in ((metric, "training"), (f"val_{metric}", "held out")):
             if name in history:
@@ -60,8 +62,11 @@ def cloud(
     for name, values in scales.items():
         bar: dict[str, Any] = {"title": {"text": name, "side": "right"}, "thickness": 12}
         if name == "updates":
-            powers = [10**power for power in range(len(str(int(rows.updates.max()))))]
-            bar |= {"tickvals": np.log10(1.0 + np.array(powers)), "ticktext": powers}
+            ticks = _log_ticks(int(rows.updates.max(initial=0)))
+            bar |= {
+                "tickvals": np.log10(1.0 + np.array(ticks)),
+                "ticktext": [f"{tick:,}" for tick in ticks],
+            }
         marker = {"color": values[trained], "colorscale": "Viridis", "colorbar": bar}
         _points(figure, rows, coordinates, trained, name=name, marker=marker, showlegend=False)
         traces.append(name)
@@ -73,7 +78,9 @@ def cloud(
         figure.update_layout(xaxis_title=titles[0], yaxis_title=titles[1])
     else:
         axes = zip(("xaxis", "yaxis", "zaxis"), titles, strict=True)
-        figure.update_layout(scene={axis: {"title": {"text": title}} for axis, title in axes})
+        scene = {axis: {"title": {"text": title, "font": {"size": 11}}} for axis, title in axes}
+        # From a little farther off than by default, so that no title is cut off.
+        figure.update_layout(scene=scene, scene_camera_eye={"x": 1.9, "y": 1.9, "z": 1.2})
     # The untrained rows are always visible.
     shown = {name: [*(trace == name for trace in traces), True] for name in dict.fromkeys(traces)}
     for trace, visible in zip(figure.data, next(iter(shown.values())), strict=True):
@@ -83,7 +90,7 @@ def cloud(
 
 def histogram_of_updates(rows: Rows) -> go.Figure:
     """Return a histogram of updates per row: 0, 1, 2-3, 4-7, 8-15..."""
-    most = int(rows.updates.max())
+    most = int(rows.updates.max(initial=0))
     edges = [0, *(2**power for power in range(max(most, 1).bit_length() + 1))]
     counts, _ = np.histogram(rows.updates, edges)
     names = ["0"] + [
@@ -100,22 +107,32 @@ def movement(rows: Rows, drawn: NDArray[np.int64]) -> go.Figure:
     """Draw the distance of each drawn row from its start against its updates."""
     assert rows.moved is not None
     figure = go.Figure()
-    for name, members in (
-        ("trained", drawn[rows.trained[drawn]]),
-        ("untrained", drawn[~rows.trained[drawn]]),
+    for name, colour, members in (
+        ("trained", _PALETTE[0], drawn[rows.trained[drawn]]),
+        ("untrained", "gray", drawn[~rows.trained[drawn]]),
     ):
         figure.add_scattergl(
-            x=rows.updates[members],
+            x=np.maximum(rows.updates[members], _ZERO),
             y=rows.moved[members],
             text=_hover(rows, members),
             hoverinfo="text",
             mode="markers",
             name=name,
-            marker={"size": 5, "opacity": 0.6, "color": "gray" if name[0] == "n" else _PALETTE[0]},
+            marker={"size": 5, "opacity": 0.6, "color": colour},
         )
     figure.update_layout(xaxis_title="updates", yaxis_title="distance from the start")
-    figure.update_xaxes(type="log" if rows.updates[drawn].min() > 0 else "linear")
+    ticks = _log_ticks(int(rows.updates.max(initial=0)))
+    figure.update_xaxes(
+        type="log", tickvals=[_ZERO, *ticks], ticktext=["0", *(f"{tick:,}" for tick in ticks)]
+    )
     return figure
+
+
+def _log_ticks(most: int) -> list[int]:
+    """Return 1, 3, 10, 30, ... up to a number; of many decades the powers of ten alone."""
+    powers = [10**power for power in range(len(str(most)))]
+    ticks = powers if len(powers) > 4 else [tick for power in powers for tick in (power, 3 * power)]
+    return [tick for tick in ticks if tick <= max(most, 1)]
 
 
 def _points(
@@ -144,11 +161,11 @@ def _hover(rows: Rows, members: NDArray[np.int64]) -> list[str]:
     """Return the tips of points; words are text, whatever markup they hold."""
     lines = []
     for row in members:
-        line = f"<b>{escape(rows.names[row])}</b><br>{rows.updates[row]:,} updates"
+        line = f"<b>{escape(rows.names[row])}</b><br>{counted(int(rows.updates[row]), 'update')}"
         line += f"<br>norm {rows.norms[row]:.3g}"
         if rows.moved is not None:
             line += f"<br>moved {rows.moved[row]:.3g}"
-        if rows.row_labels is not None and rows.updates[row]:
+        if rows.row_labels is not None and rows.trained[row]:
             line += f"<br>label: {escape(rows.row_labels[row])}"
         lines.append(line)
     return lines

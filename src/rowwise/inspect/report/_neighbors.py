@@ -8,36 +8,43 @@ import numpy as np
 
 from rowwise.inspect.report._rows import Rows
 
-_WORDS = 2_000
+_COSINES = 1 << 30  # computed at most: those of every pair of 32,768 rows
 _NEIGHBORS = 8
 _AT_ONCE = 256
 
 
 def neighbors(rows: Rows) -> dict[str, Any]:
-    """Find the nearest trained rows, by cosine, of the rows with the most updates.
+    """Find the nearest trained rows, by cosine, of every trained row, or of those updated most.
 
     Returns:
-        names: of those rows; nearest: for each a list of (index in others, cosine); others: names;
-        first: the name of the row, among those, whose vector is the longest.
+        names: of rows, the n that are asked about first; asked: n; ids: (n, k) of the nearest, by
+        their place in names; cosines: (n, k) in thousandths; first: the name of the row, among
+        those n, whose vector is the longest.
     """
     trained = np.flatnonzero(rows.trained & (rows.norms > 0))
-    order = np.argsort(-rows.updates[trained].astype(np.int64), kind="stable")
-    asked = order[:_WORDS]
-    units = rows.vectors[trained] / rows.norms[trained, None]
-    others: dict[int, int] = {}
-    nearest = []
-    for start in range(0, len(asked), _AT_ONCE):
-        some = asked[start : start + _AT_ONCE]
-        cosines = units[some] @ units.T
-        cosines[np.arange(len(some)), some] = -np.inf
-        best = np.argsort(-cosines, axis=1, kind="stable")[:, : min(_NEIGHBORS, len(trained) - 1)]
-        for line, ids in zip(cosines, best, strict=True):
-            near = [(others.setdefault(int(p), len(others)), round(float(line[p]), 4)) for p in ids]
-            nearest.append(near)
-    names = [rows.names[row] for row in trained[asked]]
+    order = trained[np.argsort(-rows.updates[trained].astype(np.int64), kind="stable")]
+    units = rows.vectors[order] / rows.norms[order, None]
+    asked = min(len(order), _COSINES // max(len(order), 1))
+    k = max(min(_NEIGHBORS, len(order) - 1), 0)
+    ids, cosines = np.empty((asked, k), np.int64), np.empty((asked, k), np.int64)
+    for start in range(0, asked, _AT_ONCE):
+        stop = min(start + _AT_ONCE, asked)
+        found = units[start:stop] @ units.T
+        found[np.arange(stop - start), np.arange(start, stop)] = -np.inf
+        best = np.sort(np.argpartition(-found, k, axis=1)[:, :k], axis=1)
+        near = np.take_along_axis(found, best, axis=1)
+        nearest_first = np.argsort(-near, axis=1, kind="stable")
+        ids[start:stop] = np.take_along_axis(best, nearest_first, axis=1)
+        near = np.take_along_axis(near, nearest_first, axis=1)
+        cosines[start:stop] = np.rint(1000 * near)
+    # Of the rows that are not asked about, those that are near to one.
+    others = np.unique(ids[ids >= asked])
+    ids[ids >= asked] = asked + np.searchsorted(others, ids[ids >= asked])
+    named = [rows.names[row] for row in order[[*range(asked), *others]]]
     return {
-        "names": names,
-        "first": names[rows.norms[trained[asked]].argmax()] if names else "",
-        "nearest": nearest,
-        "others": [rows.names[trained[row]] for row in others],
+        "names": named,
+        "asked": asked,
+        "ids": ids.tolist(),
+        "cosines": cosines.tolist(),
+        "first": named[rows.norms[order[:asked]].argmax()] if asked else "",
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
 from rowwise.files._atomic import replacing
-from rowwise.inspect._summary import summary
+from rowwise.inspect._summary import counted, summary
 from rowwise.inspect.report import _figures as figures
 from rowwise.inspect.report._classifier import classifier_sections
 from rowwise.inspect.report._neighbors import neighbors
@@ -25,6 +27,7 @@ from rowwise.table import Table
 
 _NAMED = 300
 _FURTHEST = 20
+_LISTED = 500  # words that the browser offers
 
 
 def write_report(
@@ -39,7 +42,8 @@ def write_report(
 ) -> None:
     """Write one HTML file: curves, pictures of the rows, neighbours, updates, movement.
 
-    It opens with no network. Rows are named by the table's vocabulary, if it has one.
+    It opens with no network, in browsers from 2023 on (they unpack its compressed part). Rows are
+    named by the table's vocabulary, if it has one.
 
     Args:
         path: of the file; it is replaced whole or not at all.
@@ -67,13 +71,19 @@ def write_report(
     rows = Rows.of(table, start, row_labels)
     sections = [] if classifier is None else classifier_sections(classifier)
     sections += [_facts(table)] if classifier is None else ["<h2>The table</h2>", _facts(table)]
+    drawn = _Pictures()
     if history:
-        sections.append(_section("Training", "", *figures.curves(history).values()))
-    sections += [_picture(rows), _neighbors(rows), _updates(rows)]
+        sections.append(drawn.section("Training", "", *figures.curves(history).values()))
+    near = neighbors(rows)
+    sections += [_picture(rows, drawn), _neighbors(near), _updates(rows, drawn)]
     if rows.moved is not None:
-        sections.append(_movement(rows))
+        sections.append(_movement(rows, drawn))
+    # Plotly alone has 5 MB: packed, as any browser unpacks it, the page has less than a half.
+    parts = f'{{"plotly":{json.dumps(get_plotlyjs())},"near":{json.dumps(near)},'
+    parts += f'"pictures":[{",".join(drawn.as_json)}]}}'
+    packed = b64encode(gzip.compress(parts.encode(), mtime=0)).decode()
     page = Template((files("rowwise.inspect.report") / "page.html").read_text(encoding="utf-8"))
-    text = page.substitute(title=escape(title), plotly=get_plotlyjs(), body="\n".join(sections))
+    text = page.substitute(title=escape(title), packed=packed, body="\n".join(sections))
     with replacing(path) as temporary:
         Path(temporary).write_text(text, encoding="utf-8")
 
@@ -81,10 +91,10 @@ def write_report(
 def _facts(table: Table) -> str:
     facts = summary(table)
     lines = {
-        "rows": f"{facts['rows']:,} of {facts['dim']} numbers",
+        "rows": f"{facts['rows']:,} of {counted(facts['dim'], 'number')}",
         "rule": facts["rule"] or "none",
         "steps": f"{facts['steps']:,}",
-        "untrained": _rows_in_words(facts["untrained"]),
+        "untrained": counted(facts["untrained"], "row"),
         "most updates": ", ".join(str(name) or "(padding)" for name in facts["most_updated_rows"]),
         "median norm": f"{facts['norms']['p50']:.3g}",
     }
@@ -92,7 +102,7 @@ def _facts(table: Table) -> str:
     return f"<table>{''.join(cells)}</table>"
 
 
-def _picture(rows: Rows) -> str:
+def _picture(rows: Rows, drawn_on: _Pictures) -> str:
     projection, drawn = rows.projection(), rows.drawn()
     coordinates = projection(rows.vectors)
     shares = [f"{share:.1%}" for share in projection.variance_explained]
@@ -117,72 +127,78 @@ def _picture(rows: Rows) -> str:
         f"<option value='{json.dumps(visible)}'>{name}</option>" for name, visible in shown.items()
     )
     return (
-        _section("The rows", told)
+        drawn_on.section("The rows", told)
         + f'<label>Coloured by <select id="colouring">{choices}</select></label>'
-        + f"<div id=clouds>{_pair(pictures)}</div>"
+        + f"<div id=clouds>{drawn_on.pair(pictures)}</div>"
     )
 
 
-def _neighbors(rows: Rows) -> str:
-    near = neighbors(rows)
-    # "<" would end the script's element if a word held "</script>".
-    data = json.dumps(near).replace("<", "\\u003c")
+def _neighbors(near: dict[str, Any]) -> str:
     first = escape(near["first"], quote=True)
-    words = "".join(f'<option value="{escape(name, quote=True)}">' for name in near["names"][:500])
+    listed = near["names"][: near["asked"]][:_LISTED]
+    words = "".join(f'<option value="{escape(name, quote=True)}">' for name in listed)
+    all_asked = near["asked"] == len(near["names"])
+    which = "every trained row" if all_asked else f"the {near['asked']:,} rows updated most"
     return (
-        f"<h2>Nearest neighbours</h2><p>By cosine, in the whole space, of the "
-        f"{len(near['names']):,} rows with the most updates.</p>"
+        f"<h2>Nearest neighbours</h2><p>By cosine, in the whole space, of {which}.</p>"
         f'<label>Word <input id="word" list="words" value="{first}"></label>'
         f'<datalist id="words">{words}</datalist><table id="answer"></table>'
-        f'<script type="application/json" id="near">{data}</script>'
     )
 
 
-def _updates(rows: Rows) -> str:
+def _updates(rows: Rows, drawn_on: _Pictures) -> str:
     never = np.flatnonzero(~rows.trained)
     named = ", ".join(escape(rows.names[row]) for row in never[:_NAMED])
     more = f" and {len(never) - _NAMED:,} more" if len(never) > _NAMED else ""
     told = ""
     if len(never):
         verb = "is" if len(never) == 1 else "are"
-        told = f"{_rows_in_words(len(never))} {verb} untrained: what they hold is their start."
-    section = _section("Updates of a row", told, figures.histogram_of_updates(rows))
+        told = f"{counted(len(never), 'row')} {verb} untrained: what they hold is their start."
+    section = drawn_on.section("Updates of a row", told, figures.histogram_of_updates(rows))
     if not len(never):
         return section
     return section + f"<details><summary>Which</summary><p>{named}{more}</p></details>"
 
 
-def _rows_in_words(count: int) -> str:
-    return f"{count:,} row" if count == 1 else f"{count:,} rows"
-
-
-def _movement(rows: Rows) -> str:
+def _movement(rows: Rows, drawn_on: _Pictures) -> str:
     assert rows.moved is not None
     furthest = np.argsort(-rows.moved, kind="stable")[:_FURTHEST]
     named = ", ".join(f"{escape(rows.names[row])} {rows.moved[row]:.3g}" for row in furthest)
     told = f"Distance of each row from where it started. Furthest went: {named}."
-    return _section("How far rows moved", told, figures.movement(rows, rows.drawn()))
+    picture = figures.movement(rows, rows.drawn())
+    return drawn_on.section("How far rows moved", told, picture)
 
 
-def _section(title: str, told: str, *pictures: Any) -> str:
-    return f"<h2>{title}</h2>{told and f'<p>{told}</p>'}{_pair(pictures)}"
+class _Pictures:
+    """The page's pictures, each as JSON; `section` and `pair` return the elements they fill."""
+
+    def __init__(self) -> None:
+        self.as_json: list[str] = []
+
+    def section(self, title: str, told: str, *pictures: Any) -> str:
+        return f"<h2>{title}</h2>{told and f'<p>{told}</p>'}{self.pair(pictures)}"
+
+    def pair(self, pictures: Sequence[Any]) -> str:
+        """Pictures side by side where there is room."""
+        elements = ""
+        for picture in pictures:
+            _lay_out(picture)
+            self.as_json.append(picture.to_json())
+            elements += f"<div class=picture style='height:{picture.layout.height or 450}px'></div>"
+        return f"<div class=pair>{elements}</div>" if elements else ""
 
 
-def _pair(pictures: Sequence[Any]) -> str:
-    """Pictures side by side where there is room."""
+def _lay_out(picture: Any) -> None:
     clear = "rgba(0,0,0,0)"
-    drawn = []
-    for picture in pictures:
-        picture.update_layout(
-            paper_bgcolor=clear,
-            plot_bgcolor=clear,
-            modebar={"bgcolor": clear, "color": "gray", "activecolor": "#3b82f6"},
-            margin={"l": 50, "r": 10, "t": 35, "b": 45},
-            legend={"orientation": "h", "y": -0.15, "itemsizing": "constant"},
-        )
-        if picture.data[0].type == "scatter3d":
-            axes = ("xaxis", "yaxis", "zaxis")
-            picture.update_layout(scene={axis: {"showbackground": False} for axis in axes})
-        options = {"responsive": True, "displaylogo": False}
-        drawn.append(picture.to_html(include_plotlyjs=False, full_html=False, config=options))
-    return f"<div class=pair>{''.join(drawn)}</div>" if drawn else ""
+    picture.update_layout(
+        paper_bgcolor=clear,
+        plot_bgcolor=clear,
+        modebar={"bgcolor": clear, "color": "gray", "activecolor": "#3b82f6"},
+        margin={"l": 50, "r": 10, "t": 35, "b": 45},
+        legend={"orientation": "h", "y": -0.15, "itemsizing": "constant"},
+    )
+    picture.update_xaxes(automargin=True)
+    picture.update_yaxes(automargin=True)
+    if picture.data[0].type == "scatter3d":
+        axes = ("xaxis", "yaxis", "zaxis")
+        picture.update_layout(scene={axis: {"showbackground": False} for axis in axes})

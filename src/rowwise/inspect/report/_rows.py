@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise.inspect._projection import Projection
-from rowwise.inspect._summary import display_name, names_of
+from rowwise.inspect._summary import display_name, names_of, padding_row
 from rowwise.table import Table
 
 DRAWN = 8_000  # points that a picture still shows apart
@@ -19,12 +19,13 @@ DRAWN_IN_SPACE = 3_000  # points that a browser still turns
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a table, V of them.
+    """The rows of a table, V of them; that of padding, which stands for no word, is left out.
 
     Attributes:
         vectors: (V, D).
         names: V names.
         updates: (V,).
+        trained: (V,) whether the row was updated, or given a value by other means.
         norms: (V,).
         moved: (V,) distance of each row from its start, if that is known.
         row_labels: V labels, if there are any.
@@ -33,6 +34,7 @@ class Rows:
     vectors: NDArray[np.float32]
     names: list[str]
     updates: NDArray[np.uint32]
+    trained: NDArray[np.bool_]
     norms: NDArray[np.float32]
     moved: NDArray[np.float32] | None
     row_labels: list[str] | None
@@ -48,20 +50,18 @@ class Rows:
             raise ValueError(f"start has shape {np.shape(start)}; the table has {table.shape}")
         if row_labels is not None and len(row_labels) != table.rows:
             raise ValueError(f"row_labels has {len(row_labels)} labels for {table.rows} rows")
-        vectors = table.to_numpy()
+        ids = np.arange(table.rows)
+        ids = ids[ids != padding_row(table)]
+        vectors = table.lookup(ids)
         return cls(
             vectors=vectors,
-            names=[display_name(name) for name in names_of(table, np.arange(table.rows))],
-            updates=table.update_counts,
+            names=[display_name(name) for name in names_of(table, ids)],
+            updates=table.update_counts[ids],
+            trained=table.is_trained(ids),
             norms=np.linalg.norm(vectors, axis=1),
-            moved=None if start is None else np.linalg.norm(vectors - start, axis=1),
-            row_labels=None if row_labels is None else list(row_labels),
+            moved=None if start is None else np.linalg.norm(vectors - start[ids], axis=1),
+            row_labels=None if row_labels is None else [row_labels[row] for row in ids],
         )
-
-    @property
-    def trained(self) -> NDArray[np.bool_]:
-        """(V,) whether the row is trained."""
-        return self.updates > 0
 
     def projection(self) -> Projection:
         """Return the projection of the trained rows; the others hold random starts."""

@@ -14,6 +14,8 @@ from rowwise.inspect._projection import Projection
 from rowwise.inspect._summary import display_name
 from rowwise.inspect.view._search import Search
 
+_MUCH_CLOSER = 10  # times
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -24,12 +26,21 @@ class Snapshot:
         vectors: (V, D).
         words: V words, an id where there is no word; None: all by id.
         updates: (V,) update counts; None: not known.
+        trained: (V,) whether each row is trained; unless given, whether it has updates.
     """
 
     name: str
     vectors: NDArray[np.float32]
     words: Sequence[str | int] | None = None
     updates: NDArray[np.uint32] | None = None
+    trained: NDArray[np.bool_] | None = None
+
+    @property
+    def untrained(self) -> NDArray[np.bool_]:
+        """Return which rows (V,) hold what they started with."""
+        if self.trained is not None:
+            return ~self.trained
+        return np.zeros(len(self.vectors), bool) if self.updates is None else self.updates == 0
 
 
 @dataclass(frozen=True)
@@ -94,20 +105,26 @@ class Explorer:
         last = snapshots[-1]
         self.names = [snapshot.name for snapshot in snapshots]
         self.words = _display_names(last)
-        self.untrained = (
-            np.zeros(len(self.words), bool) if last.updates is None else last.updates == 0
-        )
+        self.untrained = last.untrained
         self.vectors = [_matched(snapshot, last) for snapshot in snapshots[:-1]] + [last.vectors]
         if align:
             self.vectors = [_rotated(v, last.vectors) for v in self.vectors[:-1]] + [last.vectors]
         trained = last.vectors[~self.untrained]
         self.projection = Projection.of(trained if len(trained) > 1 else last.vectors, 2)
+        self.enlarged = [_enlargement(vectors, last.vectors) for vectors in self.vectors]
         self.columns = self._columns(last, columns or {})
         self._search = Search(self.words)
 
     def coordinates(self, snapshot: int) -> NDArray[np.float32]:
-        """Return the coordinates (V, 2) of rows in the plane; NaN for rows this snapshot lacks."""
+        """Return the coordinates (V, 2) of rows in the plane; NaN for rows this snapshot lacks.
+
+        A snapshot whose rows lie much closer together than the last one's, as those of a training's
+        start do, is enlarged about its mean, `enlarged` times.
+        """
         coordinates = self.projection(self.vectors[snapshot])
+        if (factor := self.enlarged[snapshot]) != 1:
+            mean = np.nanmean(coordinates, axis=0)
+            coordinates = (mean + (coordinates - mean) * factor).astype(np.float32)
         return np.pad(coordinates, ((0, 0), (0, 2 - coordinates.shape[1])))
 
     def search(self, text: str, k: int = 50) -> NDArray[np.int64]:
@@ -171,6 +188,15 @@ def _matched(other: Snapshot, last: Snapshot) -> NDArray[np.float32]:
     matched = other.vectors[rows]  # a copy
     matched[rows < 0] = np.nan
     return matched
+
+
+def _enlargement(vectors: NDArray[np.float32], last: NDArray[np.float32]) -> float:
+    """Return how many times a snapshot is enlarged: 1 where its rows are as far apart as others."""
+    spread = [
+        float(np.sqrt(np.nanvar(each, axis=0, dtype=np.float64).sum())) for each in (vectors, last)
+    ]
+    ratio = spread[1] / spread[0] if spread[0] > 0 else 1.0
+    return round(ratio) if ratio > _MUCH_CLOSER else 1
 
 
 def _rotated(vectors: NDArray[np.float32], upon: NDArray[np.float32]) -> NDArray[np.float32]:

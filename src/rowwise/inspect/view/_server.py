@@ -212,6 +212,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "dim": explorer.vectors[-1].shape[1],
                 "untrained": int(explorer.untrained.sum()),
                 "snapshots": explorer.names,
+                "enlarged": explorer.enlarged,
                 "columns": columns,
                 "variance_explained": explorer.projection.variance_explained.tolist(),
             }

@@ -269,7 +269,9 @@ const KEYS = {
 function moveTo(at) {
   picture.at = at;
   element("slider").value = at;
-  const early = Math.floor(at), share = at - early, names = about.snapshots;
+  const early = Math.floor(at), share = at - early;
+  const names = about.snapshots.map((name, i) =>
+    about.enlarged[i] === 1 ? name : `${name} (enlarged ${about.enlarged[i].toLocaleString()} times)`);
   element("snapshot").textContent =
     share ? `${names[early]} → ${names[early + 1]} ${Math.round(100 * share)}%` : names[early];
   redraw();
@@ -329,8 +331,9 @@ function listen() {
 
 async function start() {
   about = await server.about();
-  const facts = `${about.rows.toLocaleString()} rows of ${about.dim} numbers, of which ` +
-    `${about.untrained.toLocaleString()} are untrained; the plane shows ` +
+  const counted = (count, noun) => `${count.toLocaleString()} ${noun}${count === 1 ? "" : "s"}`;
+  const untrained = `${about.untrained.toLocaleString()} ${about.untrained === 1 ? "is" : "are"} untrained`;
+  const facts = `${counted(about.rows, "row")} of ${counted(about.dim, "number")}, of which ${untrained}; the plane shows ` +
     `${(100 * about.variance_explained.reduce((a, b) => a + b, 0)).toFixed(1)}% of the variance`;
   document.title = element("title").textContent = about.title;
   element("facts").textContent = facts;
