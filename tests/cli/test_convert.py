@@ -63,16 +63,22 @@ def test_the_present_rows_of_a_table(tmp_path):
         (["in.txt", "out.what"], "out.what"),
         (["in.txt", "out.txt", "--from", "magic"], "magic"),
         (["in.txt", "out.txt", "--dtype", "int8"], "int8"),
+        (["in.txt", "out.txt", "--errors", "magic"], "--errors 'magic' is not a handler"),
+        (["in.txt", "out.magic"], "or --to FORMAT, one of"),
+        (["latin.vec", "out.txt"], "--errors replace or ignore reads on"),
+        (["short.txt", "out.txt"], "--limit 1"),
         (["table.safetensors", "out.txt"], "a table without a vocabulary"),
         (["in.txt", "out.txt", "--words", "missing.json"], "missing.json"),
     ],
-    ids=range(7),
+    ids=range(11),
 )
 def test_what_cannot_be_done_is_said_in_a_line_and_nothing_is_written(
     arguments, message, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     SMALL.save(tmp_path / "in.txt")
+    (tmp_path / "latin.vec").write_bytes(b"1 2\ncaf\xe9 1 2\n")
+    (tmp_path / "short.txt").write_text("2 2\ntea 1 2\n")
     rowwise.Table(5, 2).save(tmp_path / "table.safetensors")
     before = sorted(path.name for path in tmp_path.iterdir())
     result = run(*arguments)

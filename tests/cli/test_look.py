@@ -5,12 +5,13 @@ import json
 import signal
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 
 import rowwise
-from rowwise.vectors import Vectors
+from rowwise.vectors import Vectors, load
 
 app = pytest.importorskip("rowwise.cli._app").app
 CliRunner = pytest.importorskip("typer.testing").CliRunner
@@ -155,6 +156,52 @@ def test_words_without_a_vector_are_an_error_that_names_them(vectors):
 def test_words_come_from_standard_input(vectors):
     result = run("neighbors", vectors, "-", "-k", 1, input="man\n\ntea\n")
     assert [line for line in result.output.splitlines() if line[0] != " "] == ["man", "tea"]
+
+
+def test_words_that_are_not_utf8_are_read_if_asked(tmp_path):
+    (tmp_path / "latin.vec").write_bytes(b"2 2\ncaf\xe9 1 2\ntea 3 4\n")
+    result = run("neighbors", tmp_path / "latin.vec", "tea")
+    assert result.exit_code == 2
+    assert "--errors replace or ignore reads on" in result.stderr
+    result = run("neighbors", tmp_path / "latin.vec", "tea", "--errors", "ignore")
+    assert result.output.split() == ["tea", "0.984", "caf"]
+    (tmp_path / "d.csv").write_text("text,label\ntea,a\ncup,b\n" * 9)
+    start = ("--init-from", tmp_path / "latin.vec")
+    result = run("train", tmp_path / "d.csv", *start, "--out", tmp_path / "m")
+    assert result.exit_code == 2
+    assert "rowwise convert --errors replace or ignore reads on" in result.stderr
+
+
+def test_vectors_in_an_archive_are_read(vectors, tmp_path):
+    with zipfile.ZipFile(tmp_path / "v.zip", "w") as archive:
+        archive.write(vectors, "small.txt")
+    member = tmp_path / "v.zip" / "small.txt"
+    for source in (member, vectors):
+        assert run("neighbors", source, "man", "-k", 1).output == "man\n   0.743  king\n"
+    assert run("analogy", member, "man", "king", "woman", "-k", 1).exit_code == 0
+    assert json.loads(run("inspect", vectors, "--json").output)["untrained"] == 0
+
+
+@pytest.mark.parametrize("kind", ["model", "quantized", "table"])
+def test_commands_take_a_folder_of_train_alike(model, tmp_path, kind):
+    source = model
+    if kind == "quantized":
+        source = tmp_path / "small"
+        assert run("quantize", model, "--out", source, "--keep", 1).exit_code == 0
+    elif kind == "table":
+        source = model / "table.safetensors"
+    assert run("convert", source, tmp_path / "out.vec").exit_code == 0
+    assert {"apple", "saw"} <= set(load(tmp_path / "out.vec").words)
+    assert run("convert", source, tmp_path / "two.vec", "--limit", 2).exit_code == 0
+    assert len(load(tmp_path / "two.vec")) == 2
+    near = run("neighbors", source, "saw", "-k", 1).output.split()
+    assert near == run("neighbors", tmp_path / "out.vec", "saw", "-k", 1).output.split()
+    assert run("analogy", source, "saw", "drill", "pear", "-k", 1).exit_code == 0
+    facts = json.loads(run("inspect", source, "--json").output)
+    assert facts["vocabulary"] >= len(load(tmp_path / "out.vec"))
+    assert facts["untrained"] == 0
+    assert run("report", source, "--out", tmp_path / "r.html").exit_code == 0
+    assert "untrained</th><td>0 rows" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
 def test_an_analogy_leaves_its_own_words_out(vectors):

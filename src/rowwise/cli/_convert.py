@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
+from rowwise.cli import _options as options
 from rowwise.cli._errors import exit_on_error
-from rowwise.cli._model_folder import TABLE
+from rowwise.cli._model_folder import load_vectors
 from rowwise.cli._spinner import spinner
 from rowwise.inspect._summary import counted
 from rowwise.text._vocabulary import Vocabulary
-from rowwise.vectors import FORMATS, load
+from rowwise.vectors import FORMATS
 
 _FORMATS = ", ".join(name for name in FORMATS if name != "gensim")
 
@@ -31,17 +32,14 @@ Example: rowwise convert glove.6B.zip/glove.6B.50d.txt glove.safetensors --limit
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="File or folder to read.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File or folder to write.")],
-    source_format: Annotated[str | None, typer.Option("--from", help="Format of IN.")] = None,
+    source_format: options.SourceFormat = None,
     target_format: Annotated[str | None, typer.Option("--to", help="Format of OUT.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Read no more rows than this.")] = None,
+    limit: options.Limit = None,
     words: Annotated[
         Path | None, typer.Option(help="Vocabulary file (JSON); only its words are read.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="One of float16, float32, float64.")] = "float32",
-    errors: Annotated[
-        str,
-        typer.Option(help="What to do with words that are not UTF-8: strict, replace or ignore."),
-    ] = "strict",
+    errors: options.Errors = "strict",
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -49,8 +47,8 @@ def convert(
     with exit_on_error("convert"), spinner("converting"):
         if target.exists() and not force:
             raise ValueError(f"{str(target)!r} is there already; --force replaces it")
-        vectors = load(
-            source / TABLE if (source / TABLE).is_file() else source,
+        vectors = load_vectors(
+            source,
             format=source_format,
             limit=limit,
             dtype=dtype,

@@ -15,7 +15,10 @@ from rowwise.inspect import summary
 
 def inspect(
     table: Annotated[
-        Path, typer.Argument(metavar="TABLE", help="Table file, or folder that train made.")
+        Path,
+        typer.Argument(
+            metavar="TABLE", help="Folder that train made, table file, or file of vectors."
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

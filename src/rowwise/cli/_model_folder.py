@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from rowwise.cli._json import to_json
 from rowwise.cli._read import UsageError
+from rowwise.store._table_file import is_table
 from rowwise.table import Table
 from rowwise.text import Vocabulary
 from rowwise.vectors import Vectors, load
+from rowwise.vectors._load import part_of
+from rowwise.vectors._options import Options
 
 if TYPE_CHECKING:
     from rowwise.sklearn import FastTextClassifier, TextClassifier
@@ -78,9 +81,9 @@ class TrainedRows:
 
 
 def trained_rows(path: Path) -> TrainedRows:
-    """Read a folder that train made, or a table's file."""
+    """Read a folder that train made, a table's file, or any file of vectors."""
     if not path.is_dir():
-        return TrainedRows(Table.load(path))
+        return TrainedRows(Table.load(path) if is_table(path) else _table_of(load_vectors(path)))
     if (path / CLASSIFIER).is_file():
         return _classifier_rows(path)
     if not (path / TABLE).is_file():
@@ -140,12 +143,25 @@ def load_any_classifier(path: Path) -> TextClassifier | FastTextClassifier:
     return load_classifier(path)
 
 
-def load_vectors(path: Path) -> Vectors:
-    """Return the vectors of a folder that train made, or of any file of vectors."""
-    if (path / CLASSIFIER).is_file():
-        table = trained_rows(path).table
-        assert table.vocabulary is not None
-        return Vectors(list(table.vocabulary.tokens), table.to_numpy())
-    if not path.exists():
-        raise UsageError(f"there is no file or folder {str(path)!r}")
-    return load(path / TABLE if (path / TABLE).is_file() else path)
+def load_vectors(path: Path, *, format: str | None = None, **options: Any) -> Vectors:
+    """Return the vectors of a folder that train made, or of any file of vectors.
+
+    Args:
+        path: a file may be one of a zip archive.
+        format, options: see `rowwise.vectors.load`.
+    """
+    if (path / TABLE).is_file():
+        return load(path / TABLE, format=format, **options)
+    if (path / CLASSIFIER).is_file():  # a quantized classifier
+        table = load_classifier(path).table_
+        words = [] if table.vocabulary is None else list(table.vocabulary.tokens)
+        known = {"limit": None, "words": None, "dtype": "float32", "errors": "strict"}
+        chosen = Options.validated(**known | options, finite=True)
+        return part_of(Vectors(words, table[np.arange(len(words))]), chosen)
+    return load(path, format=format, **options)
+
+
+def _table_of(vectors: Vectors) -> Table:
+    table = Table.from_pretrained(vectors.matrix)
+    table.vocabulary = Vocabulary(vectors.words)
+    return table

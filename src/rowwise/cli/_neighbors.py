@@ -27,6 +27,9 @@ def neighbors(
     vectors: _Vectors,
     words: Annotated[list[str], typer.Argument(help="Words; - reads standard input, one a line.")],
     count: _Count = 10,
+    source_format: options.SourceFormat = None,
+    limit: options.Limit = None,
+    errors: options.Errors = "strict",
     encoding: options.Encoding = None,
     as_json: _AsJson = False,
 ) -> None:
@@ -34,7 +37,7 @@ def neighbors(
     from rowwise.cli._model_folder import load_vectors
 
     with exit_on_error("neighbors"):
-        loaded = load_vectors(vectors)
+        loaded = load_vectors(vectors, format=source_format, limit=limit, errors=errors)
         wanted = list(read_lines(Path("-"), encoding)) if words == ["-"] else words
         unknown = []
         for word in filter(None, wanted):
@@ -55,13 +58,16 @@ def analogy(
     b: Annotated[str, typer.Argument(help="Second word of the known pair.")],
     c: Annotated[str, typer.Argument(help="First word of the pair to complete.")],
     count: _Count = 10,
+    source_format: options.SourceFormat = None,
+    limit: options.Limit = None,
+    errors: options.Errors = "strict",
     as_json: _AsJson = False,
 ) -> None:
     """Stand in for the help text below."""
     from rowwise.cli._model_folder import load_vectors
 
     with exit_on_error("analogy"):
-        loaded = load_vectors(vectors)
+        loaded = load_vectors(vectors, format=source_format, limit=limit, errors=errors)
         a, b, c = (_find(loaded, word) for word in (a, b, c))
         _show(f"{a} : {b} = {c} : ?", loaded.analogy(a, b, c, count), as_json)
 

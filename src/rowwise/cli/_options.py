@@ -52,4 +52,12 @@ Encoding = Annotated[
         rich_help_panel=_PANEL,
     ),
 ]
+SourceFormat = Annotated[
+    str | None, typer.Option("--from", help="Format of the file. [default: found out]",
+                             show_default=False)
+]  # fmt: skip
+Limit = Annotated[int | None, typer.Option(min=1, help="Read no more rows than this.")]
+Errors = Annotated[
+    str, typer.Option(help="What to do with words that are not UTF-8: strict, replace or ignore.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -15,7 +15,10 @@ from rowwise.cli._spinner import spinner
 
 def report(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Folder that train made, or table file.")
+        Path,
+        typer.Argument(
+            metavar="MODEL", help="Folder that train made, table file, or file of vectors."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="File to write. [default: report.html in MODEL]")

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from rowwise.cli import _options as options
 from rowwise.cli._errors import exit_on_error
 from rowwise.cli._model_folder import (
     CLASSIFIER,
@@ -22,7 +23,7 @@ from rowwise.cli._model_folder import (
     load_vectors,
     trained_rows,
 )
-from rowwise.cli._read import read_columns, read_names
+from rowwise.cli._read import Layout, read_columns, read_names
 from rowwise.cli._spinner import spinner
 from rowwise.inspect._summary import counted, names_of
 from rowwise.inspect.view import Explorer, Server, Snapshot
@@ -56,11 +57,17 @@ def view(
     browser: Annotated[
         bool, typer.Option(help="Open the page in a browser, or only print its address.")
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    source_format: options.SourceFormat = None,
+    limit: options.Limit = None,
+    errors: options.Errors = "strict",
+    encoding: options.Encoding = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Stand in for the help text below."""
     with exit_on_error("view"), spinner("reading"):
-        explorer = Explorer(_snapshots(tables), _columns(tables, columns), align)
+        reading = {"format": source_format, "limit": limit, "errors": errors}
+        more = _columns(tables, columns, Layout(encoding))
+        explorer = Explorer(_snapshots(tables, **reading), more, align)
         title = " and ".join(table.resolve().name for table in tables)
         server = Server(explorer, title, port)
     if as_json:
@@ -99,38 +106,38 @@ def _in_browser(address: str, wanted: bool) -> Iterator[None]:
         yield
 
 
-def _snapshots(tables: list[Path]) -> list[Snapshot]:
+def _snapshots(tables: list[Path], **reading: Any) -> list[Snapshot]:
     snapshots = []
     for path in tables:
         if len(tables) == 1 and (path / START).is_file():
             snapshots.append(_of_vectors(path / START, "start"))
-        snapshots.append(_snapshot(path, path.resolve().name))
+        snapshots.append(_snapshot(path, path.resolve().name, **reading))
     return snapshots
 
 
-def _snapshot(path: Path, name: str) -> Snapshot:
+def _snapshot(path: Path, name: str, **reading: Any) -> Snapshot:
     if not path.is_dir() and not is_table(path):
-        return _of_vectors(path, name)
+        return _of_vectors(path, name, **reading)
     if path.is_dir() and not any((path / file).is_file() for file in (TABLE, CLASSIFIER)):
-        return _of_vectors(path, name)  # of another program
+        return _of_vectors(path, name, **reading)  # of another program
     table = trained_rows(path).table
     words = None if table.vocabulary is None else names_of(table, np.arange(table.rows))
     return Snapshot(name, table.to_numpy(), words, table.update_counts, table.is_trained())
 
 
-def _of_vectors(path: Path, name: str) -> Snapshot:
-    vectors = load_vectors(path)
+def _of_vectors(path: Path, name: str, **reading: Any) -> Snapshot:
+    vectors = load_vectors(path, **reading)
     return Snapshot(name, np.asarray(vectors.matrix, np.float32), vectors.words)
 
 
-def _columns(tables: list[Path], extra: Path | None) -> dict[str, dict[str, str]]:
+def _columns(tables: list[Path], extra: Path | None, layout: Layout) -> dict[str, dict[str, str]]:
     """Return the columns of the last folder and of a file: a value by word, for each name."""
     columns: dict[str, dict[str, str]] = {}
-    for file in (tables[-1] / WORDS, extra):
+    for file, how in ((tables[-1] / WORDS, Layout()), (extra, layout)):
         if file is None or (file is not extra and not file.is_file()):
             continue
-        names = [name for name in read_names(file) if name != "word"]
-        words, *values = read_columns(file, "word", *names)
+        names = [name for name in read_names(file, how) if name != "word"]
+        words, *values = read_columns(file, "word", *names, layout=how)
         columns |= {
             name: {str(word): str(cell or "") for word, cell in zip(words, cells, strict=True)}
             for name, cells in zip(names, values, strict=True)

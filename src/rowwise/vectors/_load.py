@@ -63,7 +63,7 @@ def load(
     """
     options = Options.validated(limit, words, dtype, errors, finite)
     if not isinstance(path, str | os.PathLike):
-        return _part_of(Vectors.from_gensim(path), options)
+        return part_of(Vectors.from_gensim(path), options)
     sample = Sample(os.fsdecode(path))
     refuse_tar(sample.path, sample.head)
     chosen = format_of(sample) if format is None else format_named(format)
@@ -71,7 +71,8 @@ def load(
     return Vectors(found.words, found.matrix, subwords=found.subwords)
 
 
-def _part_of(vectors: Vectors, options: Options) -> Vectors:
+def part_of(vectors: Vectors, options: Options) -> Vectors:
+    """Return what options ask for of vectors in memory."""
     shape = vectors.matrix.shape
     part = collect("KeyedVectors", WordList(vectors.words), vectors.matrix, shape, options)
     return Vectors(part.words, part.matrix, subwords=vectors.subwords)
