@@ -1,6 +1,8 @@
 """Every way in which one tensor's memory is reached through another, PyTorch beside ours."""
 
 import copy
+import ctypes
+import io
 
 import numpy as np
 import pytest
@@ -233,6 +235,37 @@ def dlpack_numpy(model, optimizer):
     return [torch.from_numpy(taken.copy())]
 
 
+def dlpack_capsule(model, optimizer):
+    taken = torch.utils.dlpack.from_dlpack(torch.to_dlpack(model.embedding.weight.detach()))
+    seen = taken.clone()
+    step(model, optimizer)
+    taken.mul_(0.5)
+    step(model, optimizer)
+    return [seen, taken]
+
+
+def address(model, optimizer):
+    kept = (ctypes.c_float * (ROWS * DIM)).from_address(model.embedding.weight.data_ptr())
+    seen = []
+    for _ in range(2):
+        step(model, optimizer)
+        seen.append(torch.tensor(kept))
+        for i in range(0, len(kept), 3):
+            kept[i] *= 0.5
+        step(model, optimizer)
+    return seen
+
+
+def address_of_a_state(model, optimizer):
+    state = optimizer.state[model.embedding.weight]["exp_avg"]
+    kept = (ctypes.c_float * (ROWS * DIM)).from_address(state.data.data_ptr())
+    step(model, optimizer)
+    seen = torch.tensor(kept)
+    kept[:] = [0.0] * len(kept)
+    step(model, optimizer)
+    return [seen]
+
+
 def as_tensor(model, optimizer):
     taken = torch.as_tensor(model.embedding.weight.detach())
     step(model, optimizer)
@@ -264,7 +297,8 @@ OF_THE_WEIGHT = [
     data_given_to_another_module, data_of_another_table, set_to_a_tensor, set_to_a_storage,
     detached, views_written_and_read, swapped_tensors, copied_out_of_and_into, storage_copied,
     typed_storage, vector_to_parameters, foreach_copy, numpy_view, numpy_asarray,
-    tensor_of_numpy_view, dlpack_torch, dlpack_numpy, as_tensor, optimizer_state,
+    tensor_of_numpy_view, dlpack_torch, dlpack_numpy, dlpack_capsule, address, address_of_a_state,
+    as_tensor, optimizer_state,
     state_dict_is_alive, data_not_contiguous,
 ]  # fmt: skip
 
@@ -440,6 +474,7 @@ def test_what_reaches_the_memory_unwatched_is_noticed_while_it_lives():
         "NumPy": lambda: weight.detach().numpy(),
         "a part of NumPy": lambda: np.asarray(weight.data)[3:5],
         "a storage": lambda: weight.untyped_storage(),
+        "a capsule": lambda: torch.to_dlpack(weight),
         "DLPack": lambda: torch.from_dlpack(weight.detach())[1:],
         "a module": lambda: setattr(linear.weight, "data", weight.data),
     }
@@ -456,6 +491,23 @@ def test_what_reaches_the_memory_unwatched_is_noticed_while_it_lives():
     assert not weight.memory.is_exposed
     slot = optimizer.state[weight]["exp_avg"]
     assert not slot.memory.is_exposed
+
+
+def test_an_address_counts_as_kept_until_the_weight_has_other_memory():
+    model = Model(rowwise.torch)
+    optimizer = rowwise.torch.optim.Adam(model.parameters())
+    weight = model.embedding.weight
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.save(model.state_dict(), io.BytesIO())
+    step(model, optimizer)  # torch compares addresses only: no warning
+    weight.data_ptr()
+    with pytest.warns(UserWarning, match=r"data_ptr\(\).* all 60 rows"):
+        step(model, optimizer)
+    weight.data = weight.data.clone()
+    assert not weight.memory.is_exposed
+    model.load_state_dict(state)
+    step(model, optimizer)
+    assert not weight.memory.is_exposed
 
 
 def test_what_was_assigned_to_data_is_watched_itself():

@@ -88,11 +88,41 @@ def test_writing(name):
 def test_clipping_and_a_step_visit_no_other_rows(monkeypatch):
     weight, _, optimizer = gradients()
     monkeypatch.setattr(torch.Tensor, "to_dense", lambda *_: pytest.fail("all rows"))
-    torch.nn.utils.clip_grad_norm_([weight], 0.7)
-    torch.nn.utils.clip_grad_value_([weight], 0.1)
+    for foreach in (None, False, True):
+        torch.nn.utils.clip_grad_norm_([weight], 0.7, foreach=foreach)
+        torch.nn.utils.clip_grad_value_([weight], 0.1, foreach=foreach)
     weight.grad.data.mul_(0.5)
     optimizer.step()
     assert weight.grad.is_sparse
+
+
+def test_clipping_many_gradients_at_once_is_that_of_dense_ones():
+    for value in (0.7, 0.0, float("nan")):
+        found = []
+        for parameter in gradients()[:2]:
+            other = torch.nn.Parameter(torch.ones(3))
+            other.grad = torch.tensor([1.0, -2.0, 3.0])
+            both = [parameter, other]
+            norm = torch.nn.utils.clip_grad_norm_(both, value, foreach=True)
+            torch._foreach_mul_([p.grad for p in both], [0.5, 2.0])
+            found.append([norm, *(p.grad.to_dense() for p in both)])
+        torch.testing.assert_close(*found, equal_nan=True)
+
+
+def test_a_scaler_skips_the_step_whose_sum_alone_overflows():
+    found = []
+    for library, optimizers in ((rowwise.torch, rowwise.torch.optim), (torch.nn, torch.optim)):
+        embedding = library.Embedding(9, 2, _weight=torch.ones(9, 2))
+        optimizer = optimizers.SGD(embedding.parameters(), lr=1.0)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+        for ids in ([3, 3], [3, 4], [3, 3]):
+            optimizer.zero_grad()
+            scaler.scale(embedding(torch.tensor(ids)).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        found.append([embedding.weight.detach(), torch.tensor(scaler.get_scale())])
+    torch.testing.assert_close(*found)
+    assert found[0][1] < 2.0**127
 
 
 def test_gradients_add_up_over_backward_passes():

@@ -250,3 +250,16 @@ def test_a_weight_changed_by_a_step_cannot_be_gone_back_through():
     optimizer.step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+def test_the_class_of_a_weight_makes_parameters_as_pytorchs_does():
+    weight = Embedding(9, 2).weight
+    values = torch.ones(9, 2)
+    for made in (type(weight)(values), type(weight)(values, requires_grad=False)):
+        assert type(made) is nn.Parameter
+        assert made.data_ptr() == values.data_ptr()
+    assert not made.requires_grad
+    module = Embedding(9, 2)
+    module._parameters["weight"] = type(module.weight)(values)  # as accelerate's hooks do
+    with pytest.warns(UserWarning, match="a hook put here"):
+        torch.testing.assert_close(module(torch.tensor([3])), torch.ones(1, 2))

@@ -10,6 +10,7 @@ except ModuleNotFoundError as _error:
     raise ImportError("rowwise.torch needs PyTorch; install it: pip install torch") from _error
 
 from rowwise.torch import (
+    _dlpack,  # noqa: F401
     _quantization,  # noqa: F401
     optim,
 )

@@ -111,7 +111,7 @@ class DynamicEmbedding(torch.nn.Module):
 
     def _lie_on(self, dynamic: DynamicTable, requires_grad: bool = True) -> None:
         self.dynamic = dynamic
-        self.weight = Weight(dynamic.table, None, requires_grad)
+        self.weight = Weight.over(dynamic.table, requires_grad)
 
     @torch.compiler.disable
     def forward(self, input: Any) -> torch.Tensor:

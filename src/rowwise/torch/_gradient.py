@@ -45,23 +45,35 @@ class RowGradientTensor(torch.Tensor):
         Raises:
             RuntimeError: something else in torch holds this tensor too, and would not follow.
         """
-        parameter = None if self.parameter is None else self.parameter()
         with torch._C.DisableTorchFunctionSubclass():
-            held = parameter is not None and parameter.grad is self
-            if held:
-                parameter.grad = None  # type: ignore[union-attr]
-            try:
-                if self._use_count() > 1:
-                    raise RuntimeError(
-                        "this gradient is held by a graph or by another parameter too, which would "
-                        "not see it become dense; give them a copy: gradient.clone()"
-                    )
-                torch._C._swap_tensor_impl(self, self.to_dense())
-            finally:
-                if held:
-                    parameter.grad = self  # type: ignore[union-attr]
+            if not self._become(self.to_dense()):
+                raise RuntimeError(
+                    "this gradient is held by a graph or by another parameter too, which would "
+                    "not see it become dense; give them a copy: gradient.clone()"
+                )
             self.__dict__.clear()
             self.__class__ = torch.Tensor  # type: ignore[assignment]
+
+    def sum_repeated(self) -> None:
+        """Sum the gradients of each id, in place, unless something else holds this tensor too."""
+        with torch._C.DisableTorchFunctionSubclass():
+            if not self.is_coalesced():
+                self._become(self.coalesce())
+
+    def _become(self, tensor: torch.Tensor) -> bool:
+        """Become `tensor`; return False, with nothing done, where another holder would not."""
+        parameter = None if self.parameter is None else self.parameter()
+        held = parameter is not None and parameter.grad is self
+        if held:
+            parameter.grad = None  # type: ignore[union-attr]
+        try:
+            alone = self._use_count() == 1
+            if alone:
+                torch._C._swap_tensor_impl(self, tensor)
+        finally:
+            if held:
+                parameter.grad = self  # type: ignore[union-attr]
+        return alone
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         with torch._C.DisableTorchFunctionSubclass():
@@ -95,8 +107,8 @@ _UNCHANGED = (
         getattr(torch.Tensor, name)
         for name in (
             "__hash__", "__len__", "size", "dim", "numel", "is_complex", "is_floating_point",
-            "element_size", "coalesce", "is_coalesced", "_indices", "_values", "indices", "values",
-            "_nnz", "sparse_dim", "dense_dim", "to_dense", "zero_", "neg_",
+            "element_size", "coalesce", "is_coalesced", "indices", "values", "sparse_dim",
+            "dense_dim", "to_dense", "zero_", "neg_",
         )
     }
 )  # fmt: skip
@@ -105,6 +117,12 @@ _UNCHANGED = (
 def _itself(func: Any, gradient: Any) -> Any:
     """gradient.data, gradient.detach(): what changes one changes the other."""
     return NotImplemented if gradient.requires_grad else gradient
+
+
+def _with_sums(func: Any, gradient: Any) -> Any:
+    """Return ids, values or their number, each id once: `GradScaler` must see a sum overflow."""
+    gradient.sum_repeated()
+    return func(gradient)
 
 
 def _cloned(func: Any, gradient: Any, **named: Any) -> Any:
@@ -151,6 +169,33 @@ def _clamped(func: Any, gradient: Any, min: Any = None, max: Any = None) -> Any:
     return clamped
 
 
+def _clamped_below(func: Any, gradient: Any, min: Any) -> Any:
+    return _clamped(torch.Tensor.clamp_, gradient, min)
+
+
+def _clamped_above(func: Any, gradient: Any, max: Any) -> Any:
+    return _clamped(torch.Tensor.clamp_, gradient, None, max)
+
+
+def _each(one: Any) -> Callable[..., Any]:
+    """Return the function of many tensors that does to each what `one` does."""
+
+    def of_many(func: Any, tensors: Any, *rest: Any, **named: Any) -> Any:
+        if named or any(isinstance(value, list | tuple) for value in rest):
+            return NotImplemented
+        results = []
+        for tensor in tensors:
+            result = NotImplemented
+            if isinstance(tensor, RowGradientTensor):
+                result = _BY_ROW[one](one, tensor, *rest)
+                if result is NotImplemented:
+                    tensor.make_dense()
+            results.append(one(tensor, *rest) if result is NotImplemented else result)
+        return results
+
+    return of_many
+
+
 _IN_PLACE = {"mul_", "div_", "__imul__", "__itruediv__"}
 _BY_ROW: dict[Any, Callable[..., Any]] = {
     **{
@@ -167,6 +212,14 @@ _BY_ROW: dict[Any, Callable[..., Any]] = {
     torch.Tensor.clamp: _clamped,
     torch.Tensor.clamp_: _clamped,
     torch.clamp: _clamped,
+    torch.Tensor.clamp_min_: _clamped_below,
+    torch.Tensor.clamp_max_: _clamped_above,
+    **dict.fromkeys((torch.Tensor._indices, torch.Tensor._values, torch.Tensor._nnz), _with_sums),
+    # With foreach=True.
+    torch._foreach_norm: _each(torch.linalg.vector_norm),
+    torch._foreach_mul_: _each(torch.Tensor.mul_),
+    torch._foreach_clamp_min_: _each(torch.Tensor.clamp_min_),
+    torch._foreach_clamp_max_: _each(torch.Tensor.clamp_max_),
 }
 
 

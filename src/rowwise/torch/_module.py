@@ -225,9 +225,8 @@ class TableBacked(torch.nn.Module):
         elif not isinstance(weight, torch.nn.Parameter) or hasattr(weight, "fell_back"):
             return
         elif type(weight) is not torch.nn.Parameter or table_can_hold(weight):
-            cause = (
-                f"the weight is a {type(weight).__name__} that FSDP or tensor parallelism put here"
-            )
+            kind = type(weight).__name__
+            cause = f"the weight is a {kind} that FSDP, tensor parallelism or a hook put here"
         else:
             return
         self._warned = True

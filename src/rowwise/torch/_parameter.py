@@ -53,6 +53,12 @@ _UNWATCHED = (
     torch.Tensor.storage,
 )
 
+# Top-level packages that ask for an address to compare it, as their tests for shared memory do.
+_COMPARE_ADDRESSES = {
+    "rowwise", "torch", "safetensors", "huggingface_hub", "transformers", "accelerate", "peft",
+    "lightning", "lightning_fabric", "pytorch_lightning",
+}  # fmt: skip
+
 # What sys.getrefcount says of an object that one attribute holds, and of a storage's object, which
 # torch holds too.
 _tensor = torch.empty(1)
@@ -74,6 +80,7 @@ class TableMemory:
             capsules, storages) is made from it.
         watched: held by the parameter and by each of its views, to count them.
         watched_alias: held by views in the storage of `alias`: what was assigned to `data`.
+        address_known: whether a program has asked for the address, which it may keep.
     """
 
     def __init__(self, table: Table, slot: str | None, alias: torch.Tensor | None = None) -> None:
@@ -83,6 +90,7 @@ class TableMemory:
         self.data = torch.from_numpy(array)
         self.alias = torch.from_numpy(array) if alias is None else alias
         self.watched, self.watched_alias = object(), object()
+        self.address_known = False
         self._data_storage = self.data.untyped_storage()
         self._alias_storage = self.alias.untyped_storage()
         self._alias_users = 3 if alias is not None else 2  # the table's array is one
@@ -108,7 +116,8 @@ class TableMemory:
         watched = sys.getrefcount(self.watched) - _ONE_HOLDER
         watched_alias = sys.getrefcount(self.watched_alias) - _ONE_HOLDER
         return (
-            users_of(self._data_storage) > 2 + watched
+            self.address_known
+            or users_of(self._data_storage) > 2 + watched
             or users_of(self._alias_storage) > self._alias_users + watched_alias
             or sys.getrefcount(self._alias_storage) > _STORAGE_WITH_ONE_HOLDER
         )
@@ -204,6 +213,8 @@ class TableParameter(torch.Tensor):
                 return first.set_data(args[1])
             if func is torch.Tensor.share_memory_:
                 return first.share_memory_with_others()
+            if func is torch.Tensor.data_ptr and not _caller_compares():
+                first.memory.address_known = True
             if func in _UNWATCHED:
                 ordinary = first.as_ordinary().requires_grad_(first.requires_grad)
                 return func(ordinary, *args[1:], **kwargs)
@@ -342,6 +353,14 @@ def users_of(storage: torch.UntypedStorage) -> int:
     """Return how many tensors, and Python objects, use a storage; `storage` is one."""
     users: int = torch._C._storage_Use_Count(storage._cdata)
     return users
+
+
+def _caller_compares() -> bool:
+    """Return whether the function that calls a torch function is of a package that compares."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_name == "__torch_function__" and frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_globals.get("__name__", "").partition(".")[0] in _COMPARE_ADDRESSES
 
 
 def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:

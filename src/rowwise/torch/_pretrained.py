@@ -44,4 +44,4 @@ def pretrained_weight(
     table.mark_trained(pretrained.found.nonzero()[0])
     if isinstance(vocabulary, Vocabulary):
         table.vocabulary = vocabulary
-    return Weight(table, requires_grad=not freeze), pretrained.coverage
+    return Weight.over(table, not freeze), pretrained.coverage

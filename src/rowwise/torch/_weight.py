@@ -31,6 +31,15 @@ class Weight(TableParameter):
     asked_sparse: bool = False  # whether the module was asked for sparse gradients
     bags: BagGradient | None = None  # a part of the gradient, not yet summed by row
 
+    def __new__(cls, data: Any = None, requires_grad: bool = True) -> Any:
+        """Return a `torch.nn.Parameter`: for `type(weight)(values)`, by which programs make one."""
+        return torch.nn.Parameter(data, requires_grad)
+
+    @classmethod
+    def over(cls, table: Table, requires_grad: bool = True) -> Weight:
+        """Return a parameter over the table's weights."""
+        return super().__new__(cls, table, None, requires_grad)
+
     def _bind(self, memory: TableMemory) -> None:
         super()._bind(memory)
         if "binding" not in self.__dict__:
@@ -161,7 +170,7 @@ def weight_of(values: torch.Tensor, requires_grad: bool = True, trained: Any = N
     """
     table = Table(*values.shape, init=lambda _: values.detach().numpy())
     table.mark_trained(None if trained is None else torch.as_tensor(trained).nonzero()[:, 0])
-    return Weight(table, None, requires_grad)
+    return Weight.over(table, requires_grad)
 
 
 torch.serialization.add_safe_globals([weight_of])

@@ -144,8 +144,8 @@ class TableOptimizer(torch.optim.Optimizer):
         if any(tensor.memory.is_exposed for tensor in tensors):
             weight.table.materialize()
             weight.warn_of_dense_steps(
-                "a NumPy array, a storage, another tensor's `data` or a retained graph shares the "
-                "memory of this weight, or of its optimizer's state"
+                "a NumPy array, a storage, another tensor's `data`, an address (`data_ptr()`) or a "
+                "retained graph shares the memory of this weight, or of its optimizer's state"
             )
         with torch._C.DisableTorchFunctionSubclass():
             torch.autograd.graph.increment_version(weight)
