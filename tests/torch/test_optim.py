@@ -361,3 +361,12 @@ def test_the_gradient_can_be_looked_at():
     torch.testing.assert_close(models[0].embedding.weight.grad.to_dense(), theirs * 0.5)
     models[0].embedding.weight.grad.zero_()
     assert float(models[0].embedding.weight.grad.norm()) == 0
+
+
+def test_optimizers_derive_from_their_namesakes_alone():
+    # class_resolver, and with it PyKEEN, refuses two direct descendants of one name.
+    direct = {kind.__module__.partition(".")[0] for kind in torch.optim.Optimizer.__subclasses__()}
+    assert "rowwise" not in direct
+    for name in rowwise.torch.optim.__all__:
+        ours = getattr(rowwise.torch.optim, name)
+        assert issubclass(ours, getattr(torch.optim, name))

@@ -244,3 +244,22 @@ def test_the_next_steps_are_pytorchs(way, name):
         assert errors[0] is errors[1]
     else:
         torch.testing.assert_close(*found, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_state_lists_parameters_in_the_order_in_which_pytorch_does(name):
+    orders = []
+    kind, options = OPTIMIZERS[name]
+    for library, optimizers in ((rowwise.torch, optim), (nn, torch.optim)):
+        first, late, last = nn.Linear(2, 2), library.Embedding(5, 2), nn.Linear(2, 2)
+        early = library.Embedding(5, 2)
+        modules = nn.ModuleList([late, early, first, last])
+        optimizer = getattr(optimizers, kind)(modules.parameters(), **options)
+        ids = torch.tensor([1, 3])
+        for vectors in (early(ids), early(ids) + late(ids)):
+            optimizer.zero_grad()
+            last(first(vectors)).sum().backward()
+            optimizer.step()
+        names = {parameter: name for name, parameter in modules.named_parameters()}
+        orders.append([names[parameter] for parameter in optimizer.state])
+    assert orders[0] == orders[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,8 +23,15 @@ from rowwise.torch._sharded_step import (
 from rowwise.torch._weight import Weight, optimizers
 from rowwise.torch.optim._state import bind_slots, has_slots, release_slots
 
+# No optimizer itself: libraries that make a registry of torch's optimizers by name go through the
+# subclasses of Optimizer, and pass over other packages' subclasses of `torch.optim.Adam`.
+if TYPE_CHECKING:
+    from torch.optim import Optimizer as _Base
+else:
+    _Base = object
 
-class TableOptimizer(torch.optim.Optimizer):
+
+class TableOptimizer(_Base):
     """Mixed into one of torch's optimizers, before it."""
 
     def add_param_group(self, param_group: Group) -> None:
@@ -96,6 +103,8 @@ class TableOptimizer(torch.optim.Optimizer):
                     sparse_steps.append((weight, gradient, group, rule))
                 else:
                     self._prepare_for_torch(weight)
+        first = any(r.slot_names and w not in self.state for w, _, _, r in sparse_steps)
+        known = set(self.state) if first else set()
         try:
             for weight, _, _, _ in sparse_steps:
                 weight.grad = None  # which torch's step passes over
@@ -107,7 +116,16 @@ class TableOptimizer(torch.optim.Optimizer):
         for entry in sparse_steps:
             self._step_table(*entry)
         step_sharded(self)
+        if first:
+            self._order_state(known)
         return loss
+
+    def _order_state(self, known: set[Any]) -> None:
+        """Bring the state's new entries, all but `known`, into the order of the parameters."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter in self.state and parameter not in known:
+                    self.state[parameter] = self.state.pop(parameter)
 
     def _prepare_for_torch(self, weight: Weight) -> None:
         if weight.grad.is_sparse:
