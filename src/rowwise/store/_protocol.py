@@ -132,5 +132,5 @@ class RowStore(Protocol):
     def state(self) -> TableState:
         """Return all that the store holds; its own arrays, not copies."""
 
-    def frozen(self) -> AbstractContextManager[TableState]:
-        """Give `state` while writers wait, so that a file or a copy is of one moment."""
+    def frozen(self) -> AbstractContextManager[object]:
+        """Return what makes writers wait while it is entered: a `state` is then of one moment."""
