@@ -536,6 +536,11 @@ def in_memory(store: RowStore) -> HostStore:
 
     Raises:
         TypeError: the rows lie elsewhere.
+
+    Example:
+        >>> from rowwise import Table
+        >>> in_memory(Table(5, 2, init="zeros").store).memory().shape
+        (5, 2)
     """
     if isinstance(store, HostStore):
         return store
