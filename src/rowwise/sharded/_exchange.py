@@ -37,7 +37,13 @@ class Exchange(Protocol):
     rank: int
     ranks: int
 
-    def start(self, array: Array, counts: Sequence[int], received: Sequence[int]) -> Pending:
+    def start(
+        self,
+        array: Array,
+        counts: Sequence[int],
+        received: Sequence[int],
+        out: Array | None = None,
+    ) -> Pending:
         """Send parts of an array to all ranks, and begin to receive theirs.
 
         Every rank calls it in the same order. The array must stay as it is until `wait` returns.
@@ -47,6 +53,7 @@ class Exchange(Protocol):
                 on.
             counts: entries for each rank.
             received: entries from each rank, which must be the number that it sends.
+            out: (sum(received), ...), contiguous, to receive into; a new array unless given.
 
         Returns:
             the exchange under way; `wait` gives (sum(received), ...), in order of ranks.
@@ -64,6 +71,58 @@ def all_to_all(
 ) -> Array:
     """Send parts of an array to all ranks and return theirs; see `Exchange.start`."""
     return exchange.start(array, counts, received).wait()
+
+
+def swap_others(
+    exchange: Exchange,
+    array: Array,
+    counts: Sequence[int],
+    received: Sequence[int],
+    out: Array,
+) -> Callable[[], None]:
+    """Send the other ranks' parts of an array, and begin to receive theirs into out.
+
+    This rank's own part of `out` is left to the caller, who may fill it meanwhile; that of `array`
+    is not read. What lower ranks send, and what higher ranks do, lie on both sides of it, and come
+    by an exchange each.
+
+    Args:
+        exchange, array, counts, received, out: see `Exchange.start`.
+
+    Returns:
+        a function that waits until all is there.
+    """
+    rank, ranks = exchange.rank, exchange.ranks
+    lower, higher = range(rank), range(rank + 1, ranks)
+    others = lower if rank else higher
+    # With two ranks the own part is at an end, and the other rank alone on one side of it.
+    routes = [(others, others)] if ranks == 2 else [(higher, lower), (lower, higher)]
+    pending = [
+        exchange.start(
+            array[part_of(counts, to)],
+            [n if other in to else 0 for other, n in enumerate(counts)],
+            [n if other in source else 0 for other, n in enumerate(received)],
+            out[part_of(received, source)],
+        )
+        for to, source in routes
+    ]
+
+    def wait() -> None:
+        for part in pending:
+            part.wait()
+
+    return wait
+
+
+def part_of(counts: Sequence[int], ranks: range) -> slice:
+    """Return where the entries of some ranks are, of an array with so many for each rank."""
+    begin = sum(counts[: ranks.start])
+    return slice(begin, begin + sum(counts[ranks.start : ranks.stop]))
+
+
+def own_part(counts: Sequence[int], rank: int) -> slice:
+    """Return where a rank's own entries are, of an array with so many for each rank."""
+    return part_of(counts, range(rank, rank + 1))
 
 
 def all_gather(exchange: Exchange, array: Array) -> Array:
@@ -122,7 +181,13 @@ class ThreadExchange:
         mailboxes = [_Mailbox() for _ in range(ranks)]
         return [cls(rank, mailboxes, timeout) for rank in range(ranks)]
 
-    def start(self, array: Array, counts: Sequence[int], received: Sequence[int]) -> Pending:
+    def start(
+        self,
+        array: Array,
+        counts: Sequence[int],
+        received: Sequence[int],
+        out: Array | None = None,
+    ) -> Pending:
         """Put the parts of an array into the other ranks' queues; see `Exchange.start`."""
         call, self._calls = self._calls, self._calls + 1
         begin = 0
@@ -138,7 +203,7 @@ class ThreadExchange:
             for sender, (part, count) in enumerate(zip(parts, received, strict=True)):
                 if len(part) != count:
                     raise ExchangeError(f"rank {sender} sent {len(part)} entries, not {count}")
-            return np.concatenate(parts)
+            return np.concatenate(parts, out=out)
 
         return _Waiting(wait)
 

@@ -19,7 +19,7 @@ from rowwise.sharded import _batch
 from rowwise.sharded._ahead import Ahead, split_counts, store_after
 from rowwise.sharded._buckets import Layout
 from rowwise.sharded._call import Call, agree, agree_on_arguments
-from rowwise.sharded._exchange import Exchange, all_reduce, all_to_all
+from rowwise.sharded._exchange import Exchange, all_reduce, all_to_all, own_part, swap_others
 from rowwise.sharded._norm import Sums, sum_of_squares
 from rowwise.store import BagGradient, Bags, Folder, HostStore, RowGradient, TableState
 from rowwise.store._gradient import Floats, Ids
@@ -216,7 +216,7 @@ class ShardedStore:
         """
         ahead = self._ahead
         if ahead is None or self.steps == ahead.wanted_at:
-            return self._fetch(ids, self._looked_up, 0, error)
+            return self._fetch(ids, self._vectors, 0, error)
         self._ahead = None
         with self.collective("a lookup"):
             early = ahead.vectors.wait()
@@ -230,8 +230,9 @@ class ShardedStore:
             counts[:, 0] = usable
             call = replace(self._call("lookup"), form=2)
             if not agree(self.exchange, call, counts)[:, 0].all():
-                return self._fetch(ids, self._looked_up, 0, error)
-            found = self._looked_up(ahead.asked)[ahead.asked_late]
+                return self._fetch(ids, self._vectors, 0, error)
+            self._remember(ahead.asked)
+            found = self._gathered(ahead.asked[ahead.asked_late])
             mine = split_counts(ahead.late, ahead.wanted.counts.tolist())
             late = all_to_all(self.exchange, found, ahead.counts_late, mine)
         vectors = np.empty((len(ahead.late), self.shape[1]), np.float32)
@@ -270,8 +271,9 @@ class ShardedStore:
             late = self._answer(asked, asked_late)
             own = asked.wanted.counts.tolist()
             counts_late, mine = split_counts(asked_late, asked.counts), split_counts(late, own)
-            vectors = _native.empty(int((~asked_late).sum()), self.shape[1])
-            after.gather(asked.rows[~asked_late], vectors)
+            early = asked.rows[~asked_late]
+            vectors = _native.empty(len(early), self.shape[1])
+            after.gather(early, vectors)
             pending = self.exchange.start(
                 vectors,
                 [n - m for n, m in zip(asked.counts, counts_late, strict=True)],
@@ -294,23 +296,43 @@ class ShardedStore:
         """Return the rows here that were looked up since the last step, at least."""
         return np.concatenate([np.empty(0, np.int64), *self._looked])
 
-    def _looked_up(self, rows: Ids) -> Floats:
-        """Read rows here, and remember that the next step may touch them."""
+    def _remember(self, rows: Ids) -> None:
+        """Record rows here that were looked up: the next step may touch them."""
         self._looked.append(rows)
         if sum(map(len, self._looked)) > _MOST_LOOKED_UP:  # an evaluation: it touches none
             self._looked = [np.unique(self._rows_of_step())]
+
+    def _gathered(self, rows: Ids) -> Floats:
         vectors = _native.empty(len(rows), self.shape[1])
         self.local.gather(rows, vectors)
         return vectors
 
+    def _vectors(self, asked: _Asked) -> Floats:
+        """Send the vectors that the others ask for; read this rank's own on the way, in place."""
+        rows, counts = asked.rows, asked.counts
+        wanted = asked.wanted.counts.tolist()
+        own, here = (own_part(of, self.exchange.rank) for of in (counts, wanted))
+        self._remember(rows)
+        found = _native.empty(len(rows), self.shape[1])
+        for others in (slice(0, own.start), slice(own.stop, None)):
+            self.local.gather(rows[others], found[others])
+        vectors = _native.empty(sum(wanted), self.shape[1])
+        wait = swap_others(self.exchange, found, counts, wanted, vectors)
+        self.local.gather(rows[own], vectors[here])
+        wait()
+        return vectors
+
     def _fetch(
-        self, ids: Ids, read: Callable[[Ids], NDArray[Any]], form: int, error: Exception | None
+        self,
+        ids: Ids,
+        read: Callable[[_Asked], NDArray[Any]],
+        form: int,
+        error: Exception | None = None,
     ) -> tuple[NDArray[Any], _batch.Request]:
-        """Ask the ranks for what they read of the distinct rows of ids."""
+        """Return what the ranks read of the distinct rows of ids, and these rows."""
         with self.collective("a lookup"):
             asked = self._ask(ids, replace(self._call("lookup"), form=form), error)
-            values = self._answer(asked, read(asked.rows))
-        return values, asked.wanted
+            return read(asked), asked.wanted
 
     def _ask(self, ids: Ids, call: Call, error: Exception | None) -> _Asked:
         """Tell every rank which of its rows this rank's ids (...,) are."""
@@ -479,7 +501,7 @@ class ShardedStore:
                 if number:
                     came = agree(self.exchange, call, self._counts(parcels[number:]))
                 received.append(self._receive(parcel, came[:, :2]))
-        return self._joined(received)
+            return self._joined(received) if received else None
 
     def parcel(
         self, gradient: Pass, factor: float = 1.0, wanted: _batch.Request | None = None
@@ -543,33 +565,40 @@ class ShardedStore:
         by_row = [self.row_gradient(part) for part in alike]
         return [_batch.row_parcel(self._request(part.ids), part.values) for part in by_row]
 
-    def _receive(self, parcel: _batch.Parcel, came: Ids) -> _batch.Parcel:
+    def _receive(
+        self, parcel: _batch.Parcel, came: Ids
+    ) -> tuple[_batch.Parcel, Callable[[], None]]:
+        """Return the parcel that the ranks sent this one, and what waits for its values."""
         sent_rows, sent_values = parcel.counts.T.tolist()
         came_rows, came_values = came.T.tolist()
-        pending = {
-            "rows": self.exchange.start(parcel.rows, sent_rows, came_rows),
-            "values": self.exchange.start(parcel.values, sent_values, came_values),
-        }
+        pending = {"rows": self.exchange.start(parcel.rows, sent_rows, came_rows)}
         if parcel.lengths is not None:
             pending["lengths"] = self.exchange.start(parcel.lengths, sent_values, came_values)
         if parcel.weights is not None:
             pending["weights"] = self.exchange.start(parcel.weights, sent_rows, came_rows)
+        values = _native.empty(sum(came_values), self.shape[1])
+        wait = swap_others(self.exchange, parcel.values, sent_values, came_values, values)
+        own, here = (own_part(of, self.exchange.rank) for of in (sent_values, came_values))
+        values[here] = parcel.values[own]
         arrays = {name: part.wait() for name, part in pending.items()}
-        return _batch.Parcel(counts=came, **arrays)
+        return _batch.Parcel(counts=came, values=values, **arrays), wait
 
-    def _joined(self, parcels: list[_batch.Parcel]) -> OwnGradient | None:
-        """Return the gradient that came in parcels, one for each pass."""
-        if not parcels:
-            return None
-        rows = _joined([part.rows for part in parcels]).astype(np.int64)
-        values = _joined([part.values for part in parcels])
-        if parcels[0].lengths is None:
-            return OwnGradient(RowGradient(rows, values), rows)
+    def _joined(self, received: Sequence[tuple[_batch.Parcel, Callable[[], None]]]) -> OwnGradient:
+        """Return the gradient of parcels, one for each pass; rows are sorted before values came."""
+        parcels = [parcel for parcel, _ in received]
+        rows = _concatenated([part.rows for part in parcels]).astype(np.int64)
         lengths = [part.lengths for part in parcels if part.lengths is not None]
         weights = [part.weights for part in parcels if part.weights is not None]
-        offsets = np.concatenate([[0], np.cumsum(_joined(lengths), dtype=np.int64)])
-        bags = Bags(rows, offsets, _joined(weights) if weights else None)
-        return OwnGradient(self.local.bag_gradient(bags, values), rows)
+        ends = np.cumsum(_concatenated(lengths)) if lengths else np.arange(1, len(rows) + 1)
+        bags = Bags(
+            rows, np.append(0, ends).astype(np.int64), _concatenated(weights) if weights else None
+        )
+        planned = self.local.bag_gradient(bags, np.empty((0, self.shape[1]), np.float32))
+        for _, wait in received:
+            wait()
+        return OwnGradient(
+            planned.with_values(_concatenated([part.values for part in parcels])), rows
+        )
 
     # ------------------------------------------------------------------ writing
 
@@ -689,7 +718,11 @@ class ShardedStore:
         """Return whether rows were updated or marked as trained."""
         if ids is None:
             return self._gather_all(self.local.is_trained())
-        trained, wanted = self._fetch(ids, self.local.is_trained, 1, None)
+
+        def read(asked: _Asked) -> NDArray[Any]:
+            return self._answer(asked, self.local.is_trained(asked.rows))
+
+        trained, wanted = self._fetch(ids, read, 1)
         return trained[wanted.inverse].reshape(ids.shape)
 
     def mark_trained(self, ids: Ids | None = None) -> None:
@@ -778,5 +811,5 @@ def attempt(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return None, error
 
 
-def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+def _concatenated(arrays: list[NDArray[Any]]) -> NDArray[Any]:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

@@ -49,16 +49,24 @@ class GroupExchange:
             raise ExchangeError("the process group was destroyed")
         return group
 
-    def start(self, array: Array, counts: Sequence[int], received: Sequence[int]) -> Pending:
+    def start(
+        self,
+        array: Array,
+        counts: Sequence[int],
+        received: Sequence[int],
+        out: Array | None = None,
+    ) -> Pending:
         """Begin an exchange of parts of arrays; see `rowwise.sharded.Exchange.start`."""
         shape = array.shape[1:]
         size = array.dtype.itemsize * int(np.prod(shape))
-        out = _pooled_bytes(sum(received) * size)
+        if out is None:
+            out = _pooled_bytes(sum(received) * size).view(array.dtype)
+            out = out.reshape(sum(received), *shape)
         self.bytes_sent += (sum(counts) - counts[self.rank]) * size
         try:
             work = dist.all_to_all_single(
-                torch.from_numpy(out),
-                torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8)),
+                _as_bytes(out),
+                _as_bytes(np.ascontiguousarray(array)),
                 [count * size for count in received],
                 [count * size for count in counts],
                 group=self.group,
@@ -66,8 +74,7 @@ class GroupExchange:
             )
         except RuntimeError as error:
             raise ExchangeError(_first_line(error)) from error
-        whole = out.view(array.dtype).reshape(sum(received), *shape)
-        return _Work(work, whole, array)
+        return _Work(work, out, array)
 
     def next_table(self) -> int:
         """Return the number of a new table; see `rowwise.sharded.Exchange.next_table`."""
@@ -118,6 +125,10 @@ def exchange_of(process_group: Any) -> Exchange:
 def _pooled_bytes(size: int) -> NDArray[np.uint8]:
     """Return bytes, not yet written, in memory that batch after batch uses."""
     return _native.empty(-(-size // 4), 1).reshape(-1).view(np.uint8)[:size]
+
+
+def _as_bytes(array: Array) -> torch.Tensor:
+    return torch.from_numpy(array.reshape(-1).view(np.uint8))
 
 
 def _first_line(error: Exception) -> str:
