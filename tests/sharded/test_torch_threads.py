@@ -440,6 +440,18 @@ def test_a_bad_argument_for_a_file_on_one_rank_is_an_error_on_every_rank(tmp_pat
     run_ranks(2, run)
 
 
+@pytest.mark.parametrize("offsets", [None, [0, 4], [1, 2], [0, 2, 1]], ids=str)
+def test_offsets_that_do_not_fit_are_an_error_on_every_rank(offsets):
+    given = [torch.tensor([0]), None if offsets is None else torch.tensor(offsets)]
+
+    def run(exchange):
+        module = sharded_bags(exchange)
+        with pytest.raises(ValueError, match=r"rank 1: ids must be .* ids have shape \(3,\)"):
+            module(torch.tensor([1, 2, 3]), given[exchange.rank])
+
+    run_ranks(2, run)
+
+
 def test_layers_called_in_another_order_are_an_error_on_every_rank():
     def run(exchange):
         user, item = sharded(exchange), sharded(exchange)

@@ -13,7 +13,7 @@ from rowwise.text import Vocabulary
 from rowwise.torch._lookup import is_tracing, lookup, with_untrained_filled
 from rowwise.torch._module import TableBacked, is_ids
 from rowwise.torch._operator import embed
-from rowwise.torch._pooled import pool, pool_max, pool_vectors, without_padding
+from rowwise.torch._pooled import bag_bounds, pool, pool_max, pool_vectors, without_padding
 
 _MODES = ("sum", "mean", "max")
 
@@ -217,16 +217,9 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
             self.mode == "sum" and weights.dtype is torch.float32 and weights.shape == ids.shape
         ):
             return None
-        if ids.dim() == 2 and offsets is None and ids.shape[1]:
-            bounds = torch.arange(ids.shape[0] + 1) * ids.shape[1]
-        elif ids.dim() == 1 and is_ids(offsets) and offsets is not None and offsets.dim() == 1:
-            bounds = offsets.long()
-            if not self.include_last_offset:
-                bounds = torch.cat([bounds, torch.tensor([ids.numel()])])
-            if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != ids.numel():
-                return None
-            if (bounds.diff() < 0).any():
-                return None
-        else:
+        if (ids.dim() == 2 and not ids.shape[1]) or not (offsets is None or is_ids(offsets)):
+            return None
+        bounds = bag_bounds(ids, offsets, self.include_last_offset)
+        if bounds is None or (offsets is not None and len(bounds) < 2):
             return None
         return ids.long().reshape(-1), bounds, None if weights is None else weights.reshape(-1)

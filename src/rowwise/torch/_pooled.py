@@ -203,6 +203,27 @@ def pool_vectors(
     )
 
 
+def bag_bounds(
+    ids: torch.Tensor, offsets: torch.Tensor | None, include_last_offset: bool
+) -> torch.Tensor | None:
+    """Return the bounds (B + 1,) of bags in their ids, from 0 to n; None if offsets do not fit.
+
+    Args:
+        ids: (B, N), or (n,) with offsets.
+        offsets: (B,), or (B + 1,) where the last one is included; None for ids (B, N).
+        include_last_offset: whether offsets end with n.
+    """
+    if ids.dim() == 2 and offsets is None:
+        return torch.arange(ids.shape[0] + 1) * ids.shape[1]
+    if ids.dim() != 1 or offsets is None or offsets.dim() != 1:
+        return None
+    bounds = offsets.long()
+    if not include_last_offset:
+        bounds = torch.cat([bounds, torch.tensor([len(ids)])])
+    whole = len(bounds) > 0 and bool(bounds[0] == 0) and bool(bounds[-1] == len(ids))
+    return bounds if whole and bool((bounds.diff() >= 0).all()) else None
+
+
 def without_padding(
     ids: torch.Tensor,
     bounds: torch.Tensor,

@@ -18,7 +18,7 @@ from rowwise.sharded._store import attempt, refuse_table
 from rowwise.text import Vocabulary
 from rowwise.torch._group import exchange_of
 from rowwise.torch._lookup import whole_ids
-from rowwise.torch._pooled import pool_vectors, without_padding
+from rowwise.torch._pooled import bag_bounds, pool_vectors, without_padding
 from rowwise.torch._renorm import renormalize_rows
 from rowwise.torch._sharded_lookup import Lookup, Pool, PoolMax
 from rowwise.torch._sharded_state import draw_normal, put_state, take_state
@@ -479,17 +479,12 @@ class ShardedEmbeddingBag(_Sharded, torch.nn.EmbeddingBag):
         """
         if weights is not None and (self.mode != "sum" or weights.shape != ids.shape):
             raise ValueError("per_sample_weights need mode='sum' and the shape of the ids")
-        if ids.dim() == 2 and offsets is None:
-            bounds = torch.arange(ids.shape[0] + 1) * ids.shape[1]
-        elif ids.dim() == 1 and offsets is not None and offsets.dim() == 1:
-            bounds = offsets.long()
-            if not self.include_last_offset:
-                bounds = torch.cat([bounds, torch.tensor([len(ids)])])
-            ends = bool(len(bounds)) and bounds[0] == 0 and bounds[-1] == len(ids)
-            if not ends or bool((bounds.diff() < 0).any()):
-                raise ValueError(f"offsets must ascend from 0 to {len(ids)}, the number of ids")
-        else:
-            raise ValueError("ids must be (B, N) without offsets, or (n,) with offsets (B,)")
+        bounds = bag_bounds(ids, offsets, self.include_last_offset)
+        if bounds is None:
+            raise ValueError(
+                "ids must be (B, N) without offsets, or (n,) with offsets (B,) that ascend from 0 "
+                f"to n; ids have shape {tuple(ids.shape)}, offsets are {offsets}"
+            )
         ids = whole_ids(ids).reshape(-1)
         return ids, bounds, None if weights is None else weights.float().reshape(-1)
 
