@@ -73,56 +73,43 @@ def all_to_all(
     return exchange.start(array, counts, received).wait()
 
 
-def swap_others(
+def start_in_place(
     exchange: Exchange,
     array: Array,
     counts: Sequence[int],
     received: Sequence[int],
     out: Array,
-) -> Callable[[], None]:
-    """Send the other ranks' parts of an array, and begin to receive theirs into out.
+    write_own: Callable[[Array], None],
+) -> Pending:
+    """Begin an exchange into out, with the part that a rank has for itself written meanwhile.
 
-    This rank's own part of `out` is left to the caller, who may fill it meanwhile; that of `array`
-    is not read. What lower ranks send, and what higher ranks do, lie on both sides of it, and come
-    by an exchange each.
+    That part stays off the wire where there are two ranks: it lies at an end of both arrays then.
+    Among more ranks it is a small one, in the middle, and goes with the others.
 
     Args:
         exchange, array, counts, received, out: see `Exchange.start`.
-
-    Returns:
-        a function that waits until all is there.
+        write_own: writes this rank's own part, of `out` or of `array`, which need not hold it.
     """
-    rank, ranks = exchange.rank, exchange.ranks
-    lower, higher = range(rank), range(rank + 1, ranks)
-    others = lower if rank else higher
-    # With two ranks the own part is at an end, and the other rank alone on one side of it.
-    routes = [(others, others)] if ranks == 2 else [(higher, lower), (lower, higher)]
-    pending = [
-        exchange.start(
-            array[part_of(counts, to)],
-            [n if other in to else 0 for other, n in enumerate(counts)],
-            [n if other in source else 0 for other, n in enumerate(received)],
-            out[part_of(received, source)],
-        )
-        for to, source in routes
-    ]
-
-    def wait() -> None:
-        for part in pending:
-            part.wait()
-
-    return wait
-
-
-def part_of(counts: Sequence[int], ranks: range) -> slice:
-    """Return where the entries of some ranks are, of an array with so many for each rank."""
-    begin = sum(counts[: ranks.start])
-    return slice(begin, begin + sum(counts[ranks.start : ranks.stop]))
+    rank = exchange.rank
+    own, here = own_part(counts, rank), own_part(received, rank)
+    if exchange.ranks != 2:
+        write_own(array[own])
+        return exchange.start(array, counts, received, out)
+    others, theirs = (
+        slice(0, part.start) if rank else slice(part.stop, None) for part in (own, here)
+    )
+    counts, received = (
+        [0 if r == rank else n for r, n in enumerate(of)] for of in (counts, received)
+    )
+    pending = exchange.start(array[others], counts, received, out[theirs])
+    write_own(out[here])
+    return pending
 
 
 def own_part(counts: Sequence[int], rank: int) -> slice:
     """Return where a rank's own entries are, of an array with so many for each rank."""
-    return part_of(counts, range(rank, rank + 1))
+    begin = sum(counts[:rank])
+    return slice(begin, begin + counts[rank])
 
 
 def all_gather(exchange: Exchange, array: Array) -> Array:

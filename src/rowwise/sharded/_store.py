@@ -19,7 +19,14 @@ from rowwise.sharded import _batch
 from rowwise.sharded._ahead import Ahead, split_counts, store_after
 from rowwise.sharded._buckets import Layout
 from rowwise.sharded._call import Call, agree, agree_on_arguments
-from rowwise.sharded._exchange import Exchange, all_reduce, all_to_all, own_part, swap_others
+from rowwise.sharded._exchange import (
+    Exchange,
+    Pending,
+    all_reduce,
+    all_to_all,
+    own_part,
+    start_in_place,
+)
 from rowwise.sharded._norm import Sums, sum_of_squares
 from rowwise.store import BagGradient, Bags, Folder, HostStore, RowGradient, TableState
 from rowwise.store._gradient import Floats, Ids
@@ -308,18 +315,22 @@ class ShardedStore:
         return vectors
 
     def _vectors(self, asked: _Asked) -> Floats:
-        """Send the vectors that the others ask for; read this rank's own on the way, in place."""
-        rows, counts = asked.rows, asked.counts
-        wanted = asked.wanted.counts.tolist()
-        own, here = (own_part(of, self.exchange.rank) for of in (counts, wanted))
+        """Send the vectors that the others ask for, and read this rank's own meanwhile."""
+        rows, counts, wanted = asked.rows, asked.counts, asked.wanted.counts.tolist()
         self._remember(rows)
+        own = own_part(counts, self.exchange.rank)
         found = _native.empty(len(rows), self.shape[1])
         for others in (slice(0, own.start), slice(own.stop, None)):
             self.local.gather(rows[others], found[others])
         vectors = _native.empty(sum(wanted), self.shape[1])
-        wait = swap_others(self.exchange, found, counts, wanted, vectors)
-        self.local.gather(rows[own], vectors[here])
-        wait()
+        start_in_place(
+            self.exchange,
+            found,
+            counts,
+            wanted,
+            vectors,
+            lambda part: self.local.gather(rows[own], part),
+        ).wait()
         return vectors
 
     def _fetch(
@@ -565,10 +576,8 @@ class ShardedStore:
         by_row = [self.row_gradient(part) for part in alike]
         return [_batch.row_parcel(self._request(part.ids), part.values) for part in by_row]
 
-    def _receive(
-        self, parcel: _batch.Parcel, came: Ids
-    ) -> tuple[_batch.Parcel, Callable[[], None]]:
-        """Return the parcel that the ranks sent this one, and what waits for its values."""
+    def _receive(self, parcel: _batch.Parcel, came: Ids) -> tuple[_batch.Parcel, Pending]:
+        """Return the parcel that the ranks sent this one, its values still on their way."""
         sent_rows, sent_values = parcel.counts.T.tolist()
         came_rows, came_values = came.T.tolist()
         pending = {"rows": self.exchange.start(parcel.rows, sent_rows, came_rows)}
@@ -577,13 +586,19 @@ class ShardedStore:
         if parcel.weights is not None:
             pending["weights"] = self.exchange.start(parcel.weights, sent_rows, came_rows)
         values = _native.empty(sum(came_values), self.shape[1])
-        wait = swap_others(self.exchange, parcel.values, sent_values, came_values, values)
-        own, here = (own_part(of, self.exchange.rank) for of in (sent_values, came_values))
-        values[here] = parcel.values[own]
+        own = parcel.values[own_part(sent_values, self.exchange.rank)]
+        on_the_way = start_in_place(
+            self.exchange,
+            parcel.values,
+            sent_values,
+            came_values,
+            values,
+            lambda part: np.copyto(part, own),
+        )
         arrays = {name: part.wait() for name, part in pending.items()}
-        return _batch.Parcel(counts=came, values=values, **arrays), wait
+        return _batch.Parcel(counts=came, values=values, **arrays), on_the_way
 
-    def _joined(self, received: Sequence[tuple[_batch.Parcel, Callable[[], None]]]) -> OwnGradient:
+    def _joined(self, received: Sequence[tuple[_batch.Parcel, Pending]]) -> OwnGradient:
         """Return the gradient of parcels, one for each pass; rows are sorted before values came."""
         parcels = [parcel for parcel, _ in received]
         rows = _concatenated([part.rows for part in parcels]).astype(np.int64)
@@ -594,8 +609,8 @@ class ShardedStore:
             rows, np.append(0, ends).astype(np.int64), _concatenated(weights) if weights else None
         )
         planned = self.local.bag_gradient(bags, np.empty((0, self.shape[1]), np.float32))
-        for _, wait in received:
-            wait()
+        for _, on_the_way in received:
+            on_the_way.wait()
         return OwnGradient(
             planned.with_values(_concatenated([part.values for part in parcels])), rows
         )
