@@ -164,9 +164,11 @@ def print_model(pieces: Pieces, args: argparse.Namespace) -> None:
     for name, value in asdict(pieces).items():
         print(f"  {name:10} " + (f"{value:.3g} B/s" if name == "bandwidth" else f"{value:.3g} s"))
     print(f"{args.rows:,} rows x {DIM}, {BATCH:,} Zipf ids a process and step; times in ms")
-    network = f"all, {args.bandwidth:.2g} B/s, {args.latency:.2g} s"
-    columns = "own | lookup | update | wire | messages | all | " + network
-    print(f"| processes | sums | MB sent | busiest / mean | {columns} | dense: MB |")
+    print(
+        f"network: {args.bandwidth:.2g} B/s and {args.latency:.2g} s a message, given, not measured"
+    )
+    columns = "own | lookup | update | wire | messages | all | all, network | dense: MB"
+    print(f"| processes | sums | MB sent | busiest / mean: lookups, gradients | {columns} |")
     print("|---|" + 11 * "---|")
     for ranks in (8, 64, 512):
         of = counted(args.rows, ranks)
