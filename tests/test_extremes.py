@@ -47,6 +47,27 @@ def test_extreme_gradients_and_rates_do_what_they_do_in_dense_training(rule):
         assert not wrong.any(), (gradient, rate, table.to_numpy(), truth)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("times", [0.5, 1.0, 1.5, 2.0, 1e6])
+@pytest.mark.parametrize("kind", ["Adam", "AdamW", "SGD", "Lion", "RMSprop", "Adagrad"])
+def test_a_weight_decay_that_takes_all_of_a_row_or_more(kind, times):
+    rate = 0.125
+    rule = getattr(rowwise.rules, kind)(rate, weight_decay=times / rate)
+    weights = np.random.default_rng(0).uniform(-0.05, 0.05, (3, 2)).astype(np.float32)
+    table = rowwise.Table(3, 2, rule, init=weights)
+    runs = Dense(weights, rule), Dense(weights, rule, np.float32)
+    with np.errstate(all="ignore"):
+        for step in range(8):
+            ids = [step % 2] if step % 3 else []
+            gradients = np.ones((len(ids), 2))
+            table.update(ids, gradients)
+            for run in runs:
+                run.step(ids, gradients, rate)
+        truth, dense = (run.weights.astype(np.float32) for run in runs)
+        wrong = ~is_same(table.to_numpy(), truth) & is_same(dense, truth)
+    assert not wrong.any(), (table.to_numpy(), truth)
+
+
 @every_family
 @pytest.mark.filterwarnings("ignore:.*every step visits every row")
 @pytest.mark.parametrize(("rows", "dim"), [(1, 1), (1, 4097), (3, 4097)])

@@ -1,5 +1,6 @@
 """Ctrl-C at every line of a change: it has happened, or it has not."""
 
+import contextlib
 import ctypes
 import itertools
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import rowwise
+from rowwise.dynamic import DynamicTable
 
 
 def interrupted_at(number, work):
@@ -191,6 +193,32 @@ def test_rows_on_a_disk_are_changed_or_not(change, tmp_path, monkeypatch):
         return False
 
     assert_happened_or_not(change, "adam", interrupted, 1, trained_on_a_disk)
+
+
+# ---------------------------------------------------------------------- ids that get rows
+
+
+@pytest.mark.parametrize("number", range(2))
+@pytest.mark.parametrize("part", ["index", "table"])
+def test_rows_given_to_new_ids_start_anew_whatever_is_interrupted(part, number):
+    options = {"rule": "adam", "seed": 0, "evict_share": 1.0, "in_flight": 1}
+    table, whole = (DynamicTable(4, 3, **options) for _ in range(2))
+    for each in (table, whole):
+        each.observe([1, 2, 3, 4])
+        for _ in range(3):
+            each.update([1, 2, 3, 4], np.ones((4, 3)))
+    whole.observe([5, 6, 7])
+    owner = table.index if part == "index" else table.table.store
+    native = owner._native
+    owner._native = InterruptedAfter(native, number)
+    with contextlib.suppress(KeyboardInterrupt):
+        table.observe([5, 6, 7])
+    owner._native = native
+    assert table.has_row([5, 6, 7]).all()
+    for _ in range(2):
+        np.testing.assert_array_equal(table.lookup([5, 6, 7]), whole.lookup([5, 6, 7]))
+        for each in (table, whole):
+            each.update([5, 6], np.ones((2, 3)))
 
 
 # ---------------------------------------------------------------------- whose turn it is

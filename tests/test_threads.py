@@ -141,6 +141,64 @@ assert statuses == [0] * 30, statuses
 """)
 
 
+def test_a_fork_beside_a_thread_that_writes_to_two_tables_at_once():
+    run("""
+import os, signal, threading, time
+import numpy as np, rowwise
+
+one, other = (rowwise.Table(5, 2, "adam") for _ in range(2))
+done = False
+
+def write_to_both(a, b):
+    while not done:
+        time.sleep(0.001)
+        with a.store.frozen():
+            time.sleep(0.001)
+            b.update([1], np.ones((1, 2)))
+
+order = list(rowwise.store._locks._all)
+if order[0] is one.store._lock:
+    one, other = other, one  # the fork asks for them the other way round
+threads = [threading.Thread(target=write_to_both, args=(one, other))]
+for thread in threads:
+    thread.start()
+signal.alarm(20)
+for _ in range(50):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        one.update([1], np.ones((1, 2)))
+        other.update([1], np.ones((1, 2)))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+done = True
+for thread in threads:
+    thread.join()
+""")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_process_that_multiprocessing_starts_can_read_and_train(method):
+    run(f"""
+import multiprocessing
+import numpy as np, rowwise
+
+rowwise.set_num_threads(2)
+table = rowwise.Table(5_000, 8, "adam", seed=0)
+ids, gradients = np.arange(5_000), np.ones((5_000, 8))
+table.update(ids, gradients)
+with multiprocessing.get_context({method!r}).Pool(2) as pool:
+    assert pool.apply_async(rowwise.Table.update, (table, ids, gradients)).get(60) is None
+    copies = [pool.apply_async(rowwise.Table.lookup, (table, ids)) for _ in range(4)]
+    for copy in copies:
+        np.testing.assert_array_equal(copy.get(60), table.lookup(ids))
+    pool.close()
+    pool.join()
+table.update(ids, gradients)
+assert table.steps == 2
+""")
+
+
 def test_another_interpreter_is_refused_and_does_no_harm():
     run("""
 import sys

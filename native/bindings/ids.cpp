@@ -43,8 +43,6 @@ IdBatch batch_of(const Strings& ids) {
     return {{}, reinterpret_cast<const char*>(bytes.data()), {at, offsets.size()}};
 }
 
-using Changes = nb::typed<nb::tuple, NewVector<int64_t>, NewVector<int64_t>, NewVector<int64_t>,
-                          nb::any, int64_t>;
 using Parts = nb::typed<nb::dict, nb::str, nb::any>;
 
 // Integers (n,), or the pair of bytes and offsets.
@@ -78,16 +76,17 @@ void find(const IdIndex& index, const Ids& ids, const Rows& rows) {
 }
 
 template <class Ids>
-Changes observe(IdIndex& index, const Ids& ids, int64_t step, const Rows& rows) {
+void observe(IdIndex& index, const Ids& ids, int64_t step, const Rows& rows,
+             nb::typed<nb::list, nb::any> made) {
     const IdBatch batch = checked_batch(index, ids, rows);
     IdChanges changes;
     {
         const WithoutGil unlocked;
         changes = index.observe(batch, step, rows.data());
     }
-    return nb::make_tuple(
+    made.append(nb::make_tuple(
         array_of(std::move(changes.admitted_rows)), array_of(std::move(changes.admitted_keys)),
-        array_of(std::move(changes.evicted_rows)), to_python(changes.evicted), changes.refused);
+        array_of(std::move(changes.evicted_rows)), to_python(changes.evicted), changes.refused));
 }
 
 Parts state_of(const IdIndex& index) {
@@ -133,10 +132,11 @@ void define(Class& index) {
     index
         .def("find", &find<Ids>, "ids"_a, "rows"_a,
              "Write the row of each id to rows (n,); an unknown row where it has none.")
-        .def("observe", &observe<Ids>, "ids"_a, "step"_a, "rows"_a,
-             "Count a batch, evict and admit, then do as `find`.\n\n"
-             "Return admitted rows, their ids (of strings the hashes), evicted rows, their ids,\n"
-             "and how many ids were due a row and got none.")
+        .def(
+            "observe", &observe<Ids>, "ids"_a, "step"_a, "rows"_a, "made"_a,
+            "Count a batch, evict and admit, then do as `find`.\n\n"
+            "Append to the list `made`: admitted rows, their ids (of strings the hashes), evicted\n"
+            "rows, their ids, and how many ids were due a row and got none.")
         .def("restore", &restore<Ids>, "ids"_a, "seen"_a, "counts"_a, "candidates"_a,
              "candidate_counts"_a, "sketch"_a, "since_halving"_a, "swept"_a,
              "Take up what `state` gave.");

@@ -79,15 +79,15 @@ class IdIndex:
         """
 
     @overload
-    def observe(self, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], step: int, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')]) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.int64], dict(shape=(None,))], Any, int]: ...
+    def observe(self, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], step: int, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], made: list[Any]) -> None: ...
 
     @overload
-    def observe(self, ids: tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]], step: int, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')]) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.int64], dict(shape=(None,))], Any, int]:
+    def observe(self, ids: tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]], step: int, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], made: list[Any]) -> None:
         """
         Count a batch, evict and admit, then do as `find`.
 
-        Return admitted rows, their ids (of strings the hashes), evicted rows, their ids,
-        and how many ids were due a row and got none.
+        Append to the list `made`: admitted rows, their ids (of strings the hashes), evicted
+        rows, their ids, and how many ids were due a row and got none.
         """
 
     @overload

@@ -154,12 +154,14 @@ class IdIndex:
 
     # ------------------------------------------------------------------ training
 
-    def observe(self, ids: Any, step: int) -> Changes:
+    def observe(self, ids: Any, step: int, made: list[Any] | None = None) -> Changes:
         """Count a batch that is about to be trained on; evict and admit; return its rows.
 
         Args:
             ids: (...,) of the index's kind. Each position is a sighting.
             step: number of steps made so far; it must not descend.
+            made: a list to which what changed is appended, even where Ctrl-C ends this call: a
+                tuple that begins with `Changes.admitted_rows` and `admitted_keys`.
 
         Raises:
             TypeError, ValueError: ids of the other kind, or no ids. Nothing has changed then.
@@ -168,7 +170,9 @@ class IdIndex:
         if isinstance(packed, np.ndarray):
             packed = packed.copy()  # another thread may change its own
         rows = np.empty(int(np.prod(shape)), np.int64)
-        admitted, keys, evicted_rows, left, refused = self._native.observe(packed, step, rows)
+        made = [] if made is None else made
+        self._native.observe(packed, step, rows, made)
+        admitted, keys, evicted_rows, left, refused = made[-1]
         evicted = unpack(left)
         if len(evicted):
             self._evictions += len(evicted)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -18,6 +17,7 @@ from rowwise.dynamic._starts import RowInit, RowStarts
 from rowwise.files._container import Container
 from rowwise.rules import Rule
 from rowwise.store import Folder, TableState
+from rowwise.store._locks import new_lock
 from rowwise.store._table_file import load_state, save_state
 from rowwise.table import Floats, Table, cached_bytes
 
@@ -141,8 +141,9 @@ class DynamicTable:
         self.on_evict = on_evict
         self.table, self.index, self._starts = table, index, starts
         self._steps_before = steps_before
-        self._writing = threading.RLock()
+        self._writing = new_lock()
         self._moves = 0  # odd while rows change their ids
+        self._made: list[Any] = []  # changes of ids whose rows have not yet started anew
 
     # ------------------------------------------------------------------ reading
 
@@ -198,13 +199,13 @@ class DynamicTable:
         with self._writing:
             self._moves += 1
             try:
-                changes = self.index.observe(ids, self.steps)
                 try:
+                    changes = self.index.observe(ids, self.steps, self._made)
                     evicted = None
                     if self.on_evict is not None and len(changes.evicted):
                         evicted = self.table.lookup(changes.evicted_rows)
-                finally:
-                    self._renew(changes.admitted_rows, changes.admitted_keys)
+                finally:  # Ctrl-C comes as an exception after the ids have changed, too
+                    self._start_rows()
             finally:
                 self._moves += 1
             if self.on_evict is not None and evicted is not None:
@@ -228,6 +229,7 @@ class DynamicTable:
             TypeError, ValueError: see `rowwise.Table.update`. Nothing has changed then.
         """
         with self._writing:
+            self._start_rows()
             self.table.update(
                 self.index.find(ids),
                 gradients,
@@ -388,6 +390,11 @@ class DynamicTable:
         return copied
 
     # ------------------------------------------------------------------ inner parts
+
+    def _start_rows(self) -> None:
+        while self._made:
+            self._renew(*self._made[0][:2])
+            del self._made[0]
 
     def _renew(self, rows: Integers, keys: Integers) -> None:
         for start in range(0, len(rows), _RENEWED_AT_ONCE):

@@ -17,6 +17,7 @@ from rowwise._init import Init, checked_seed, fill_rows
 from rowwise.rules import Rule, StepParams
 from rowwise.store._gradient import BagGradient, Bags, Floats, Ids, RowGradient
 from rowwise.store._host import HostStore, check_source_rows
+from rowwise.store._locks import new_lock
 from rowwise.store._memory import ROW_STATE, Folder
 from rowwise.store._records import RecordFile
 from rowwise.store._state import TableState
@@ -65,7 +66,7 @@ class DiskStore:
         self._init = init if isinstance(init, str) else "zeros"
         fill_rows(np.empty((0, dim), np.float32), self._init, 0, None)  # an unknown name
         self._seed = checked_seed(seed)
-        self._lock, self._process = threading.RLock(), os.getpid()
+        self._lock, self._process = new_lock(), os.getpid()
         self._writes = 0
         self._prefetching: _Prefetch | None = None
         self._open(dim, rule)

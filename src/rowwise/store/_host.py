@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
-import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Self
@@ -19,6 +17,7 @@ from rowwise._init import Init, fill
 from rowwise.files._container import FileMapping
 from rowwise.rules import Rule, StepParams
 from rowwise.store._gradient import BagGradient, Bags, Floats, Ids, RowGradient
+from rowwise.store._locks import new_lock
 from rowwise.store._memory import Folder, check_fits, matrix, row_states
 from rowwise.store._protocol import RowStore
 from rowwise.store._state import TableState
@@ -86,11 +85,10 @@ class HostStore:
         self._mapping = FileMapping.under(weights)
         self._slots: list[Floats] = []
         self._native = _native.Table(weights, states.view(np.uint8).reshape(-1))
-        self._lock, self._process = threading.RLock(), os.getpid()
+        self._lock, self._process = new_lock(), os.getpid()
         self.rule: Rule | None = None
         self.steps = 0
         self.version = 0
-        _locks.add(self._lock)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -567,25 +565,3 @@ def check_source_rows(source_rows: Ids, rows: int) -> tuple[Ids, Ids]:
     if (counts > 1).any():
         raise ValueError(f"row {ids[counts > 1][0]} stands twice in source_rows")
     return kept, old
-
-
-_locks: weakref.WeakSet[Any] = weakref.WeakSet()
-_held: list[Any] = []
-
-
-def _before_fork() -> None:
-    _held.extend(_locks)
-    for lock in _held:
-        lock.acquire()
-
-
-def _after_fork() -> None:
-    while _held:
-        _held.pop().release()
-
-
-# A child must inherit neither a lock that another thread of its parent held, nor half a step.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
-    )
