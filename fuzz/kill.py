@@ -1,12 +1,12 @@
 """Kill processes that save again and again, at moments nobody chose, and look at what is left.
 
-    python fuzz/kill.py [--kills 1000] [--seed 0] [table] [vocabulary] [vectors]
+    python fuzz/kill.py [--kills 1000] [--seed 0] [table] [vocabulary] [vectors] [classifier]
 
 A child saves contents 1, 2, 3, ... over each other in one folder until SIGKILL, which comes up to
 30 ms after its first save. What then lies there must be one of them, whole, and not older than the
-last one whose save had returned; a set of vector files may also be refused, as its files cannot be
-replaced in one rename. What killed saves left must be gone once another save has ended. Prints the
-counts; ends with status 1 at the first that is wrong.
+last one whose save had returned; a set of vector files, or a classifier's folder, may also be
+refused, as its files cannot be replaced in one rename. What killed saves left must be gone once
+another save has ended. Prints the counts; ends with status 1 at the first that is wrong.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
 import rowwise
-from rowwise.errors import VectorsFileError
+from rowwise.errors import DamagedFileError, VectorsFileError
+from rowwise.sklearn import TextClassifier
 from rowwise.vectors import Vectors, load
 
 ROWS, DIM = 4_000, 8
@@ -64,10 +66,44 @@ def save_vectors(folder: Path, number: int) -> None:
     Vectors(words, np.full((ROWS, DIM), number, np.float32)).save(folder / "v.npy")
 
 
+class RefusedError(Exception):
+    """Several files, of which some are of one save and some of another."""
+
+
 def read_vectors(folder: Path) -> int:
     """Return the number that every vector and every word holds."""
-    vectors = load(folder / "v.npy")
+    try:
+        vectors = load(folder / "v.npy")
+    except VectorsFileError as error:
+        raise RefusedError from error
     return same(np.append(vectors.matrix.ravel(), [int(w.split("_")[1]) for w in vectors.words]))
+
+
+@cache
+def classifier() -> TextClassifier:
+    """Return a classifier to be changed and saved."""
+    return TextClassifier(dim=2, max_epochs=1).fit(["tea cup", "sock"] * 4, ["x", "y"] * 4)
+
+
+def save_classifier(folder: Path, number: int) -> None:
+    """Save a classifier whose weights all are the number, and whose labels hold it."""
+    model = classifier()
+    for table in (model.table_, model._model.head):
+        table.store.write(np.full(table.shape, number, np.float32))
+    model.classes_ = np.array([number, number])
+    model.save(folder)
+
+
+def read_classifier(folder: Path) -> int:
+    """Return the number that every weight and label is."""
+    try:
+        model = TextClassifier.load(folder)
+    except DamagedFileError as error:
+        if "saved" not in str(error):
+            raise
+        raise RefusedError from error
+    parts = (model.table_.to_numpy(), model._model.head.to_numpy(), model.classes_)
+    return same(np.concatenate([part.ravel() for part in parts]))
 
 
 def same(numbers: np.ndarray) -> int:
@@ -81,6 +117,7 @@ KINDS: dict[str, tuple[Save, Read]] = {
     "table": (save_table, read_table),
     "vocabulary": (save_vocabulary, read_vocabulary),
     "vectors": (save_vectors, read_vectors),
+    "classifier": (save_classifier, read_classifier),
 }
 
 
@@ -122,7 +159,7 @@ def try_kind(kind: str, kills: int, seed: int) -> Counter[str]:
             counts["left behind"] += any(name.startswith(".") for name in os.listdir(folder))
             try:
                 found = read(folder)
-            except VectorsFileError:
+            except RefusedError:
                 counts["refused"] += 1
                 continue
             if found not in (last, last + 1):

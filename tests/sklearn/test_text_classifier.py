@@ -1,6 +1,8 @@
 """`TextClassifier`: what scikit-learn asks for, and what texts of any script and length give."""
 
+import itertools
 import json
+import os
 import pickle
 import shutil
 
@@ -17,6 +19,7 @@ from sklearn.preprocessing import FunctionTransformer  # noqa: E402
 from sklearn.utils.estimator_checks import check_estimator  # noqa: E402
 
 import rowwise  # noqa: E402
+from helpers.killing import in_a_process_killed_at  # noqa: E402
 from rowwise.files._container import Container, write  # noqa: E402
 from rowwise.sklearn import TextClassifier  # noqa: E402
 from rowwise.vectors import Vectors  # noqa: E402
@@ -253,6 +256,25 @@ def test_a_file_of_another_classifier_is_refused(name, model, tmp_path):
     shutil.copy(tmp_path / "other" / name, tmp_path / "one" / name)
     with pytest.raises(rowwise.errors.DamagedFileError, match=f"{name} has the checksum"):
         TextClassifier.load(tmp_path / "one")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a process that it forks")
+def test_killed_at_every_call_of_a_save_the_old_or_the_new_is_there_or_none_is_read(tmp_path):
+    x, y = texts(20)
+    old, new = (TextClassifier(dim=dim, max_epochs=1).fit(x, y) for dim in (2, 3))
+    outcomes = []
+    for number in itertools.count():
+        old.save(tmp_path)
+        lived = in_a_process_killed_at(number, lambda: new.save(tmp_path))
+        try:
+            outcomes.append(TextClassifier.load(tmp_path).table_.dim)
+        except rowwise.errors.DamagedFileError as error:
+            outcomes.append("refused" if "was saved" in str(error) else str(error))
+        if lived:
+            break
+    assert [outcome for outcome, _ in itertools.groupby(outcomes)] == [2, "refused", 3]
+    new.save(tmp_path)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
 @pytest.mark.parametrize(

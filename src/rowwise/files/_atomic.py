@@ -6,8 +6,8 @@ import glob
 import os
 import secrets
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -39,12 +39,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         if fcntl is not None:
             _lock(handle)
         yield os.fspath(temporary)
-        _flush(temporary)
+        flush(temporary)
         if mode is not None:
             os.chmod(temporary, mode)
         os.replace(temporary, target)
         with suppress(OSError):  # not every file system can flush a folder
-            _flush(target.parent)
+            flush(target.parent)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -52,6 +52,30 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
     finally:
         if fcntl is not None:
             os.close(handle)
+
+
+@contextmanager
+def replacing_together(paths: Sequence[str | os.PathLike[str]]) -> Iterator[list[str]]:
+    """Give a temporary name beside each of some paths, which are then replaced, the last one first.
+
+    All are on the disk before the first is. A process that is killed between the first and the
+    last leaves a mixture, which a reader must be able to tell. See `replacing`.
+    """
+    with ExitStack() as stack:
+        temporaries = [stack.enter_context(replacing(path)) for path in paths]
+        yield temporaries
+        for temporary in temporaries:
+            flush(temporary)
+
+
+def flush(path: str | os.PathLike[str]) -> None:
+    """Return once a file, or a folder's names, are on the disk."""
+    # Windows flushes only what is open for writing, and no folder.
+    handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _prefix(target: Path) -> str:
@@ -87,12 +111,3 @@ def _mode(target: Path) -> int | None:
         kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
         raise OSError(f"{os.fspath(target)!r} is {kind}, not a file that can be replaced")
     return stat.S_IMODE(mode)
-
-
-def _flush(path: str | os.PathLike[str]) -> None:
-    # Windows flushes only what is open for writing, and no folder.
-    handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -96,24 +96,29 @@ def write(
     Raises:
         OSError: there is no room, or no permission; `path` is what it was.
     """
+    with replacing(path) as temporary:
+        write_into(temporary, arrays, about)
+
+
+def write_into(path: str, arrays: Mapping[str, NDArray[Any]], about: Mapping[str, str]) -> None:
+    """Write arrays, and strings about them, into a file that is there; see `write`."""
     ordered = in_file_order(arrays)
     sums = dict.fromkeys(ordered, NO_SUM)
     header = make_header(ordered, about, sums)
-    with replacing(path) as temporary:
-        file = os.open(temporary, os.O_WRONLY)
-        try:
-            _write_all(file, header)
-            for name, array in ordered.items():
-                checksum = 0
-                for piece in _pieces(array):
-                    _write_all(file, piece)
-                    checksum = zlib.crc32(piece, checksum)
-                sums[name] = f"{checksum:08x}"
-            header = make_header(ordered, about, sums)
-            os.lseek(file, 0, os.SEEK_SET)
-            _write_all(file, header)
-        finally:
-            os.close(file)
+    file = os.open(path, os.O_WRONLY)
+    try:
+        _write_all(file, header)
+        for name, array in ordered.items():
+            checksum = 0
+            for piece in _pieces(array):
+                _write_all(file, piece)
+                checksum = zlib.crc32(piece, checksum)
+            sums[name] = f"{checksum:08x}"
+        header = make_header(ordered, about, sums)
+        os.lseek(file, 0, os.SEEK_SET)
+        _write_all(file, header)
+    finally:
+        os.close(file)
 
 
 class Shaped(Protocol):

@@ -21,10 +21,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise.files._container import Container, write
+from rowwise.files._atomic import replacing_together
+from rowwise.files._container import Container, write, write_into
 from rowwise.sklearn._features import Features
 from rowwise.sklearn._model import BagModel
-from rowwise.store._table_file import blaming
+from rowwise.store._table_file import blaming, contents
 from rowwise.table import Table
 from rowwise.text import Vocabulary
 
@@ -50,13 +51,21 @@ class Stored:
 
 
 def save(stored: Stored, folder: str | os.PathLike[str]) -> None:
-    """Write a classifier into a folder, which is made if it is not there."""
+    """Write a classifier into a folder, which is made if it is not there.
+
+    A process that is killed leaves the old files, the new ones or, where it was between the first
+    name and the last, files that `load` refuses.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    stored.model.table.save(folder / TABLE)
-    stored.model.head.save(folder / HEAD)
-    sums = {name: _checksum(folder / name) for name in (TABLE, HEAD)}
-    write(folder / CLASSIFIER, _arrays(stored.features), _about(stored, sums))
+    names = (TABLE, HEAD, CLASSIFIER)
+    with replacing_together([folder / name for name in names]) as (*temporaries, last):
+        tables = (stored.model.table, stored.model.head)
+        for table, temporary in zip(tables, temporaries, strict=True):
+            with table.store.frozen():
+                write_into(temporary, *contents(table.state()))
+        sums = {n: _checksum(Path(path)) for n, path in zip(names, temporaries, strict=False)}
+        write_into(last, _arrays(stored.features), _about(stored, sums))
 
 
 def save_quantized(stored: Stored, folder: str | os.PathLike[str], keep: float) -> None:

@@ -38,14 +38,23 @@ def save_state(
     Args:
         arrays, about: what goes with the table, into the same file.
     """
+    own, own_about = contents(state)
+    write(path, {**own, **(arrays or {})}, {**own_about, **(about or {})})
+
+
+def contents(state: TableState) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return the arrays of a table's file, and the strings about them.
+
+    Raises:
+        ValueError: the table was mapped from a file that is damaged.
+    """
     latest, steps = state.row_states["last_step"].max(), len(state.step_history[0])
     if latest > steps:  # mapped, and so not seen when it was opened
         raise ValueError(
             f"the last step of a row is {latest}, and the clock is at {steps}: the file that "
             "this table was mapped from is damaged; load it without mmap to see where"
         )
-    own = {**row_arrays(state), **other_arrays(state)}
-    write(path, {**own, **(arrays or {})}, {**describe(state), **(about or {})})
+    return {**row_arrays(state), **other_arrays(state)}, describe(state)
 
 
 def row_arrays(state: TableState) -> dict[str, NDArray[Any]]:

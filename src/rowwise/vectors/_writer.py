@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from rowwise.files._atomic import replacing
+from rowwise.files._atomic import replacing, replacing_together
 from rowwise.vectors._compression import COMPRESSIONS, split_suffix
 from rowwise.vectors._manifest import manifest_of, write_manifest
 
@@ -37,9 +37,7 @@ def writing_together(targets: Sequence[Path]) -> Iterator[list[str]]:
     """
     for target in targets:
         refuse_folder(target)
-    with ExitStack() as stack:
-        temporaries = [stack.enter_context(replacing(target)) for target in targets]
-        manifest = stack.enter_context(replacing(manifest_of(targets[0])))
+    with replacing_together([*targets, manifest_of(targets[0])]) as (*temporaries, manifest):
         yield temporaries
         names = [target.name for target in targets]
         write_manifest(manifest, dict(zip(names, temporaries, strict=True)))
