@@ -1,6 +1,8 @@
 """Models recorded by the backend: the lookup is in the record, with the values of that moment."""
 
 import io
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -17,7 +19,7 @@ from side_by_side import (
     values_of,
 )
 
-from rowwise.keras import Embedding, EmbedReduce
+from rowwise.keras import Embedding, EmbedReduce, export_scope
 
 IDS = data()[0].astype("int32")
 
@@ -147,3 +149,171 @@ def test_rows_never_trained_are_recorded_as_what_stands_in_for_them(layer, untra
     before = model.predict(numpy_of(ids), verbose=0)
     again = numpy_of(recorded(model, ids, tmp_path)(ids))
     np.testing.assert_allclose(again, before, rtol=1e-5, atol=1e-7)
+
+
+# ---------------------------------------------------------------------- TensorFlow's own forms
+
+
+def spec():
+    import tensorflow as tf
+
+    return tf.TensorSpec((None, 5), tf.int32)
+
+
+def operations(function):
+    """The names of the operations in a function, and in those that it calls."""
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
+    return {node.op for node in nodes}
+
+
+SERVE = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+folder, ids, by_objects, by_session = sys.argv[1], np.load(sys.argv[2]), *sys.argv[3:]
+serve = tf.saved_model.load(folder).signatures["serving_default"]
+(answers,) = serve(tf.constant(ids)).values()
+np.save(by_objects, answers.numpy())
+with tf.Graph().as_default(), tf.compat.v1.Session() as session:  # as TensorFlow Serving does
+    signature = tf.compat.v1.saved_model.load(session, ["serve"], folder).signature_def
+    signature = signature["serving_default"]
+    (given,), (answers,) = signature.inputs.values(), signature.outputs.values()
+    np.save(by_session, session.run(answers.name, {given.name: ids}))
+"""
+
+
+def served_elsewhere(folder, tmp_path):
+    """What a saved model answers in a process that knows neither Keras nor rowwise."""
+    np.save(tmp_path / "ids.npy", IDS)
+    files = [str(tmp_path / f"{name}.npy") for name in ("ids", "by_objects", "by_session")]
+    serve = [sys.executable, "-c", SERVE, str(folder), *files]
+    subprocess.run(serve, check=True, capture_output=True)
+    return [np.load(file) for file in files[1:]]
+
+
+@only_tensorflow
+@pytest.mark.parametrize("own", [True, False], ids=["tf.saved_model.save", "model.export"])
+def test_a_saved_model_serves_elsewhere_what_the_model_predicted(model, own, tmp_path):
+    """Of what `tf.saved_model.save` writes, a session restores Keras's own variables wrongly."""
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), model.layers[0]]) if own else model
+    before = model.predict(IDS, verbose=0)
+    if own:
+        tf.saved_model.save(model, tmp_path / "saved")
+    else:
+        model.export(tmp_path / "saved", verbose=False)
+    for answers in served_elsewhere(tmp_path / "saved", tmp_path):
+        np.testing.assert_allclose(answers, before, rtol=1e-5, atol=1e-7)
+
+
+@only_tensorflow
+def test_a_frozen_graph_gathers_from_constants(model):
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    with export_scope():
+        served = tf.function(model).get_concrete_function(spec())
+    before = model.predict(IDS, verbose=0)
+    frozen = convert_variables_to_constants_v2(served)
+    assert not {"PyFunc", "EagerPyFunc", "ReadVariableOp"} & operations(frozen)
+    model.fit(*data(), epochs=1, verbose=0)
+    (answers,) = frozen(tf.constant(IDS))
+    np.testing.assert_allclose(numpy_of(answers), before, rtol=1e-5, atol=1e-7)
+
+
+@only_tensorflow
+def test_a_function_that_calls_the_table_is_neither_frozen_nor_saved(model, tmp_path):
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    live = tf.function(lambda ids: model(ids)).get_concrete_function(spec())
+    with pytest.raises(
+        ValueError, match=r"Trace it anew within `with rowwise\.keras\.export_scope"
+    ):
+        convert_variables_to_constants_v2(live)
+    with pytest.raises(ValueError, match=r"calls the table of .*embeddings in this process"):
+        tf.saved_model.save(model, tmp_path / "saved", signatures=live)
+
+
+@only_tensorflow
+def test_a_training_step_is_not_exported(model):
+    import tensorflow as tf
+
+    def step(ids):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(ids))
+        model.optimizer.apply(tape.gradient(loss, model.trainable_variables))
+
+    with export_scope(), pytest.raises(NotImplementedError, match="trains or writes a table"):
+        tf.function(step).get_concrete_function(spec())
+
+
+@only_tensorflow
+def test_an_exported_function_called_again_by_a_traced_one_is_traced_anew(model):
+    """A `tf.function` within the model was traced when the model was trained."""
+    import tensorflow as tf
+
+    inner = tf.function(lambda ids: model(ids))
+    inner(IDS)
+    with export_scope():
+        served = tf.function(lambda ids: inner(ids)).get_concrete_function(spec())
+    assert "PyFunc" not in operations(served)
+    assert "PyFunc" in operations(inner.get_concrete_function(spec()))
+
+
+@only_tensorflow
+def test_a_model_written_for_serving_holds_its_rows_once(model, tmp_path):
+    model.export(tmp_path / "ours", verbose=False)
+    theirs = classifier(keras.layers.Embedding)
+    theirs.export(tmp_path / "theirs", verbose=False)
+    sizes = [
+        sum(file.stat().st_size for file in (tmp_path / name / "variables").iterdir())
+        for name in ("ours", "theirs")
+    ]
+    assert sizes[0] < 1.2 * sizes[1]
+
+
+# ---------------------------------------------------------------------- other programs' formats
+
+
+@only_tensorflow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the interpreter, that it has a successor
+def test_litert_answers_as_the_model_does(model, tmp_path):
+    import tensorflow as tf
+
+    file = str(tmp_path / "model.tflite")
+    model.export(file, format="litert", verbose=False)
+    interpreter = tf.lite.Interpreter(file)
+    serve = interpreter.get_signature_runner()
+    (answers,) = serve(**{next(iter(serve.get_input_details())): IDS}).values()
+    np.testing.assert_allclose(answers, model.predict(IDS, verbose=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # the converters'
+@pytest.mark.parametrize("untrained", ["as-is", "mean"])
+@pytest.mark.parametrize("layer", [Embedding, EmbedReduce])
+def test_onnx_runtime_answers_as_the_model_does(layer, untrained, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip({"tensorflow": "tf2onnx", "jax": "jax2onnx"}.get(BACKEND, "onnx"))
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), layer(120, 3, untrained=untrained)])
+    model.compile("adam", "mse")
+    model.train_on_batch(IDS[:4], np.ones((4, *model.output_shape[1:])))
+    file = str(tmp_path / "model.onnx")
+    model.export(file, format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (answers,) = session.run(None, {session.get_inputs()[0].name: IDS})
+    np.testing.assert_allclose(answers, model.predict(IDS, verbose=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(BACKEND == "jax", reason="OpenVINO reads nothing that Keras writes on JAX")
+def test_openvino_answers_as_the_model_does(model, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    model.export(str(tmp_path / "model.xml"), format="openvino", verbose=False)
+    compiled = openvino.Core().compile_model(str(tmp_path / "model.xml"), "CPU")
+    (answers,) = compiled([IDS]).values()
+    # It keeps the rows in half precision.
+    np.testing.assert_allclose(answers, model.predict(IDS, verbose=0), rtol=1e-2, atol=1e-3)

@@ -9,9 +9,17 @@ from rowwise.keras import _patches
 from rowwise.keras._backup import BackupAndRestore
 from rowwise.keras._embed_reduce import EmbedReduce
 from rowwise.keras._embedding import Embedding
+from rowwise.keras._export import export_scope
 from rowwise.keras._loading import load_model
 from rowwise.keras._rowwise_adagrad import RowwiseAdagrad
 
-__all__ = ["BackupAndRestore", "EmbedReduce", "Embedding", "RowwiseAdagrad", "load_model"]
+__all__ = [
+    "BackupAndRestore",
+    "EmbedReduce",
+    "Embedding",
+    "RowwiseAdagrad",
+    "export_scope",
+    "load_model",
+]
 
 _patches.install()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rowwise._untrained import Untrained
@@ -52,6 +53,9 @@ class Backend(Protocol):
 
     def fill_untrained(self, variable: Any, ids: Any, vectors: Any, untrained: Untrained) -> Any:
         """Return vectors (..., D) of rows ids (...,), those of untrained rows replaced."""
+
+    def export_scope(self) -> AbstractContextManager[None]:
+        """Trace functions for a place where there is no Python."""
 
     def random_state(self) -> dict[str, Any]:
         """Return the state of the backend's own random numbers, where it can be kept."""

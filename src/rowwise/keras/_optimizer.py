@@ -273,7 +273,8 @@ class TableOptimizer(_KerasOptimizer):
             and ensure_bound(self, variable)
         )
         if not sparse or name not in (*variable.table.slot_names, "gradient_accumulator"):
-            return self.add_keras_variable(variable, name, initializer)
+            add = super().add_variable_from_reference  # type: ignore[misc]
+            return add(variable, name=name, initializer=initializer)
         full_name = f"{variable.path.replace('/', '_')}_{name}"
         with keras.name_scope(self.name, caller=self):
             if name == "gradient_accumulator":
@@ -282,11 +283,6 @@ class TableOptimizer(_KerasOptimizer):
                 own = variable.slots[self][name] = variable.make_slot(name, full_name)
         self._track_variable(own)  # type: ignore[attr-defined]
         return own
-
-    def add_keras_variable(self, reference_variable: Any, name: Any, initializer: Any) -> Any:
-        """Add a variable of Keras's own."""
-        add = super().add_variable_from_reference  # type: ignore[misc]
-        return add(reference_variable, name=name, initializer=initializer)
 
     def _backend_apply_gradients(self, grads: Any, trainable_variables: Any) -> None:
         frozen = read_frozen_rows(self._trainable_variables)

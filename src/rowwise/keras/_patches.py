@@ -20,7 +20,7 @@ from keras.src.optimizers.base_optimizer import BaseOptimizer
 from keras.src.saving import serialization_lib
 from keras.src.trainers.trainer import Trainer
 
-from rowwise.keras import _ids, _loading, _optimizer, _scopes
+from rowwise.keras import _export, _ids, _loading, _optimizer
 from rowwise.keras._backend import BACKEND, backend
 from rowwise.keras._variable import TableVariableBase
 
@@ -119,36 +119,31 @@ def _on_jax() -> list[Patch]:
         Patch(JAXTrainer, "make_predict_function", training.make_function, force),
         *(Patch(JAXTrainer, name, training.run_on_batch) for name in _ON_BATCH),
         *(Patch(JAXTrainer, name, training.run) for name in _LOOPS),
-        *(Patch(SavedModelExportArchive, name, _scopes.while_exporting) for name in _EXPORTS),
+        Patch(keras.Model, "export", _export.export_model),
+        Patch(SavedModelExportArchive, "add_endpoint", _export.add_endpoint, _ENDPOINT),
     ]
 
 
 def _on_tensorflow() -> list[Patch]:
-    from keras.src.backend.tensorflow.export import TFExportArchive
-    from keras.src.backend.tensorflow.optimizer import TFOptimizer
     from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 
-    from rowwise.keras._tensorflow import optimizer, training
+    from rowwise.keras._tensorflow import internals, training
 
-    # Its name from Keras 3.14 on, from 3.9 to 3.13, and in 3.8.
-    names = ("_backend_track_layer", "_track_layer", "track")
-    track = next(name for name in names if name in vars(TFExportArchive))
     force = ("self", "force")
     functions = [f"make_{name}_function" for name in ("train", "test", "predict")]
+    archive = SavedModelExportArchive
     return [
-        Patch(TFOptimizer, "_var_key", optimizer.key_of_variable, ("self", "variable")),
         *(Patch(TensorFlowTrainer, name, training.make_function, force) for name in functions),
         *(Patch(TensorFlowTrainer, name, training.run) for name in (*_ON_BATCH, *_LOOPS)),
-        Patch(TFExportArchive, track, training.track_layer),
-        Patch(SavedModelExportArchive, "track", _scopes.while_exporting),
-        Patch(SavedModelExportArchive, "add_endpoint", _scopes.while_exporting),
-        Patch(SavedModelExportArchive, "write_out", training.write_out),
+        Patch(archive, "add_endpoint", _export.add_endpoint, _ENDPOINT),
+        Patch(archive, "_filter_and_track_resources", training.track_resources, ("self",)),
+        *(Patch(*point) for point in internals.points_that_write_graphs()),
     ]
 
 
 _ON_BATCH = ("train_on_batch", "test_on_batch", "predict_on_batch")
 _LOOPS = ("fit", "evaluate", "predict")
-_EXPORTS = ("track", "add_endpoint", "write_out")
+_ENDPOINT = ("self", "name", "fn", "input_signature", "kwargs")
 _ON_BACKEND = {"torch": _on_torch, "jax": _on_jax, "tensorflow": _on_tensorflow}
 
 

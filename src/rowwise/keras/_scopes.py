@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
 from keras.src.backend import AutocastScope, get_autocast_scope, in_symbolic_scope
 
-# Whether Keras is writing a model for serving, where there is no Python: no table and no check.
+# Whether a model is being written for a place where there is no Python: no table and no check.
 exporting: ContextVar[bool] = ContextVar("exporting", default=False)
 
 
@@ -28,10 +30,11 @@ def is_symbolic_call() -> bool:
     return in_symbolic_scope()
 
 
-def while_exporting(original: Any, archive: Any, *args: Any, **kwargs: Any) -> Any:
-    """Write a part of a model for serving. Wraps methods of Keras's export archive."""
+@contextlib.contextmanager
+def export_scope() -> Iterator[None]:
+    """Make what is traced here gather rows from arrays of their present values."""
     before = exporting.set(True)
     try:
-        return original(archive, *args, **kwargs)
+        yield
     finally:
         exporting.reset(before)

@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rowwise._binding import DenseFallback
 from rowwise._untrained import Untrained
+from rowwise.keras import _scopes
 from rowwise.keras._gradients import RowAccumulator, SparseGradient, coalesce
 from rowwise.keras._ids import explain_float_ids
 from rowwise.keras._optimizer import (
@@ -30,6 +31,7 @@ from rowwise.torch._parameter import TableParameter
 from rowwise.torch._pooled import pool as pool_rows
 
 supports_jit = False  # torch.compile would have to break the graph at every lookup
+export_scope = _scopes.export_scope
 
 
 # ---------------------------------------------------------------------- variables

@@ -17,6 +17,7 @@ from rowwise.keras._jax.lookup import (
 )
 from rowwise.keras._jax.optimizer import LossScaleMixin, OptimizerMixin
 from rowwise.keras._jax.variable import AccumulatorVariable, SlotVariable, TableVariable
+from rowwise.keras._scopes import export_scope
 
 __all__ = [
     "AccumulatorVariable",
@@ -24,6 +25,7 @@ __all__ = [
     "OptimizerMixin",
     "SlotVariable",
     "TableVariable",
+    "export_scope",
     "fill_untrained",
     "lookup",
     "pool",

@@ -5,6 +5,7 @@ what is read through it is the table, and its gradient is the rows' (`tf.Indexed
 steps are stateful operations, whose order a `tf.function` keeps. docs/backends.md tells why.
 """
 
+from rowwise.keras._tensorflow.internals import export_scope
 from rowwise.keras._tensorflow.lookup import (
     fill_untrained,
     lookup,
@@ -23,6 +24,7 @@ __all__ = [
     "OptimizerMixin",
     "SlotVariable",
     "TableVariable",
+    "export_scope",
     "fill_untrained",
     "lookup",
     "pool",

@@ -8,15 +8,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from rowwise import _native
 from rowwise._ids import as_ids
 from rowwise._untrained import Untrained, untrained_mask_and_default_of_all
 from rowwise._untrained import fill_untrained as fill
 from rowwise.keras import _gradients
 from rowwise.keras._gradients import exclude_row
 from rowwise.keras._ids import validate_ids, validate_ids_in_range
-from rowwise.keras._scopes import cast_like_variable, exporting, is_symbolic_call, uncast_value
+from rowwise.keras._scopes import cast_like_variable, is_symbolic_call, uncast_value
 from rowwise.keras._tensorflow.host_callback import WeakCallback, call, deferred_errors
+from rowwise.keras._tensorflow.internals import custom_gradient, is_exporting
 from rowwise.keras._tensorflow.variable import TableVariable
 
 supports_jit = False  # XLA cannot call the host
@@ -53,7 +53,9 @@ def _rows(variable: Any, ids: Any) -> Any:
     if isinstance(ids, tf.RaggedTensor):
         return ids.with_flat_values(_rows(variable, ids.flat_values))
     if isinstance(variable, TableVariable) and variable.on_table and not is_symbolic_call():
-        return _rows_of_table(variable, ids)
+        return variable.read_rows(ids)
+    if is_exporting():  # there is no Python where the model is served, and nothing trains
+        return tf.gather(uncast_value(variable), tf.cast(ids, "int64"))
     if not is_symbolic_call():
         ids = _in_range(variable, ids)
     ids = ids if ids.dtype.is_integer else tf.cast(ids, "int64")
@@ -64,42 +66,7 @@ def _rows(variable: Any, ids: Any) -> Any:
     return rows
 
 
-def _vectors(variable: TableVariable, ids: Any) -> Any:
-    ids = validate_ids(ids)
-    vectors = _native.empty(ids.size, variable._table.dim)
-    vectors = vectors.reshape(*ids.shape, variable._table.dim)
-    variable.table.store.gather(ids, vectors)
-    return vectors
-
-
-def _rows_of_table(variable: TableVariable, ids: Any) -> Any:
-    """Return vectors (..., D); their gradient is ids and the vectors' gradient."""
-    rows, dim = variable._shape
-    errors, frozen_row, lookup = (
-        variable.errors,
-        variable.frozen_row,
-        WeakCallback(_vectors, variable),
-    )
-
-    @tf.custom_gradient
-    def look(token: Any) -> Any:
-        vectors = call(lookup, tf.float32, ids, errors=errors)
-        vectors.set_shape([*ids.shape, dim] if ids.shape.rank is not None else None)
-
-        def backward(gradients: Any) -> Any:
-            places = tf.cast(tf.reshape(ids, [-1]), "int64")
-            gradients = tf.reshape(gradients, [-1, dim])
-            if frozen_row is not None:
-                moving = places != frozen_row
-                gradients = tf.where(moving[:, None], gradients, tf.zeros_like(gradients))
-            return tf.IndexedSlices(gradients, places, (rows, dim))
-
-        return vectors, backward
-
-    return look(variable._value.read_value())
-
-
-@tf.custom_gradient
+@custom_gradient
 def _with_dense_gradient(array: Any) -> Any:
     """Return the array; its gradient is summed by row before an optimizer sees it.
 
@@ -112,21 +79,17 @@ def _with_dense_gradient(array: Any) -> Any:
 def _in_range(variable: Any, ids: Any) -> Any:
     """Return ids (...,) int64, all of them rows of a variable that is TensorFlow's own."""
     rows = int(variable._shape[0])
-    if exporting.get():  # there is no Python where the model is served
-        ids = tf.cast(ids, "int64")
-        tf.debugging.assert_non_negative(ids)
-        tf.debugging.assert_less(ids, np.int64(rows))
-        return ids
     errors = variable.__dict__.setdefault("errors", deferred_errors())
     shape = ids.shape
-    ids = call(lambda ids: validate_ids_in_range(ids, rows), tf.int64, ids, errors=errors)
+    validated = WeakCallback(lambda _, ids: validate_ids_in_range(ids, rows), variable)
+    ids = call(validated, tf.int64, ids, errors=errors)
     ids.set_shape(shape)
     return ids
 
 
 def fill_untrained(variable: TableVariable, ids: Any, vectors: Any, untrained: Untrained) -> Any:
     """Return vectors (..., D) of rows ids (...,), those of untrained rows replaced."""
-    if exporting.get():
+    if is_exporting():
         mask, default = untrained_mask_and_default_of_all(variable.table.store, untrained)
         given = vectors if default is None else tf.cast(default, vectors.dtype)
         return tf.where(tf.gather(mask, tf.cast(ids, "int64"))[..., None], given, vectors)
@@ -155,7 +118,7 @@ def pool(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> Any:
     given = () if weights is None else (weights,)
     errors, pooled, back, back_to_weights = variable.errors, *_bags_of(variable)
 
-    @tf.custom_gradient
+    @custom_gradient
     def look(token: Any, *learned: Any) -> Any:
         vectors = call(pooled, tf.float32, ids, *given, errors=errors)
         vectors.set_shape([*ids.shape[:-1], dim] if ids.shape.rank is not None else None)
@@ -164,7 +127,7 @@ def pool(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> Any:
             places, sums = call(back, [tf.int64, tf.float32], ids, gradients, *given)
             places.set_shape((None,))
             sums.set_shape((None, dim))
-            of_rows = tf.IndexedSlices(sums, places, (rows, dim))
+            of_rows = tf.IndexedSlices(sums, places, tf.constant((rows, dim), tf.int64))
             if not learned:  # TensorFlow leaves out no stateful operation that nobody needs
                 return of_rows
             of_weights = call(back_to_weights, tf.float32, ids, gradients)
@@ -173,7 +136,7 @@ def pool(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> Any:
 
         return vectors, backward
 
-    return look(variable._value.read_value(), *(given if learned else ()))
+    return look(variable._value.read_token(), *(given if learned else ()))
 
 
 def _bags_of(variable: TableVariable) -> tuple[WeakCallback, WeakCallback, WeakCallback]:

@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from keras.src.backend import in_stateless_scope
-from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from rowwise._binding import DenseFallback
 from rowwise.keras._gradients import SparseGradient, coalesce
 from rowwise.keras._optimizer import SparseGradientOptimizer, TableOptimizer, ensure_bound
 from rowwise.keras._tensorflow.host_callback import WeakCallback, call
-from rowwise.keras._tensorflow.variable import AccumulatorVariable, TableBacked, TableVariable
-from rowwise.keras._variable import TableVariableBase
+from rowwise.keras._tensorflow.variable import AccumulatorVariable, TableVariable
 from rowwise.rules import Rule
 from rowwise.store import in_memory
 
@@ -35,16 +33,6 @@ class _OrderedMixin(TableOptimizer):
 
 class OptimizerMixin(_OrderedMixin, SparseGradientOptimizer):
     """Sparse steps of Keras's optimizers on TensorFlow."""
-
-    def add_keras_variable(self, reference_variable: Any, name: Any, initializer: Any) -> Any:
-        """Add a variable of Keras's own.
-
-        TensorFlow's optimizers ask where a variable lies, of a table by reading all it has.
-        """
-        if not isinstance(reference_variable, TableVariableBase):
-            return super().add_keras_variable(reference_variable, name, initializer)
-        add = BaseOptimizer.add_variable_from_reference
-        return add(self, reference_variable, name=name, initializer=initializer)
 
     def read_gradient(self, variable: Any, gradient: Any) -> Any:
         """Return a table's gradient for this step.
@@ -74,6 +62,15 @@ class OptimizerMixin(_OrderedMixin, SparseGradientOptimizer):
         batch = (gradient.ids, gradient.values)
         call(step, tf.float32, *batch, *numbers, errors=variable.errors)
 
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        """Sum gradients over replicas, if there are several.
+
+        Of one replica's sum TensorFlow would register a gradient, and keep the graph for good.
+        """
+        if tf.distribute.has_strategy():
+            return super()._all_reduce_sum_gradients(grads_and_vars)  # type: ignore[misc]
+        return list(grads_and_vars)
+
 
 class LossScaleMixin(_OrderedMixin):
     """Loss scaling of sparse gradients on TensorFlow."""
@@ -82,16 +79,6 @@ class LossScaleMixin(_OrderedMixin):
         """Return whether every number of every gradient is finite."""
         values = [g.values if isinstance(g, tf.IndexedSlices) else g for g in grads]
         return super().check_finite(values)  # type: ignore[misc]
-
-
-def key_of_variable(original: Any, optimizer: Any, variable: Any) -> Any:
-    """Return what an optimizer knows a variable by, before it is built, too. Wraps Keras's method.
-
-    Keras asks the value of a variable, which of a table is an array of the moment.
-    """
-    if not isinstance(variable, TableBacked):
-        return original(optimizer, variable)
-    return (variable._value if variable._array is None else variable._array)._unique_id
 
 
 def _as_rows(gradient: Any) -> tuple[Any, Any]:

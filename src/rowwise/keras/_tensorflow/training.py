@@ -16,9 +16,8 @@ import tensorflow as tf
 from rowwise._binding import DenseFallback
 from rowwise.keras._ids import id_layers_in
 from rowwise.keras._optimizer import check_step, mix_in, next_iteration, rule_of
-from rowwise.keras._scopes import while_exporting
 from rowwise.keras._tensorflow.optimizer import LossScaleMixin, OptimizerMixin
-from rowwise.keras._tensorflow.variable import TableBacked, TableVariable
+from rowwise.keras._tensorflow.variable import TableVariable
 from rowwise.keras._variable import tables_of
 
 # ---------------------------------------------------------------------- training
@@ -30,11 +29,13 @@ def make_function(original: Any, model: Any, force: bool = False) -> Any:
     before = getattr(model, name)
     original(model, force)
     made = getattr(model, name)
+    if made is before:
+        return made
     trains = name == "train_function"
     if trains and model.optimizer is not None and id_layers_in(model):
         mix_in(model.optimizer, OptimizerMixin, LossScaleMixin)
     tables = tables_of(model)
-    if made is before or not tables:
+    if not tables:
         return made
     made_for = _assumptions(tables)
 
@@ -105,19 +106,14 @@ def run(original: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
 # ---------------------------------------------------------------------- exporting
 
 
-def track_layer(original: Any, archive: Any, layer: Any) -> Any:
-    """Track a layer for serving: a table goes with it as an array, and is gathered from."""
-    for variable in getattr(layer, "variables", ()):
-        if isinstance(variable, TableBacked):
-            variable.export()
-            archive.__dict__.setdefault("_exported_tables", []).append(variable)
-    return original(archive, layer)
+def track_resources(original: Any, archive: Any) -> None:
+    """Track what the endpoints of an archive use; a table that is tracked itself only once."""
+    original(archive)
+    serving = archive._tf_trackable
+    tracked = {id(variable) for variable in serving.variables}
 
+    def stands_for_another(array: Any) -> bool:
+        owner = getattr(array, "_rowwise_variable", None)
+        return owner is not None and id(owner()) in tracked
 
-def write_out(original: Any, archive: Any, *args: Any, **kwargs: Any) -> Any:
-    """Write a model for serving, and drop the arrays made for it."""
-    try:
-        return while_exporting(original, archive, *args, **kwargs)
-    finally:
-        for variable in archive.__dict__.pop("_exported_tables", ()):
-            variable.exported = None
+    serving._all_variables = [v for v in serving._all_variables if not stands_for_another(v)]

@@ -1,11 +1,14 @@
 """Keras variables on a table, on TensorFlow: its weights, the slots of its optimizer, sums.
 
-To whoever reads one it is the whole array (rows, dim), as it is now, in a graph too. Once Keras
-makes the steps, it is a `tf.Variable` like any other.
+To whoever reads one it is the whole array (rows, dim), as it is now, in a graph too: its value is
+a `tf.Variable` whose numbers lie with the table. Once Keras makes the steps, it is a `tf.Variable`
+like any other.
 """
 
 from __future__ import annotations
 
+import copy
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -16,21 +19,162 @@ from keras.src.backend import in_stateless_scope
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 from numpy.typing import NDArray
 
+from rowwise import _native
 from rowwise._binding import DenseFallback
 from rowwise.keras._gradients import RowAccumulator
-from rowwise.keras._scopes import exporting
+from rowwise.keras._ids import validate_ids
 from rowwise.keras._tensorflow.host_callback import WeakCallback, call, deferred_errors
+from rowwise.keras._tensorflow.internals import (
+    BaseResourceVariable,
+    ResourceVariable,
+    custom_gradient,
+    graphs,
+    is_exporting,
+    keep_with,
+)
 from rowwise.keras._variable import TableVariableBase, slot_shape
 from rowwise.table import Table
 
 Floats = NDArray[np.float32]
 
 
+class TableResource(BaseResourceVariable):
+    """The `tf.Variable` of a `TableBacked`: TensorFlow reads and writes the numbers through it.
+
+    Tapes and graphs know it by the handle of a token, a number that no step changes.
+    """
+
+    def __init__(self, owner: TableBacked, name: str, trainable: bool) -> None:
+        with tf.init_scope():
+            self._token = ResourceVariable(0.0, name=name, trainable=trainable)
+        super().__init__(
+            trainable=trainable,
+            shape=(),
+            dtype=tf.float32,
+            handle=self._token.handle,
+            handle_name=name,
+            unique_id=self._token._unique_id,
+            in_graph_mode=False,
+        )
+        self.owner = owner
+        self.handle._rowwise_variable = weakref.ref(owner)
+        # The copy of the values that each exported graph gathers from.
+        self._exported: weakref.WeakKeyDictionary[Any, tf.Variable] = weakref.WeakKeyDictionary()
+
+    @property
+    def shape(self) -> tf.TensorShape:
+        """The shape of the whole array."""
+        return tf.TensorShape(self.owner._shape)
+
+    # ------------------------------------------------------------------ reading
+
+    def read_token(self) -> Any:
+        """Return what the gradient of the numbers goes through: a number."""
+        return super()._read_variable_op()
+
+    def _read_variable_op(self, no_copy: bool = False) -> Any:
+        """Return the whole array, differentiable."""
+        owner = self.owner
+        array_now, shape = WeakCallback(type(owner).read_array, owner), owner._shape
+
+        @custom_gradient
+        def read(token: Any) -> Any:
+            array = call(array_now, tf.float32)
+            array.set_shape(shape)
+            return array, lambda gradient: gradient
+
+        return read(self.read_token())
+
+    def sparse_read(self, indices: Any, name: str | None = None) -> Any:
+        """Return rows; `tf.gather` and `tf.nn.embedding_lookup` ask for them so."""
+        return self.owner.read_rows(tf.convert_to_tensor(indices))
+
+    def gather_nd(self, indices: Any, name: str | None = None) -> Any:
+        """Return elements, or rows; `tf.gather_nd` asks for them so."""
+        return tf.gather_nd(self.read_value(), indices, name=name)
+
+    # ------------------------------------------------------------------ writing
+
+    def assign(
+        self, value: Any, use_locking: Any = None, name: Any = None, read_value: bool = True
+    ) -> Any:
+        """Set the whole array.
+
+        Raises:
+            ValueError: a value of another shape.
+        """
+        value = tf.convert_to_tensor(value, self.dtype)
+        if not self.shape.is_compatible_with(value.shape):
+            raise ValueError(f"{self.name}: {value.shape} cannot be assigned to {self.shape}")
+        call(WeakCallback(type(self.owner)._written, self.owner), tf.float32, value)
+        return self if read_value else None
+
+    def assign_add(self, delta: Any, *args: Any, **kwargs: Any) -> Any:
+        """Add to the whole array."""
+        return self.assign(self.read_value() + delta, *args, **kwargs)
+
+    def assign_sub(self, delta: Any, *args: Any, **kwargs: Any) -> Any:
+        """Subtract from the whole array."""
+        return self.assign(self.read_value() - delta, *args, **kwargs)
+
+    # ------------------------------------------------------------------ copies
+
+    def export(self) -> tf.Variable:
+        """Return a `tf.Variable` of the present values, which lives as long as this graph."""
+        *inner, outermost = graphs()
+        array = self._exported.get(outermost)
+        if array is None:
+            with tf.init_scope():
+                array = ResourceVariable(self.owner.numpy(), name=self.owner.name)
+            array._rowwise_variable = weakref.ref(self.owner)
+            self._exported[outermost] = array
+        for graph in (*inner, outermost):
+            keep_with(graph, array)
+        return array
+
+    def _export_to_saved_model_graph(
+        self, object_map: Any = None, tensor_map: Any = None, options: Any = None, **kwargs: Any
+    ) -> list[Any]:
+        """Map the variable, and what exported graphs gather from, to one in a SavedModel."""
+        super()._export_to_saved_model_graph(object_map, tensor_map, options, **kwargs)
+        del tensor_map[self.handle]  # what captures it calls the table
+        handles = [array.handle for array in self._exported.values()]
+        for handle in handles:
+            tensor_map[handle] = object_map[self].handle
+        return handles
+
+    def _restore_from_tensors(self, restored_tensors: dict[str, Any]) -> Any:
+        """Set the whole array, as `tf.train.Checkpoint` asks for."""
+        return self.assign(restored_tensors["VARIABLE_VALUE"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TableResource:
+        owner = copy.deepcopy(self.owner, memo)
+        return TableResource(owner, self._token._shared_name, self._trainable)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{self.name}: pickle the model, or the array that numpy() returns")
+
+
+def _refuse(name: str) -> Any:
+    def refuse(self: TableResource, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(
+            f"{self.name}: the rows lie in a table, which has no {name}; assign() sets all of "
+            "them, and layer.table.assign(values, ids) some"
+        )
+
+    return refuse
+
+
+# What TensorFlow does to a variable's memory by its handle.
+for _name in vars(BaseResourceVariable):
+    if "scatter" in _name or _name in ("_strided_slice_assign", "count_up_to"):
+        setattr(TableResource, _name, _refuse(_name))
+
+
 class TableBacked(keras.Variable):
     """A variable (rows, dim) whose numbers lie with a table, or once did."""
 
     _array: Any = None  # the tf.Variable, once Keras makes the steps
-    exported: Any = None  # a tf.Variable of the values, while a model is being written
 
     def read_array(self) -> Floats:
         """Return the present values (rows, dim) that lie with the table."""
@@ -41,8 +185,7 @@ class TableBacked(keras.Variable):
         raise NotImplementedError
 
     def _make_token(self) -> None:
-        with tf.init_scope():
-            self._value = tf.Variable(0.0, name=self.name)
+        self._value = TableResource(self, self.name, self.trainable)
         self.errors = deferred_errors()
 
     @property
@@ -56,33 +199,25 @@ class TableBacked(keras.Variable):
 
     @property
     def _replacement(self) -> Any:
-        return self.exported if exporting.get() and self.exported is not None else self._array
+        if self._array is None and self._value is not None and is_exporting():
+            return self._value.export()
+        return self._array
 
     @property
     def value(self) -> Any:
-        """The whole array, or the `tf.Variable` that Keras steps."""
-        if not self.on_table:
-            given = self._given if self._given is not None else self._replacement
-            return super().value if given is None else self._maybe_autocast(given)
-        return self._maybe_autocast(self._read())
+        """The `tf.Variable` of the whole array."""
+        given = self._given if self._given is not None else self._replacement
+        return super().value if given is None else self._maybe_autocast(given)
 
     @property
     def handle(self) -> Any:
         """By which a `tf.GradientTape` knows the variable."""
-        return (self._value if self._array is None else self._array).handle
+        replacement = self._replacement
+        return (self._value if replacement is None else replacement).handle
 
-    def _read(self) -> Any:
-        """Return the whole array, differentiable."""
-        shape = self._shape
-        array_now = WeakCallback(type(self).read_array, self)
-
-        @tf.custom_gradient
-        def read(token: Any) -> Any:
-            array = call(array_now, tf.float32)
-            array.set_shape(shape)
-            return array, lambda gradient: gradient
-
-        return read(self._value.read_value())
+    def read_rows(self, ids: Any) -> Any:
+        """Return rows ids (...,), differentiable."""
+        return tf.gather(self._value.read_value(), ids)
 
     def numpy(self) -> Floats:
         """Return the whole array, as it is now."""
@@ -92,14 +227,24 @@ class TableBacked(keras.Variable):
             return self._array.numpy()
 
     def _direct_assign(self, value: Any) -> None:
-        if self._array is not None:
-            self._array.assign(value)
-        else:
-            call(WeakCallback(type(self)._written, self), tf.float32, value)
+        (self._value if self._array is None else self._array).assign(value)
 
     def _written(self, values: Floats) -> np.float32:
         self.write_array(values)
         return np.float32(0)
+
+    def _export_to_saved_model_graph(
+        self, object_map: Any, tensor_map: Any, options: Any, **kwargs: Any
+    ) -> Any:
+        """Map the variable to one in a SavedModel, the one that its functions read.
+
+        Keras's method maps it to a copy of that one, and programs without Python, TensorFlow
+        Serving among them, restore the copy alone.
+        """
+        value = self._value if self._array is None else self._array
+        handles = value._export_to_saved_model_graph(object_map, tensor_map, options, **kwargs)
+        object_map[self] = object_map[value]
+        return handles
 
     def detach(self) -> None:
         """Move the numbers to a `tf.Variable`, for Keras's own steps."""
@@ -109,17 +254,6 @@ class TableBacked(keras.Variable):
                 if not tf.distribute.has_strategy():  # there no step was sparse before
                     array._unique_id = self._value._unique_id  # an optimizer knows it by this
                 self._array = array
-
-    def export(self) -> None:
-        """Make the variable that a model written for serving holds."""
-        with tf.init_scope():
-            self.exported = tf.Variable(self.numpy(), name=self.name)
-
-    def _serialize_to_tensors(self) -> dict[str, Any]:
-        return {"VARIABLE_VALUE": tf.convert_to_tensor(self.value)}
-
-    def _restore_from_tensors(self, restored_tensors: dict[str, Any]) -> Any:
-        return self.assign(restored_tensors["VARIABLE_VALUE"])
 
 
 class TableVariable(TableVariableBase, TableBacked):
@@ -181,6 +315,28 @@ class TableVariable(TableVariableBase, TableBacked):
         """Set rows (rows, dim)."""
         self._table.store.write(values)
 
+    def read_rows(self, ids: Any) -> Any:
+        """Return rows ids (...,), differentiable; their gradient is `tf.IndexedSlices`."""
+        rows, dim = self._shape
+        errors, frozen_row, gather = self.errors, self.frozen_row, WeakCallback(_gather, self)
+
+        @custom_gradient
+        def look(token: Any) -> Any:
+            vectors = call(gather, tf.float32, ids, errors=errors)
+            vectors.set_shape([*ids.shape, dim] if ids.shape.rank is not None else None)
+
+            def backward(gradients: Any) -> Any:
+                places = tf.cast(tf.reshape(ids, [-1]), "int64")
+                gradients = tf.reshape(gradients, [-1, dim])
+                if frozen_row is not None:
+                    moving = places != frozen_row
+                    gradients = tf.where(moving[:, None], gradients, tf.zeros_like(gradients))
+                return tf.IndexedSlices(gradients, places, tf.constant((rows, dim), tf.int64))
+
+            return vectors, backward
+
+        return look(self._value.read_token())
+
     def rebind_table(self) -> None:
         """Follow the table to its new number of rows, and so do slots and sums."""
         self._shape = self._table.shape
@@ -198,6 +354,14 @@ class TableVariable(TableVariableBase, TableBacked):
             accumulator.reset(*self._table.shape)
 
 
+def _gather(variable: TableVariable, ids: Any) -> Any:
+    ids = validate_ids(ids)
+    dim = variable._shape[1]
+    vectors = _native.empty(ids.size, dim).reshape(*ids.shape, dim)
+    variable.table.store.gather(ids, vectors)
+    return vectors
+
+
 class SlotVariable(TableBacked):
     """One slot of a table, as the optimizer's variable: (rows, dim) float32, not trainable."""
 
@@ -205,14 +369,14 @@ class SlotVariable(TableBacked):
         self._slot = slot
         self.table = table
         super().__init__(np.zeros(()), dtype="float32", trainable=False, name=name)
-        self.rebind(table)
 
     def _initialize(self, value: Any) -> None:
+        self._shape = slot_shape(self.table)
         self._make_token()
 
     def rebind(self, table: Table) -> None:
         """Take the slot of `table`."""
-        self.table, self._shape, self._ndim, self._array = table, slot_shape(table), 2, None
+        self.table, self._shape, self._array = table, slot_shape(table), None
 
     def read_array(self) -> Floats:
         """Return the present values (rows, dim)."""
@@ -231,9 +395,9 @@ class AccumulatorVariable(TableBacked):
         # What Keras adds to gradients in which the sums are already.
         self.zero = keras.Variable(0.0, trainable=False, name="zero")
         super().__init__(np.zeros(()), dtype="float32", trainable=False, name=name)
-        self._shape, self._ndim = variable._table.shape, 2
 
     def _initialize(self, value: Any) -> None:
+        self._shape = self.sums.sums.shape
         self._make_token()
 
     def reset(self, rows: int, dim: int) -> None:
