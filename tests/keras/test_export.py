@@ -113,6 +113,18 @@ def test_a_jitted_call_reads_the_table_as_it_is_when_it_runs(model):
 
 
 @only_jax
+def test_what_is_traced_for_export_calls_no_table(model):
+    import jax
+
+    with export_scope():
+        program = jax.export.export(jax.jit(lambda ids: model(ids)))(IDS[:4])
+    before = numpy_of(model(IDS[:4]))
+    again = jax.export.deserialize(program.serialize())  # which refuses calls of Python
+    model.fit(*data(), epochs=1, verbose=0)
+    np.testing.assert_allclose(numpy_of(again.call(IDS[:4])), before, rtol=1e-6)
+
+
+@only_jax
 def test_a_bad_id_in_a_jitted_call_is_named(model):
     import jax
 

@@ -6,18 +6,15 @@ import functools
 from contextlib import AbstractContextManager
 from typing import Any
 
-import keras
-
-from rowwise.keras._backend import BACKEND, backend
-from rowwise.keras._variable import tables_of
+from rowwise.keras._backend import backend
 
 
 def export_scope() -> AbstractContextManager[None]:
     """Make functions that are traced within the scope gather rows from an array.
 
-    On TensorFlow a function traced elsewhere calls the table in this process, wherever it runs.
-    Within the scope it holds the rows as they are now, and can be frozen, converted and saved.
-    `model.export` and `tf.saved_model.save(model, ...)` need no scope of yours.
+    On JAX and TensorFlow a function traced elsewhere calls the table in this process. Within the
+    scope it holds the rows as they are now, and can be frozen, converted and saved. `model.export`
+    and `tf.saved_model.save(model, ...)` need no scope of yours.
 
     Example (on TensorFlow):
         with rowwise.keras.export_scope():
@@ -45,8 +42,4 @@ def add_endpoint(
 def export_model(original: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
     """Write a model for serving. Wraps Keras's `Model.export`."""
     with export_scope():
-        if BACKEND != "jax":
-            return original(model, *args, **kwargs)
-        arrays = [(variable, variable.value) for variable in tables_of(model)]
-        with keras.StatelessScope(state_mapping=arrays):
-            return original(model, *args, **kwargs)
+        return original(model, *args, **kwargs)

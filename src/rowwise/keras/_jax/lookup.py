@@ -78,7 +78,7 @@ def _rows(variable: Any, ids: Any) -> Any:
         isinstance(variable, TableBacked) and not variable.ready
     ):  # Keras makes the model's variables
         return jnp.take(uncast_value(variable), ids, axis=0)
-    if isinstance(variable, TableVariable) and given is None:
+    if isinstance(variable, TableVariable) and given is None and not exporting.get():
         return _rows_now(variable, ids)
     return _rows_of_array(variable, uncast_value(variable), ids)
 
@@ -131,8 +131,8 @@ def fill_untrained(variable: TableVariable, ids: Any, vectors: Any, untrained: U
     if exporting.get():
         mask, default = untrained_mask_and_default_of_all(variable.table.store, untrained)
         given = vectors if default is None else jnp.asarray(default, vectors.dtype)
-        mask = jnp.take(mask, ids, axis=0, fill_value=False)
-        return jnp.where(mask[..., None], given, vectors)
+        trained = jnp.take(~mask, ids, axis=0)  # True for a bad id, whose vector is NaN
+        return jnp.where(trained[..., None], vectors, given)
     if not isinstance(vectors, jax.core.Tracer):
         mask, default = untrained_mask_and_default(
             variable.table.store, as_ids(np.asarray(ids)), untrained
