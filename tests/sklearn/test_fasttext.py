@@ -9,7 +9,7 @@ pytest.importorskip("sklearn")
 pytest.importorskip("regex")
 from helpers.fasttext_files import Model
 from rowwise.errors import VectorsFileError
-from rowwise.sklearn import FastTextClassifier
+from rowwise.sklearn import FastTextClassifier, TextClassifier
 from rowwise.vectors import load
 
 WORDS = ["</s>", "tea", "cup", "of", "naïve", "日本"]
@@ -70,6 +70,12 @@ def test_fasttext_itself_agrees(tmp_path):
         found = dict(zip(own.classes_, own.predict_proba([text])[0], strict=True))
         expected = [found[label.removeprefix("__label__")] for label in labels]
         np.testing.assert_allclose(probabilities - 1e-5, expected, atol=1e-6)
+
+
+def test_a_file_of_fasttexts_is_no_folder_of_ours(tmp_path):
+    _, path = model_of(tmp_path)
+    with pytest.raises(NotADirectoryError, match=r"model.bin' is a file; FastTextClassifier\.load"):
+        TextClassifier.load(path)
 
 
 def test_many_texts_are_read_in_parts(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rowwise.inspect import Projection
+from rowwise.inspect import Layout, Projection, _layout
 from rowwise.inspect.view import Explorer, Snapshot
 from rowwise.inspect.view._search import Search
 
@@ -146,3 +146,32 @@ def test_rows_with_values_by_other_means_are_trained():
     updates, trained = np.zeros(3, np.uint32), np.array([True, True, False])
     explorer = Explorer([Snapshot("now", rows, None, updates, trained)])
     assert explorer.untrained.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize(("method", "library"), [("tsne", "sklearn"), ("umap", "umap")])
+def test_a_layout_keeps_near_rows_near(method, library):
+    pytest.importorskip(library)
+    rng = np.random.default_rng(0)
+    rows = np.repeat(np.eye(3), 40, axis=0) + 0.05 * rng.standard_normal((120, 3))
+    rows[7] = 0
+    layout = Layout.of(rows, method)
+    places = Explorer([Snapshot("now", rows.astype(np.float32))], layout=layout).coordinates(0)
+    np.testing.assert_array_equal(places, layout.coordinates)
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(places[:, 0])), [7])
+    groups = np.delete(places, 7, axis=0), np.delete(np.repeat([0, 1, 2], 40), 7)
+    for row, group in zip(*groups, strict=True):
+        distances = np.linalg.norm(groups[0] - row, axis=1)
+        assert (groups[1][np.argsort(distances)[:10]] == group).all()
+    np.testing.assert_array_equal(Layout.of(rows, method).coordinates, places)
+
+
+def test_a_layout_places_the_rows_updated_most_of_one_snapshot(monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setitem(_layout._MOST, "tsne", 10)
+    rows = np.random.default_rng(0).standard_normal((30, 3)).astype(np.float32)
+    layout = Layout.of(rows, "tsne", updates=np.arange(30, dtype=np.uint32))
+    assert np.flatnonzero(~np.isnan(layout.coordinates[:, 0])).tolist() == list(range(20, 30))
+    with pytest.raises(ValueError, match="t-SNE has places for one snapshot, not for 2"):
+        Explorer([Snapshot("a", rows), Snapshot("b", rows)], layout=layout)
+    with pytest.raises(ValueError, match="t-SNE needs 5 rows or more, and there are 4"):
+        Layout.of(rows[:4], "tsne")

@@ -65,6 +65,7 @@ def test_facts_and_arrays(server):
     about = json.loads(ask(server, "GET", "about")[1])
     assert (about["rows"], about["dim"], about["untrained"]) == (60, 5, 1)
     assert about["snapshots"] == ["start", "end"]
+    assert about["layout"] is None
     assert about["enlarged"] == [server.explorer.enlarged[0], 1]
     assert [column["name"] for column in about["columns"]] == [
         "<b>kind</b>", "updates", "norm", "moved since start",
@@ -300,6 +301,8 @@ def test_the_command_serves_what_train_saved(tmp_path):
         (["absent.safetensors"], "there is no file"),
         (["a.safetensors", "b.txt"], "vectors of 3 numbers and 'b.txt' of 2"),
         (["a.safetensors", "--columns", "c.csv"], "has no column 'word'"),
+        (["a.safetensors", "b.txt", "--layout", "tsne"], "--layout tsne places the rows of one"),
+        (["a.safetensors", "--layout", "tsne"], "t-SNE needs 5 rows or more, and there are 2"),
     ],
 )
 def test_bad_input_to_the_command_is_named(tmp_path, monkeypatch, arguments, message):

@@ -6,6 +6,7 @@ import json
 import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -23,11 +24,21 @@ from rowwise.cli._model_folder import (
     load_vectors,
     trained_rows,
 )
-from rowwise.cli._read import Layout, read_columns, read_names
+from rowwise.cli._read import Layout as FileLayout
+from rowwise.cli._read import UsageError, read_columns, read_names
 from rowwise.cli._spinner import spinner
+from rowwise.inspect._layout import Layout, Method
 from rowwise.inspect._summary import counted, names_of
 from rowwise.inspect.view import Explorer, Server, Snapshot
 from rowwise.store._table_file import is_table
+
+
+class Plane(StrEnum):
+    """What places the rows."""
+
+    components = "components"
+    umap = "umap"
+    tsne = "tsne"
 
 
 def view(
@@ -51,6 +62,12 @@ def view(
             help="Rotate the other tables onto the last one; for tables of different trainings.",
         ),
     ] = False,
+    layout: Annotated[
+        Plane,
+        typer.Option(
+            help="What places the rows: principal components, or umap or tsne, for one table."
+        ),
+    ] = Plane.components,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any that is free.")
     ] = 0,
@@ -66,8 +83,11 @@ def view(
     """Stand in for the help text below."""
     with exit_on_error("view"), spinner("reading"):
         reading = {"format": source_format, "limit": limit, "errors": errors}
-        more = _columns(tables, columns, Layout(encoding))
-        explorer = Explorer(_snapshots(tables, **reading), more, align)
+        more = _columns(tables, columns, FileLayout(encoding))
+        if layout is Plane.components:
+            explorer = Explorer(_snapshots(tables, **reading), more, align)
+        else:
+            explorer = _laid_out(tables, layout, more, **reading)
         title = " and ".join(table.resolve().name for table in tables)
         server = Server(explorer, title, port)
     if as_json:
@@ -130,10 +150,23 @@ def _of_vectors(path: Path, name: str, **reading: Any) -> Snapshot:
     return Snapshot(name, np.asarray(vectors.matrix, np.float32), vectors.words)
 
 
-def _columns(tables: list[Path], extra: Path | None, layout: Layout) -> dict[str, dict[str, str]]:
+def _laid_out(
+    tables: list[Path], plane: Plane, columns: dict[str, dict[str, str]], **reading: Any
+) -> Explorer:
+    if len(tables) > 1:
+        raise UsageError(f"--layout {plane.value} places the rows of one table; name one alone")
+    snapshot = _snapshot(tables[0], tables[0].resolve().name, **reading)
+    method: Method = "umap" if plane is Plane.umap else "tsne"
+    layout = Layout.of(snapshot.vectors, method, snapshot.updates)
+    return Explorer([snapshot], columns, layout=layout)
+
+
+def _columns(
+    tables: list[Path], extra: Path | None, layout: FileLayout
+) -> dict[str, dict[str, str]]:
     """Return the columns of the last folder and of a file: a value by word, for each name."""
     columns: dict[str, dict[str, str]] = {}
-    for file, how in ((tables[-1] / WORDS, Layout()), (extra, layout)):
+    for file, how in ((tables[-1] / WORDS, FileLayout()), (extra, layout)):
         if file is None or (file is not extra and not file.is_file()):
             continue
         names = [name for name in read_names(file, how) if name != "word"]

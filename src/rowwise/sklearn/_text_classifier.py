@@ -449,7 +449,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             FileNotFoundError: there is none.
             DamagedFileError: a file is not what was written. It is a ValueError.
+            NotADirectoryError: a file.
         """
+        if os.path.isfile(folder):
+            raise NotADirectoryError(
+                f"{os.fspath(folder)!r} is a file; FastTextClassifier.load reads those of fastText"
+            )
         return _files.load(folder, cls._of_stored)
 
     @classmethod

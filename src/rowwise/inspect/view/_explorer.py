@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise._neighbors import nearest
+from rowwise.inspect._layout import Layout
 from rowwise.inspect._projection import Projection
 from rowwise.inspect._summary import display_name
 from rowwise.inspect.view._search import Search
@@ -75,11 +76,12 @@ class Explorer:
     Args:
         snapshots: in the order of the slider; all vectors have length D.
         columns: values by word, for colours and export; a column of numbers is a scale.
+        layout: places of the last snapshot's rows, in place of that plane; for one snapshot alone.
         align: rotate each other snapshot onto the last one, as near as can be, which tables of
             different trainings need (orthogonal Procrustes: Schoenemann, 1966).
 
     Raises:
-        ValueError: snapshots of different lengths, or without a common row.
+        ValueError: snapshots of different lengths, or without a common row; several, and a layout.
 
     Example:
         >>> rows = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]], np.float32)
@@ -93,6 +95,7 @@ class Explorer:
         snapshots: Sequence[Snapshot],
         columns: Mapping[str, Mapping[str, str]] | None = None,
         align: bool = False,
+        layout: Layout | None = None,
     ) -> None:
         if not snapshots or not len(snapshots[-1].vectors):
             raise ValueError("there are no rows to show")
@@ -102,7 +105,9 @@ class Explorer:
                     f"{snapshot.name!r} has {len(snapshot.words)} words for "
                     f"{len(snapshot.vectors)} rows"
                 )
-        last = snapshots[-1]
+        if layout is not None and len(snapshots) > 1:
+            raise ValueError(f"{layout.name} has places for one snapshot, not for {len(snapshots)}")
+        last, self.layout = snapshots[-1], layout
         self.names = [snapshot.name for snapshot in snapshots]
         self.words = _display_names(last)
         self.untrained = last.untrained
@@ -121,6 +126,8 @@ class Explorer:
         A snapshot whose rows lie much closer together than the last one's, as those of a training's
         start do, is enlarged about its mean, `enlarged` times.
         """
+        if self.layout is not None:
+            return self.layout.coordinates
         coordinates = self.projection(self.vectors[snapshot])
         if (factor := self.enlarged[snapshot]) != 1:
             mean = np.nanmean(coordinates, axis=0)

@@ -214,6 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "snapshots": explorer.names,
                 "enlarged": explorer.enlarged,
                 "columns": columns,
+                "layout": None if explorer.layout is None else explorer.layout.name,
                 "variance_explained": explorer.projection.variance_explained.tolist(),
             }
         )

@@ -333,8 +333,12 @@ async function start() {
   about = await server.about();
   const counted = (count, noun) => `${count.toLocaleString()} ${noun}${count === 1 ? "" : "s"}`;
   const untrained = `${about.untrained.toLocaleString()} ${about.untrained === 1 ? "is" : "are"} untrained`;
-  const facts = `${counted(about.rows, "row")} of ${counted(about.dim, "number")}, of which ${untrained}; the plane shows ` +
-    `${(100 * about.variance_explained.reduce((a, b) => a + b, 0)).toFixed(1)}% of the variance`;
+  const variance = 100 * about.variance_explained.reduce((a, b) => a + b, 0);
+  const plane = about.layout
+    ? `placed by ${about.layout}, which keeps near rows near`
+    : `the plane shows ${variance.toFixed(1)}% of the variance`;
+  const facts =
+    `${counted(about.rows, "row")} of ${counted(about.dim, "number")}, of which ${untrained}; ${plane}`;
   document.title = element("title").textContent = about.title;
   element("facts").textContent = facts;
   picture.untrained = await server.untrained();
