@@ -631,3 +631,24 @@ def test_numpy_takes_a_table_for_an_array():
     assert np.asarray(table, dtype=np.float64).dtype == np.float64
     np.testing.assert_array_equal(table[[3, 1]], table.lookup([3, 1]))
     np.testing.assert_array_equal(table[1:3], table.lookup([1, 2]))
+
+
+def test_dlpack_gives_a_copy_of_the_present_values():
+    table = rowwise.Table(5, 2, "adam", seed=0)
+    table.update([1], [[1.0, 2.0]])
+    table.update([2], [[1.0, 2.0]])  # moves row 1 too
+    rows = np.from_dlpack(table)
+    np.testing.assert_array_equal(rows, table.to_numpy())
+    table.update([1], [[1.0, 2.0]])
+    assert not np.array_equal(rows, table.to_numpy())
+    with pytest.raises(BufferError, match="always a copy"):
+        table.__dlpack__(copy=False)
+
+
+def test_torch_takes_a_table_by_dlpack():
+    torch = pytest.importorskip("torch")
+    table = rowwise.Table(5, 2, seed=0)
+    tensor = torch.from_dlpack(table)
+    np.testing.assert_array_equal(tensor.numpy(), table.to_numpy())
+    tensor.zero_()
+    assert table.to_numpy().all()

@@ -232,6 +232,16 @@ class Table:
             raise ValueError("a table's present values are always a copy; copy=False cannot be had")
         return self.to_numpy().astype(dtype or np.float32, copy=False)
 
+    def __dlpack__(self, *, copy: bool | None = None, **options: Any) -> Any:
+        if copy is False:
+            raise BufferError(
+                "a table's present values are always a copy; copy=False cannot be had"
+            )
+        return self.to_numpy().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # memory of the CPU
+
     # ------------------------------------------------------------------ updating
 
     def update(

@@ -17,7 +17,7 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize(
-    "name", ["v.txt", "v.vec", "v.txt.gz", "v.safetensors", "v.npz", "v.npy", "folder"]
+    "name", ["v.txt", "v.vec", "v.txt.gz", "v.safetensors", "v.npz", "v.npy", "v.parquet", "folder"]
 )
 def test_words_and_numbers_go_into_a_format_and_back(name, tmp_path):
     SMALL.save(tmp_path / "in.safetensors")

@@ -3,11 +3,13 @@
 import gzip
 import json
 import struct
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 
+from rowwise.errors import VectorsFileError
 from rowwise.vectors import Subwords, Vectors, load
 
 WORDS = ["tea", "new york", "naïve", "no\u00a0break", "日本", "1984", "🙂", "</s>"]
@@ -26,7 +28,7 @@ def assert_same(read, written):
 @pytest.mark.parametrize(
     "name",
     ["v.txt", "v.vec", "v.w2v", "v.txt.gz", "v.vec.zip", "v.safetensors", "v.npy", "v.npz",
-     "v.tsv", "folder"],
+     "v.tsv", "v.parquet", "folder"],
 )  # fmt: skip
 @pytest.mark.parametrize("dim", [1, 3, 50])
 def test_a_round_trip_keeps_every_bit(tmp_path, name, dim):
@@ -137,7 +139,7 @@ def test_a_quantized_model_is_refused(tmp_path):
 
 def test_limit_words_and_dtype(tmp_path):
     written = some()
-    for name in ("v.txt", "v.safetensors", "v.npy"):
+    for name in ("v.txt", "v.safetensors", "v.npy", "v.parquet"):
         written.save(tmp_path / name)
         assert load(tmp_path / name, limit=3).words == WORDS[:3]
         part = load(tmp_path / name, words=["1984", "tea", "absent"], dtype="float16")
@@ -169,6 +171,104 @@ def test_a_projectors_two_files(tmp_path):
     (tmp_path / "vectors.tsv").write_text("1\t2\n3\t4\n")
     (tmp_path / "metadata.tsv").write_text("Word\tCount\ntea\t5\ncup\t6\n")
     assert_same(load(tmp_path), Vectors(["tea", "cup"], [[1, 2], [3, 4]]))
+
+
+# ------------------------------------------------------------------ data frames and Parquet
+
+
+def test_pandas_has_the_words_as_index_and_a_column_for_each_number():
+    pandas = pytest.importorskip("pandas")
+    written = some()
+    frame = written.to_pandas()
+    assert isinstance(frame, pandas.DataFrame)
+    assert (frame.index.name, frame.shape) == ("word", (len(WORDS), 3))
+    assert_same(Vectors(frame.index, frame), written)
+    frame.iloc[0] = 0
+    assert written.matrix[0].all()  # a copy
+
+
+def test_polars_reads_the_parquet_file_as_to_polars_gives_it(tmp_path):
+    polars = pytest.importorskip("polars")
+    written = some()
+    written.save(tmp_path / "v.parquet")
+    frame = polars.read_parquet(tmp_path / "v.parquet")
+    assert frame.equals(written.to_polars())
+    assert frame.schema == {"word": polars.String, "vector": polars.Array(polars.Float32, 3)}
+    assert_same(Vectors(frame["word"], frame["vector"].to_numpy()), written)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("words", [WORDS, []], ids=["words", "none"])
+def test_parquet_keeps_the_dtype(tmp_path, words, dtype):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    written = Vectors(words, np.full((len(words), 3), 0.25, dtype))
+    written.save(tmp_path / "v.parquet")
+    assert_same(load(tmp_path / "v.parquet", dtype=dtype), written)
+    kind = parquet.read_schema(tmp_path / "v.parquet").field("vector").type
+    assert kind.value_type.to_pandas_dtype() == dtype
+
+
+def test_parquet_of_another_program(tmp_path):
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame({"id": [1, 2], "token": ["tea", "cup"], "v": [[1, 2], [3, 4]]})
+    frame.write_parquet(tmp_path / "v.parquet")
+    assert_same(load(tmp_path / "v.parquet"), Vectors(["tea", "cup"], [[1, 2], [3, 4]]))
+    assert load(tmp_path / "v.parquet", limit=1).words == ["tea"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"word": ["tea"], "0": [1.0], "1": [2.0]}, "columns word"),
+        ({"a": ["tea"], "b": ["cup"], "vector": [[1.0]]}, "'word', strings"),
+        ({"word": ["tea", "cup"], "vector": [[1.0], [1.0, 2.0]]}, r"lengths \[1 2\]"),
+        ({"word": ["tea", None], "vector": [[1.0], [2.0]]}, "a word that is missing"),
+        ({"word": ["tea", "cup"], "vector": [[1.0], None]}, "1 missing"),
+        ({"word": ["tea"], "vector": [[1.0, None]]}, "1 missing"),
+        ({"word": ["tea"], "vector": [[]]}, "lengths"),
+        ({"word": ["tea"], "vector": [[1.0, float("nan")]]}, "nan as number 2 of 'tea'"),
+    ],
+)
+def test_parquet_that_is_no_words_with_vectors_is_refused(tmp_path, columns, says):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    kinds = {"vector": pyarrow.list_(pyarrow.float32())}
+    table = {name: pyarrow.array(cells, kinds.get(name)) for name, cells in columns.items()}
+    parquet.write_table(pyarrow.table(table), tmp_path / "v.parquet")
+    with pytest.raises(VectorsFileError, match=says):
+        load(tmp_path / "v.parquet")
+
+
+def test_a_parquet_file_cut_anywhere_is_an_error(tmp_path):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "v.parquet"
+    some().save(path)
+    content = path.read_bytes()
+    for size in range(0, len(content), 7):
+        path.write_bytes(content[:size])
+        with pytest.raises(VectorsFileError):
+            load(path, format="parquet")
+
+
+def test_parquet_holds_words_of_utf8_alone(tmp_path):
+    pytest.importorskip("pyarrow")
+    with pytest.raises(ValueError, match=r"save as \.safetensors"):
+        some(["tea", "\udcff"]).save(tmp_path / "v.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("module", "use", "says"),
+    [
+        ("pyarrow", lambda: some().save("v.parquet"), r"rowwise\[files\]"),
+        ("pandas", lambda: some().to_pandas(), "pip install pandas"),
+        ("polars", lambda: some().to_polars(), "pip install polars"),
+    ],
+)
+def test_a_missing_library_is_named_with_what_installs_it(tmp_path, monkeypatch, module, use, says):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match=says):
+        use()
 
 
 def test_gensims_pickles_are_refused_and_its_objects_taken(tmp_path):

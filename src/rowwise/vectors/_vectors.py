@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise._neighbors import nearest
+from rowwise.vectors._frames import to_pandas, to_polars
 from rowwise.vectors._gensim import from_gensim, to_gensim
 from rowwise.vectors._save import save
 from rowwise.vectors._subwords import Subwords
@@ -145,6 +146,27 @@ class Vectors(WordMatrix):
     def to_gensim(self) -> Any:
         """Return a gensim `KeyedVectors` with these words and vectors; needs gensim."""
         return to_gensim(self)
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame: the index `word`, and a column for each number of the vectors.
+
+        Raises:
+            ModuleNotFoundError: pandas is not installed.
+
+        Example:
+            >>> frame = Vectors(["tea", "cup"], [[1.0, 2.0], [3.0, 4.0]]).to_pandas()
+            >>> frame.loc["cup"].tolist(), frame.index.name
+            ([3.0, 4.0], 'word')
+        """
+        return to_pandas(self)
+
+    def to_polars(self) -> Any:
+        """Return a polars DataFrame with the columns of a Parquet file: `word` and `vector`.
+
+        Raises:
+            ModuleNotFoundError: polars is not installed.
+        """
+        return to_polars(self)
 
     def __contains__(self, word: object) -> bool:
         return word in self._index
