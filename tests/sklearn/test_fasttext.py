@@ -140,9 +140,10 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, parts):
             FastTextClassifier.load(path)
 
 
-def test_damaged_files_are_refused_or_predict_numbers(tmp_path):
+@pytest.mark.parametrize("loss", ["softmax", "hs"])
+def test_damaged_files_are_refused_or_predict_numbers(tmp_path, loss):
     parts = {"quantized": True, "norms": True, "buckets": 7, "pruned": {1: 0, 2: 1}, "dim": 3}
-    _, path = model_of(tmp_path, word_ngrams=2, **parts)
+    _, path = model_of(tmp_path, word_ngrams=2, loss=loss, **parts)
     content, rng = path.read_bytes(), np.random.default_rng(0)
     refused = 0
     for _ in range(300):

@@ -105,6 +105,19 @@ def test_columns_are_numbers_or_labels():
     assert (updates.name, updates.log, norm.name) == ("updates", True, "norm")
 
 
+def test_a_few_whole_numbers_are_labels_in_their_order():
+    many = [f"w{i}" for i in range(9)]
+    vectors = rows(count=9)
+    columns = {
+        "stars": dict(zip(many, ["5", "1", "10", "1", "5", "5", "5", "10", ""], strict=True)),
+        "length": {word: str(i) for i, word in enumerate(many)},
+    }
+    stars, length, _ = Explorer([Snapshot("now", vectors, many)], columns).columns
+    assert stars.labels == ["1", "5", "10"]
+    np.testing.assert_array_equal(stars.values, [1, 0, 2, 0, 1, 1, 1, 2, np.nan])
+    assert length.labels is None
+
+
 @pytest.mark.parametrize(
     ("snapshots", "message"),
     [

@@ -30,6 +30,7 @@ _END = "</s>"  # stands at the end of every text
 _PREFIX = "__label__"
 _NGRAM_FACTOR = np.uint64(116049371)
 _FNV_START, _FNV_FACTOR = 2166136261, np.uint32(16777619)
+_MOST_COUNT = 10**15  # of labels in the training texts; fastText's own bound
 _SIGMOID_LIMIT, _SIGMOID_STEPS = 8.0, 32  # per unit: fastText has a table of the sigmoid
 
 
@@ -246,6 +247,10 @@ def _read(path: str) -> _Model:
             found[entry.text] = len(found)
         if (len(words), len(labels)) != (word_count, label_count) or not labels:
             raise parts.unlikely(path, f"{len(labels)} labels, {len(words)} words", header)
+        if min(counts) < 0 or sum(counts) >= _MOST_COUNT:
+            raise parts.unlikely(
+                path, f"labels with counts of {min(counts)} to {max(counts)}", header
+            )
         pruned = None
         if pruned_count >= 0:
             pairs = reader.read_array(8 * pruned_count, "the pruned n-grams").view("<i4")
@@ -313,7 +318,7 @@ def _log_probabilities(scores: Floats, counts: list[int]) -> Floats:
 def _huffman(counts: list[int]) -> list[tuple[int, int]]:
     """Return the left and right child of each inner node; leaves are numbered first."""
     labels = len(counts)
-    weights = [*counts, *[10**15] * (labels - 1)]
+    weights = [*counts, *[_MOST_COUNT] * (labels - 1)]
     leaf, node = labels - 1, labels
     children = []
     for inner in range(labels, 2 * labels - 1):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,8 @@ from rowwise.inspect._summary import display_name
 from rowwise.inspect.view._search import Search
 
 _MUCH_CLOSER = 10  # times
+_FEW = 8  # as many as there are colours
+_WHOLE = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True)
@@ -214,16 +217,19 @@ def _rotated(vectors: NDArray[np.float32], upon: NDArray[np.float32]) -> NDArray
 
 
 def _column(name: str, cells: Sequence[str | None]) -> Column:
-    """Return a column of numbers if every cell is one, else of labels, the most frequent first."""
-    filled = [cell for cell in cells if cell]
-    numbers: dict[str, float] = {}
+    """Return a column of numbers if every cell is one, else of labels, the most frequent first.
+
+    A few whole numbers, such as stars, are labels in their order.
+    """
+    counts = Counter(cell for cell in cells if cell)
+    labels: list[str] | None = sorted(counts, key=lambda cell: (-counts[cell], cell))
     try:
-        numbers = {cell: float(cell) for cell in filled}
-    except ValueError:
-        found, counts = np.unique(np.array(filled, dtype=object), return_counts=True)
-        labels = [str(found[i]) for i in np.argsort(-counts, kind="stable")]
+        numbers = {cell: float(cell) for cell in counts}
+        few = len(numbers) <= _FEW and all(map(_WHOLE.fullmatch, numbers))
+        labels = sorted(numbers, key=numbers.__getitem__) if few else None
+    except ValueError:  # not all are numbers
+        pass
+    if labels is not None:
         numbers = {label: index for index, label in enumerate(labels)}
-        values: Any = [numbers.get(cell or "", np.nan) for cell in cells]
-        return Column(name, np.array(values, np.float32), labels)
-    values = [numbers[cell] if cell else np.nan for cell in cells]
-    return Column(name, np.array(values, np.float32))
+    values = [numbers.get(cell or "", np.nan) for cell in cells]
+    return Column(name, np.array(values, np.float32), labels)
