@@ -178,6 +178,22 @@ def test_it_works_in_pipelines_searches_and_files(tmp_path):
         clone(embedder).transform(X)
 
 
+def test_a_fit_that_failed_leaves_nothing_that_counts_as_fitted():
+    X, y = shops(50)
+    embedder = CategoryEmbedder(max_epochs=1).fit(X, y)
+    with pytest.raises(ValueError, match="the loss became"):
+        embedder.set_params(learning_rate=1e37, max_epochs=9).fit(X, y)
+    with pytest.raises(NotFittedError):
+        embedder.transform(X)
+
+
+def test_nothing_held_out_makes_all_epochs():
+    X, y = shops(50)
+    embedder = CategoryEmbedder(max_epochs=7, validation_fraction=0).fit(X, y)
+    assert embedder.best_epoch_ == embedder.n_iter_ == 7
+    assert embedder.tables_[0].is_trained()[:-1].all()
+
+
 @pytest.mark.parametrize(
     ("parameters", "y", "message"),
     [

@@ -107,6 +107,7 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
                 parameter out of its bounds.
         """
         self._check_parameters()
+        self.__dict__.pop("_model", None)  # if this fails, nothing counts as fitted
         X, y = validate_data(
             self, X, y, dtype=None, ensure_all_finite=False, multi_output=True, ensure_min_samples=2
         )
@@ -116,11 +117,8 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
         self._index = [{value: i for i, value in enumerate(c)} for c in self.categories_]
         ids = self._ids(columns)
         sizes = list(zip((len(c) + 1 for c in self.categories_), self._dims(), strict=True))
-        self._model = CategoryModel.create(
-            sizes, self.hidden, targets.shape[1], loss, self.random_state
-        )
-        training, held_out = self._split(targets)
-        self._run_epochs(ids, targets, training, held_out)
+        model = CategoryModel.create(sizes, self.hidden, targets.shape[1], loss, self.random_state)
+        self._model = self._best_of_epochs(model, ids, targets)
         return self
 
     def transform(self, X: Any) -> Floats:
@@ -170,35 +168,28 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
 
     # ------------------------------------------------------------------ training
 
-    def _run_epochs(self, ids: Ids, targets: Floats, training: Ids, held_out: Ids) -> None:
+    def _best_of_epochs(self, model: CategoryModel, ids: Ids, targets: Floats) -> CategoryModel:
+        """Train a model, and return it as it was after the epoch with the lowest held-out loss."""
+        training, held_out = self._split(targets)
         self.history_: dict[str, list[float]] = {"loss": [], "val_loss": []}
-        self.best_epoch_, best, lowest = 0, self._model, math.inf
+        self.best_epoch_, best, lowest = 0, model, math.inf
         rng = np.random.default_rng(self.random_state)
         size = self.batch_size or min(max(len(training) // 100, 16), 1024)
         for epoch in range(1, self.max_epochs + 1):
             order, total = rng.permutation(training), 0.0
             for start in range(0, len(order), size):
                 batch = order[start : start + size]
-                total += self._model.step(ids[batch], targets[batch], self.learning_rate)
+                total += model.step(ids[batch], targets[batch], self.learning_rate)
             self.history_["loss"].append(self._checked(total / len(order), epoch))
-            loss = self._loss_of(ids, targets, held_out)
+            loss = _mean_loss(model, ids[held_out], targets[held_out])
             self.history_["val_loss"].append(loss)
             if not len(held_out) or self._checked(loss, epoch) < lowest:
                 self.best_epoch_, lowest = epoch, loss
-                best = self._model.copy() if len(held_out) else self._model
+                best = model.copy() if len(held_out) else model
             if epoch - self.best_epoch_ >= self.patience:
                 break
         self.n_iter_ = len(self.history_["loss"])
-        self._model = best
-
-    def _loss_of(self, ids: Ids, targets: Floats, examples: Ids) -> float:
-        if not len(examples):
-            return math.nan
-        total = 0.0
-        for start in range(0, len(examples), _AT_ONCE):
-            part = examples[start : start + _AT_ONCE]
-            total += float(self._model.losses(self._model.scores(ids[part]), targets[part]).sum())
-        return total / len(examples)
+        return best
 
     def _checked(self, loss: float, epoch: int) -> float:
         if not math.isfinite(loss):
@@ -300,6 +291,15 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
         tags.target_tags.multi_output = True
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _mean_loss(model: CategoryModel, ids: Ids, targets: Floats) -> float:
+    """Return the mean loss of examples, NaN if there are none."""
+    total = 0.0
+    for start in range(0, len(ids), _AT_ONCE):
+        scores = model.scores(ids[start : start + _AT_ONCE])
+        total += float(model.losses(scores, targets[start : start + _AT_ONCE]).sum())
+    return total / len(ids) if len(ids) else math.nan
 
 
 def _values(column: NDArray[Any]) -> list[Any]:
