@@ -4,7 +4,7 @@
 # make fuzz: damaged files for every reader, killed saves and full disks, for some minutes.
 # make check-native: the native code under the address, undefined-behaviour and thread sanitizers.
 # make test-backends: the Keras tests on JAX and TensorFlow in full, where make test runs every test
-#                     there, but of a test's cases the first and every 10th after that.
+#                     there, but of a test's cases the first and every 40th after that.
 # make test-versions: a short test of every supported version of the frameworks, each in an environment.
 # make test-oldest: the same of the oldest NumPy and the oldest Keras, a minute.
 PYTHON ?= python3
@@ -31,8 +31,8 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed  # on two workers, a core each; Keras's backends in processes of their own
 	$(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) tests/keras --every 10
-	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras --every 10
+	KERAS_BACKEND=jax $(PYTEST) tests/keras --every 40
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras --every 40
 
 test-backends: $(VENV)/.installed
 	KERAS_BACKEND=jax $(PYTEST) tests/keras
