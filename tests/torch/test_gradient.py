@@ -62,6 +62,8 @@ WRITES = {
     "clamp_": lambda p: p.grad.clamp_(-0.5, 0.5),
     "clamp_ above zero": lambda p: p.grad.clamp_(min=0.5),
     "add_": lambda p: p.grad.add_(1),
+    "clamp out=": lambda p: torch.clamp(p.grad, -0.5, 0.5, out=p.grad),
+    "mul out=": lambda p: torch.mul(p.grad, 0.5, out=p.grad),
     "add_ to itself": lambda p: p.grad.add_(p.grad),
     "a row": lambda p: p.grad.__setitem__(5, 2.0),
     "zero_": lambda p: p.grad.zero_(),

@@ -189,3 +189,25 @@ def test_shapes_may_change_under_compilation():
     for shape in ((3,), (2, 5), (4, 5), (2, 3, 4)):
         ids = torch.randint(ROWS, shape)
         torch.testing.assert_close(compiled(ids), embedding(ids))
+
+
+@compiled_by
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of the loss, which torch itself reads
+def test_a_step_that_is_compiled_whole_has_the_numbers(backend):
+    found = []
+    for library, optimizers in ((rowwise.torch, rowwise.torch.optim), (nn, torch.optim)):
+        torch.manual_seed(0)
+        model = nn.Sequential(library.Embedding(9, 2), nn.Linear(2, 2))
+        optimizer = optimizers.Adam(model.parameters(), lr=0.1)
+
+        def step(ids, model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            loss = model(ids).square().sum()
+            loss.backward()
+            optimizer.step()
+            return loss
+
+        step = torch.compile(step, backend=backend) if library is rowwise.torch else step
+        losses = [step(torch.tensor([[1, 2, 3 + t]])).detach() for t in range(4)]
+        found.append([torch.stack(losses), model[0].weight.detach()])
+    torch.testing.assert_close(*found)

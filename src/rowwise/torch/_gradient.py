@@ -155,9 +155,9 @@ def _norm(func: Any, gradient: Any, ord: Any = 2, *rest: Any, **named: Any) -> A
     return torch.linalg.vector_norm(gradient.coalesce()._values(), ord)
 
 
-def _clamped(func: Any, gradient: Any, min: Any = None, max: Any = None) -> Any:
-    """Values within bounds that zero is within."""
-    if isinstance(min, torch.Tensor) or isinstance(max, torch.Tensor):
+def _clamped(func: Any, gradient: Any, min: Any = None, max: Any = None, **named: Any) -> Any:
+    """Return values within bounds that zero is within."""
+    if named or isinstance(min, torch.Tensor) or isinstance(max, torch.Tensor):
         return NotImplemented
     if (min is not None and min > 0) or (max is not None and max < 0):
         return NotImplemented

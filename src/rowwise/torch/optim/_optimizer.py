@@ -72,6 +72,7 @@ class TableOptimizer(_Base):
         group = next(g for g in self.param_groups if any(p is weight for p in g["params"]))
         return self._decide(weight, group, aloud=False)
 
+    @torch.compiler.disable
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients, or make zeros of them."""
         if set_to_none:  # reading them would sum bags by row first
@@ -82,6 +83,7 @@ class TableOptimizer(_Base):
                     sharded.grad = None
         super().zero_grad(set_to_none)
 
+    @torch.compiler.disable
     def step(self, closure: Any = None) -> Any:
         """Make one step of every parameter that has a gradient.
 
