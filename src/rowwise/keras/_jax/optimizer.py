@@ -10,6 +10,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
@@ -43,8 +44,8 @@ class _TableStep:
         """Scale the gradient as a number was scaled."""
         self._factor = jnp.where(before > 0, after / jnp.where(before > 0, before, 1), 1)
 
-    def make(self, optimizer: Any, good: Any) -> None:
-        """Ask the host for the step, if all is `good`."""
+    def make(self, optimizer: Any) -> None:
+        """Ask the host for the step."""
         variable = self.variable
         # As it is when the program is made: Keras, too, makes programs with the numbers of then.
         rule: Rule = variable._table.rule  # type: ignore[assignment]
@@ -52,18 +53,16 @@ class _TableStep:
         if self._factor is not None:  # which may be NaN: of passes that count, not of all places
             weights = jnp.where(weights == 0, weights, weights * self._factor)
         clipvalue = optimizer.clipvalue or None
-        numbers = (optimizer.iterations + 1, optimizer.learning_rate, self.now, good)
-        waiting = jnp.zeros(1) if self._sums is None else self._sums.given
-        batch = (variable.given, weights, waiting)
-        variable.assign(variable.stepped(rule, clipvalue, *batch, *numbers))
+        numbers = (optimizer.iterations + 1, optimizer.learning_rate, self.now)
+        variable.assign(variable.stepped(rule, clipvalue, variable.given, weights, *numbers))
         if self._sums is not None:
             self._sums.assign(self._rest)
 
 
 # The tables' steps whose gradients are being clipped with the others'.
 _clipping: ContextVar[list[_TableStep]] = ContextVar("clipping", default=[])  # noqa: B039
-# Whether all variables may be stepped, by one optimizer or by several behind one.
-_good: ContextVar[Any] = ContextVar("good", default=None)
+# Whether an optimizer's step is being made, by itself or by several behind it.
+_stepping: ContextVar[bool] = ContextVar("stepping", default=False)
 
 
 class _StatelessMixin(TableOptimizer):
@@ -72,30 +71,43 @@ class _StatelessMixin(TableOptimizer):
     ) -> Any:
         """Make a step; where the program has met a bad id, no variable moves."""
         apply = super().stateless_apply  # type: ignore[misc]
-        if _good.get() is not None:  # within another's
+        if _stepping.get():  # within another's step
             return apply(optimizer_variables, grads, trainable_variables)
-        watch = watching.get()
-        # Known before the step, or all of what it makes would have to stand beside what it had.
-        good = True if watch is None else watch.no_errors(grads)
-        before = _good.set(good)
-        try:
-            result = apply(optimizer_variables, grads, trainable_variables)
-        finally:
-            _good.reset(before)
-        variables = self._trainable_variables
+        variables, watch = self._trainable_variables, watching.get()
+
+        def step() -> Any:
+            before = _stepping.set(True)
+            try:
+                return apply(optimizer_variables, grads, trainable_variables)
+            finally:
+                _stepping.reset(before)
+
+        def refuse() -> Any:
+            mine: Any = self.variables  # type: ignore[attr-defined]
+            state = list(zip(mine, optimizer_variables, strict=True))
+            batch = zip(variables, trainable_variables, grads, strict=True)
+            trained = [
+                _discarded(v, _value(value), state)
+                if _is_table(v) and is_token(gradient)
+                else _value(value)
+                for v, value, gradient in batch
+            ]
+            return trained, [_value(value) for _, value in state]
+
+        if watch is None:
+            result = step()
+        else:
+            # One branch or the other. To choose between two values of every variable afterwards,
+            # a program would keep both, and pass over them once more.
+            good = watch.no_errors(grads)
+            if isinstance(good, jax.core.Tracer):
+                result = jax.lax.cond(good, step, refuse)
+            else:  # nothing is compiled
+                result = step() if good else refuse()
         for variable, value in zip(variables, trainable_variables, strict=True):
             if _is_table(variable) and variable.binding.mode == "sparse" and not is_token(value):
                 variable.warn_of_dense_loop()
-        if watch is None:
-            return result
-        # A table has made no step if there is an error; its token says so.
-        trainable, rest = result
-        chosen = [
-            new if _is_table(v) and is_token(new) else jnp.where(good, new, _value(old))
-            for v, new, old in zip(variables, trainable, trainable_variables, strict=True)
-        ]
-        pairs = zip(rest, optimizer_variables, strict=True)
-        return chosen, [jnp.where(good, new, _value(old)) for new, old in pairs]
+        return result
 
 
 class OptimizerMixin(_StatelessMixin):
@@ -116,9 +128,8 @@ class OptimizerMixin(_StatelessMixin):
         finally:
             _clipping.reset(clipping)
             keep_tokens.reset(tokens)
-        good = _good.get()
         for step in steps:
-            step.make(self, True if good is None else good)
+            step.make(self)
         return None
 
     def _clip_gradients(self, grads: Any) -> Any:
@@ -144,6 +155,19 @@ class LossScaleMixin(_StatelessMixin):
             for g, v in zip(grads, self._trainable_variables, strict=True)
         ]
         return super().check_finite(values)  # type: ignore[misc]
+
+
+def _discarded(variable: TableVariable, token: Any, state: list[tuple[Any, Any]]) -> Any:
+    """Return the token after the batch's gradients were dropped; those summed up wait on.
+
+    Args:
+        variable: the table.
+        token: what stands for it.
+        state: variables of its optimizers, each with its value.
+    """
+    own = [*variable.accumulators.values()]
+    sums = [value for v, value in state if any(v is one for one in own) and is_token(value)]
+    return variable.discarded(token, sum(map(abs, sums), jnp.zeros(1)))
 
 
 def _value(given: Any) -> Any:

@@ -270,14 +270,18 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
         clipvalue: float | None,
         token: Any,
         weights: Any,
-        waiting: Any,
         *numbers: Any,
     ) -> Any:
-        """Return the token after a step: numbers are (iteration, rate, whether now, or at all)."""
+        """Return the token after a step: numbers are (iteration, rate, whether now)."""
         step = self.callback("step", rule, clipvalue)
-        kinds = ("int32", "float32", "bool", "bool")
+        kinds = ("int32", "float32", "bool")
         whole = (jnp.asarray(n, kind) for n, kind in zip(numbers, kinds, strict=True))
-        return call(step, token.shape, np.float32, token, weights, waiting, *whole, changes=True)
+        return call(step, token.shape, np.float32, token, weights, *whole, changes=True)
+
+    def discarded(self, token: Any, waiting: Any) -> Any:
+        """Return the token after no step; gradients with a weight in `waiting` wait on."""
+        discard = self.callback("discard")
+        return call(discard, token.shape, np.float32, token, waiting, changes=True)
 
     # ------------------------------------------------------ what the host then does
 
@@ -361,16 +365,12 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
         clipvalue: float | None,
         token: Any,
         weights: Any,
-        waiting: Any,
         iteration: Any,
         rate: Any,
         now: Any,
-        good: Any,
     ) -> None:
         """Make a step, unless there is an error to be raised; write the next token."""
-        if not good:  # no step will take this batch's gradients
-            self.pending.clear({*self._summed_by_others(), *np.flatnonzero(waiting).tolist()})
-        elif now and not self.errors:
+        if now and not self.errors:
             try:
                 self._check_version(token)
                 self._make_step(rule, clipvalue, weights, float(rate), int(iteration))
@@ -378,6 +378,11 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
                 self.errors.append(error)
         out[...] = 0
         out[0] = self._version
+
+    def discard(self, out: Any, token: Any, waiting: Any) -> None:
+        """Drop gradients that no step will apply, but for those waiting; write the same token."""
+        self.pending.clear({*self._summed_by_others(), *np.flatnonzero(waiting).tolist()})
+        out[...] = token
 
     def _make_step(
         self, rule: Rule, clipvalue: float | None, weights: Any, rate: float, iteration: int
