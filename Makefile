@@ -36,6 +36,7 @@ test: $(VENV)/.installed  # on two workers, a core each; Keras's backends in pro
 
 test-backends: $(VENV)/.installed
 	KERAS_BACKEND=jax $(PYTEST) tests/keras
+	KERAS_BACKEND=jax ROWWISE_JAX_HANDLERS=0 $(PYTEST) tests/keras/test_jax.py tests/keras/test_bad_ids.py
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras
 
 test-versions: $(VENV)/.installed

@@ -117,4 +117,27 @@ void ReadWriteLock::after_fork_in_child() {
     writing_ = false;
 }
 
+void ReentrantLock::take() {
+    owner_ = std::this_thread::get_id();
+    ++depth_;
+}
+
+void ReentrantLock::lock() {
+    std::unique_lock hold(mutex_);
+    free_.wait(hold, [&] { return may_take(); });
+    take();
+}
+
+bool ReentrantLock::try_lock_for(std::chrono::milliseconds patience) {
+    std::unique_lock hold(mutex_);
+    if (!free_.wait_for(hold, patience, [&] { return may_take(); })) return false;
+    take();
+    return true;
+}
+
+void ReentrantLock::unlock() {
+    const std::lock_guard hold(mutex_);
+    if (--depth_ == 0) free_.notify_one();
+}
+
 }  // namespace rowwise

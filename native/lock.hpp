@@ -1,8 +1,10 @@
 // A fair reader-writer lock that a fork cannot break.
 #pragma once
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <thread>
 
 namespace rowwise {
 
@@ -33,6 +35,24 @@ class ReadWriteLock {
     int64_t readers_ = 0, waiting_readers_ = 0, waiting_writers_ = 0;
     uint64_t turns_ = 0;  // of the readers
     bool writing_ = false;
+};
+
+// A lock that a thread may take several times, as `std::recursive_timed_mutex`; so may the thread
+// of a fork's child, which to the system is another.
+class ReentrantLock {
+  public:
+    void lock();
+    bool try_lock_for(std::chrono::milliseconds patience);
+    void unlock();
+
+  private:
+    bool may_take() const { return depth_ == 0 || owner_ == std::this_thread::get_id(); }
+    void take();
+
+    std::mutex mutex_;
+    std::condition_variable free_;
+    std::thread::id owner_;
+    int64_t depth_ = 0;
 };
 
 }  // namespace rowwise

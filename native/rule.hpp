@@ -25,6 +25,7 @@ struct TrainingRule {
     LagParams lag;
     std::vector<float> slot_starts;  // what the slots of a new row hold
     bool advances = false;           // whether a step changes rows that it does not touch
+    std::string slot_names;          // so that a rule with other slots is told from this one
 };
 
 }  // namespace rowwise

@@ -72,14 +72,31 @@ void Table::set_rule(const TrainingRule& rule, const std::vector<float*>& slots,
             throw std::invalid_argument("slots must be aligned to 4 bytes");
     auto clock = std::make_unique<Clock>(rule.lag);
     const std::unique_lock hold(lock_);
-    rule_ = rule.rule;
-    clock_ = std::move(clock);
-    advances_ = rule.advances;
-    slot_starts_ = rule.slot_starts;
+    take_rule(rule, std::move(clock));
     slots_ = slots.size();
     std::copy(slots.begin(), slots.end(), view_.slots);
     view_.slot_dim = has_row_slots(rule.rule.family) ? 1 : dim();
     view_.slots_pristine = slots_pristine;
+}
+
+void Table::take_rule(const TrainingRule& rule, std::unique_ptr<Clock> clock) {
+    rule_ = rule.rule;
+    clock_ = std::move(clock);
+    advances_ = rule.advances;
+    slot_starts_ = rule.slot_starts;
+    slot_names_ = rule.slot_names;
+    ++rule_version_;
+}
+
+void Table::set_hyperparameters(const TrainingRule& rule) {
+    auto clock = std::make_unique<Clock>(rule.lag);
+    const std::unique_lock hold(lock_);
+    if (rule.slot_names != slot_names_)
+        throw std::invalid_argument("the rule has slots (" + rule.slot_names + "), the table (" +
+                                    slot_names_ + ")");
+    bring_up_to_date();
+    take_rule(rule, std::move(clock));
+    ++version;
 }
 
 int64_t Table::gather(Ids ids, std::span<float> out) const {
@@ -195,8 +212,34 @@ void Table::update(const BatchPlan& batch, Floats gradients, const StepParams& p
     step(batch.plan, gradients, params);
 }
 
-void Table::step(const Plan& plan, Floats gradients, const StepParams& params) {
+void Table::update(const RowGradients& rows, const StepParams& params, int64_t frozen_row) {
+    // With a gradient of zero the frozen row is brought up to date, and never lags behind.
+    const int64_t n = rows.ids.size, all = frozen_row < 0 ? n : n + 1;
+    Buffer<int64_t> ids(all);
+    std::copy(rows.ids.begin(), rows.ids.end(), ids.begin());
+    Buffer<float> copy;
+    Floats gradients(rows.sums.data(), static_cast<std::size_t>(rows.sums.size));
+    if (frozen_row >= 0) {
+        ids[n] = frozen_row;
+        copy = Buffer<float>(all * dim());
+        std::fill(std::copy(gradients.begin(), gradients.end(), copy.begin()), copy.end(), 0.0f);
+        gradients = {copy.data(), static_cast<std::size_t>(copy.size)};
+    }
+    CheckedIds checked({ids.data(), static_cast<std::size_t>(all)}, this->rows());
+    require_inside(checked);
+    step(make_plan(std::move(checked.ids), this->rows()), gradients, params, frozen_row);
+    ++steps;
+    ++version;
+}
+
+void Table::step(const Plan& plan, Floats gradients, const StepParams& params, int64_t frozen_row) {
     const std::unique_lock hold(lock_);
+    Buffer<float> frozen(frozen_row < 0 ? 0 : dim());
+    RowState frozen_state{};
+    if (frozen_row >= 0) {
+        kernels().gather(view_, rule_, *clock_, &frozen_row, 1, frozen.data());
+        frozen_state = view_.states[frozen_row];
+    }
     Buffer<float> copy;
     gradients = apart(gradients, copy);
     // A clock's epsilon never falls (somebody has set the iteration back), and no step is before
@@ -214,9 +257,16 @@ void Table::step(const Plan& plan, Floats gradients, const StepParams& params) {
     step.iteration = params.iteration;
     step.last_step = clock_->now() + (advances_ ? 1 : 0);
     kernels().update(view_, rule_, *clock_, step, plan, gradients.data());
-    if (!advances_) return;
-    clock_->advance({params.scale, params.decay_factor, params.epsilon_factor});
-    if (ends) bring_up_to_date();
+    if (advances_) {
+        clock_->advance({params.scale, params.decay_factor, params.epsilon_factor});
+        if (ends) bring_up_to_date();
+    }
+    if (frozen_row < 0) return;
+    std::copy(frozen.begin(), frozen.end(), view_.weights + frozen_row * dim());
+    RowState& state = view_.states[frozen_row];
+    state = {state.last_step,
+             frozen_state.update_count,
+             {frozen_state.last_update[0], frozen_state.last_update[1]}};
 }
 
 // Returns values, or a copy of them where they lie in the table: a row that was written no longer
@@ -239,6 +289,7 @@ Floats Table::apart(Floats values, Buffer<float>& copy) const {
 void Table::materialize() {
     const std::unique_lock hold(lock_);
     bring_up_to_date();
+    ++clocks;
 }
 
 void Table::bring_up_to_date() {

@@ -1,10 +1,12 @@
 // The table: the rows of one embedding with their optimizer state, rule and clock, in memory that
 // its owner provides. Plain C++; the bindings and the native tests use the same class.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "clock.hpp"
@@ -53,12 +55,22 @@ class Table {
     // weights (rows, dim), states (rows,). The memory stays its owner's.
     Table(float* weights, RowState* states, int64_t rows, int64_t dim);
 
+    // Counted where it is done: whatever interrupts a caller, both have happened or neither.
+    std::atomic<int64_t> steps = 0;    // updates so far
+    std::atomic<int64_t> clocks = 0;   // how often `materialize` brought all rows up to date
+    std::atomic<int64_t> version = 0;  // raised by whoever has written, `update` below included
+
     int64_t rows() const { return view_.rows; }
     int64_t dim() const { return view_.dim; }
 
     // Every row must be up to date. slots: (rows, dim) each, or (rows, 1) where the rule's family
     // `has_row_slots`. slots_pristine: slots of rows without an update hold what they start with.
     void set_rule(const TrainingRule& rule, const std::vector<float*>& slots, bool slots_pristine);
+
+    // The same slots, with their values, under another rule. Throws std::invalid_argument if the
+    // rule has others. Brings every row up to date.
+    void set_hyperparameters(const TrainingRule& rule);
+    int64_t rule_version() const { return rule_version_; }  // raised by every change of the rule
 
     // out (n, dim) <- the present values of rows ids (n,).
     int64_t gather(Ids ids, std::span<float> out) const;
@@ -88,6 +100,9 @@ class Table {
     // up for.
     int64_t update(Ids ids, Floats gradients, const StepParams& params);
     void update(const BatchPlan& batch, Floats gradients, const StepParams& params);
+    // The same with gradients of ids that may repeat. A frozen row, if not -1, has no gradient; it
+    // stays as it is, to the bit, and uncounted.
+    void update(const RowGradients& rows, const StepParams& params, int64_t frozen_row);
 
     // Brings rows up to date in place; all of them without ids.
     void materialize();
@@ -104,7 +119,9 @@ class Table {
     void set_slots_pristine(bool pristine);
 
   private:
-    void step(const Plan& plan, Floats gradients, const StepParams& params);
+    void step(const Plan& plan, Floats gradients, const StepParams& params,
+              int64_t frozen_row = -1);
+    void take_rule(const TrainingRule& rule, std::unique_ptr<Clock> clock);
     void bring_up_to_date();
     Floats apart(Floats values, Buffer<float>& copy) const;
     template <class Read>
@@ -116,7 +133,9 @@ class Table {
     Rule rule_{};
     std::unique_ptr<Clock> clock_;
     std::vector<float> slot_starts_;
+    std::string slot_names_;
     bool advances_ = false;
+    std::atomic<int64_t> rule_version_ = 0;
 };
 
 }  // namespace rowwise

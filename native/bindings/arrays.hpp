@@ -86,8 +86,12 @@ class WithoutGil {
     std::optional<nb::gil_scoped_release> release_;
 };
 
+class Table;
+Table& table_of(nb::handle object);  // of a Python `Table`
+
 void bind_disk(nb::module_& m);
 void bind_ids(nb::module_& m);
+void bind_programs(nb::module_& m);
 void bind_table(nb::module_& m);
 void bind_turn(nb::module_& m);
 void bind_vectors(nb::module_& m);

@@ -94,6 +94,7 @@ NB_MODULE(_native, m) {
           "Choose a copy of the kernels; return False where this processor does not run it.");
     bind_disk(m);
     bind_ids(m);
+    bind_programs(m);
     bind_table(m);
     bind_turn(m);
     bind_vectors(m);

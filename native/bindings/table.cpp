@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "arrays.hpp"
@@ -35,8 +36,7 @@ Sums sums_of(RowGradients rows, int64_t dim) {
 // A table with the arrays that it lies in.
 class ArrayTable {
   public:
-    // Counted where it is done: whatever interrupts Python, both have happened or neither.
-    int64_t steps = 0, clocks = 0;
+    Table& table() { return table_; }
 
     ArrayTable(Matrix<float> weights, Vector<uint8_t> states)
         : weights_(std::move(weights)), states_(checked(std::move(states), weights_.shape(0))),
@@ -47,7 +47,7 @@ class ArrayTable {
     void set_rule(const Rule& rule, std::vector<Matrix<float>> slots,
                   std::vector<float> slot_starts, bool slots_pristine, bool advances, double ratio,
                   double growth, int terms, bool unbounded, uint32_t horizon,
-                  std::vector<double> slot_decay) {
+                  std::vector<double> slot_decay, std::string slot_names) {
         std::vector<float*> data;
         for (const Matrix<float>& slot : slots) {
             const std::size_t slot_dim = has_row_slots(rule.family) ? 1 : weights_.shape(1);
@@ -59,7 +59,8 @@ class ArrayTable {
         const LagParams lag{ratio, growth, terms, unbounded, horizon, std::move(slot_decay)};
         {
             const WithoutGil unlocked;
-            table_.set_rule({rule, lag, std::move(slot_starts), advances}, data, slots_pristine);
+            table_.set_rule({rule, lag, std::move(slot_starts), advances, std::move(slot_names)},
+                            data, slots_pristine);
         }
         slots_ = std::move(slots);  // nobody reads the old ones any more
     }
@@ -116,21 +117,20 @@ class ArrayTable {
     int64_t update(const GivenIds& ids, const Gradients& gradients, const StepParams& params) {
         const WithoutGil unlocked;
         const int64_t bad = table_.update(span_of(ids), span_of(gradients), params);
-        if (bad < 0) ++steps;
+        if (bad < 0) ++table_.steps;
         return bad;
     }
 
     void update_bags(const BatchPlan& bags, const Gradients& gradients, const StepParams& params) {
         const WithoutGil unlocked;
         table_.update(bags, span_of(gradients), params);
-        ++steps;
+        ++table_.steps;
     }
 
     int64_t materialize(const std::optional<GivenIds>& ids) {
         const WithoutGil unlocked;
         if (ids) return table_.materialize(span_of(*ids));
         table_.materialize();
-        ++clocks;
         return -1;
     }
 
@@ -197,6 +197,8 @@ class ArrayTable {
 
 }  // namespace
 
+Table& table_of(nb::handle object) { return nb::cast<ArrayTable&>(object).table(); }
+
 void bind_table(nb::module_& m) {
     using namespace nb::literals;
 
@@ -232,7 +234,7 @@ void bind_table(nb::module_& m) {
              "Lay a table over weights (rows, dim) and the bytes of (rows,) row states.")
         .def("set_rule", &ArrayTable::set_rule, "rule"_a, "slots"_a, nb::kw_only(), "slot_starts"_a,
              "slots_pristine"_a, "advances"_a, "ratio"_a, "growth"_a, "terms"_a, "unbounded"_a,
-             "horizon"_a, "slot_decay"_a,
+             "horizon"_a, "slot_decay"_a, "slot_names"_a = "",
              "Update rows by `rule` from now on; every row must be up to date.\n\n"
              "slots are (rows, dim) each, or (rows, 1) where the rule keeps a number a row.\n"
              "slots_pristine: slots of rows without an update hold slot_starts. advances: whether\n"
@@ -273,9 +275,18 @@ void bind_table(nb::module_& m) {
              "closed coefficients (m,).")
         .def("restore", &ArrayTable::restore, "history"_a,
              "Take up what `step_history` gave; the rows' last steps are of it.")
-        .def_rw("steps", &ArrayTable::steps, "Updates so far, each counted as it is made.")
-        .def_ro("clocks", &ArrayTable::clocks,
-                "How often all rows were brought up to date, with a new clock.")
+        .def_prop_rw(
+            "steps", [](ArrayTable& own) { return own.table().steps.load(); },
+            [](ArrayTable& own, int64_t steps) { own.table().steps = steps; },
+            "Updates so far. A step counts itself: whatever interrupts Python, both have happened\n"
+            "or neither.")
+        .def_prop_rw(
+            "version", [](ArrayTable& own) { return own.table().version.load(); },
+            [](ArrayTable& own, int64_t version) { own.table().version = version; },
+            "Raised by every writer once it has written.")
+        .def_prop_ro(
+            "clocks", [](ArrayTable& own) { return own.table().clocks.load(); },
+            "How often all rows were brought up to date, with a new clock.")
         .def_prop_rw("slots_pristine", &ArrayTable::slots_pristine, &ArrayTable::set_slots_pristine,
                      "Whether slots of rows without an update hold what they start with.");
     m.attr("TERMS") = kTerms;

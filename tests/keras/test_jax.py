@@ -1,5 +1,6 @@
 """What Keras's JAX trainer does in its own way: functional steps, compiled, several at a time."""
 
+import gc
 import warnings
 
 import keras
@@ -25,7 +26,14 @@ if BACKEND != "jax":
 
 import jax
 
+from rowwise import rules
+from rowwise.keras._jax import host_callback
+from rowwise.keras._jax.step_formula import step_formula
+
 IDS, ANSWERS = data()
+needs_handlers = pytest.mark.skipif(
+    not host_callback.has_handlers, reason="the extension was built without XLA's header"
+)
 
 
 def fit(model, first=0, last=32, **options):
@@ -260,7 +268,7 @@ def test_gradients_from_before_the_last_step_are_refused():
     fit(model, 2, 3)
     before = numpy_of(model.layers[0].embeddings).copy()
     jax.block_until_ready(model.optimizer.stateless_apply(slots, gradients, trained))
-    with pytest.raises(RuntimeError, match="state given is that of step"):
+    with pytest.raises(RuntimeError, match="state given is that of version"):
         model.train_on_batch(IDS[:8], ANSWERS[:8])
     np.testing.assert_array_equal(numpy_of(model.layers[0].embeddings), before)
     fresh, _, slots = model._get_jax_state(**states)
@@ -423,10 +431,10 @@ def test_bad_batches_leave_no_gradients_waiting():
     for _ in range(3):
         with pytest.raises(IndexError, match="id 7"):
             model.train_on_batch([good, bad], answers)
-        assert len(first.pending._pending) == 1  # which is summed up
+        assert first.program.waiting == 1  # which is summed up
     for _ in range(2):
         model.train_on_batch([good, good], answers)
-    assert len(first.pending._pending) == 0
+    assert first.program.waiting == 0
     assert model.layers[2].table.steps == 1
 
 
@@ -462,3 +470,121 @@ def test_a_training_step_that_steps_twice_takes_back_the_bad_one_alone():
         trained(np.array([[1, 7]]), 2), trained(np.array([[1]]), 1), strict=True
     ):
         np.testing.assert_allclose(twice, once, rtol=1e-6, atol=1e-7)
+
+
+# ---------------------------------------------------------------------- native calls
+
+
+@needs_handlers
+def test_a_training_step_calls_no_python():
+    model = classifier(Embedding)
+    model.compile(keras.optimizers.Adam(0.01, global_clipnorm=1.0), "mse")
+    fit(model)
+    assert model.layers[0].table.steps == 32
+    assert model.layers[0].embeddings._callbacks == {}
+
+
+@needs_handlers
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"clipnorm": 0.1}, {"clipvalue": 1e-3}, {"gradient_accumulation_steps": 2}],
+    ids=str,
+)
+def test_programs_that_call_by_way_of_python_make_the_same_steps(monkeypatch, options):
+    """As on a device that is no CPU, or where the extension was built without XLA's header."""
+
+    def trained():
+        model = classifier(Embedding)
+        model.compile(keras.optimizers.Adam(0.01, **options), "mse")
+        fit(model)
+        with pytest.raises(IndexError, match=f"id {ROWS} at position"):
+            model.train_on_batch(np.full((8, IDS.shape[1]), ROWS), ANSWERS[:8])
+        return model
+
+    directly = trained()
+    monkeypatch.setattr(host_callback, "has_handlers", False)
+    by_way_of_python = trained()
+    assert by_way_of_python.layers[0].embeddings._callbacks
+    for mine, other in zip(contents(directly), contents(by_way_of_python), strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def test_a_program_that_outlives_its_table_gives_an_error():
+    layer = Embedding(5, 2)
+    layer.build()
+    variable = layer.embeddings
+    token = jax.numpy.asarray(variable.token())
+    arguments = (token, np.int32([[1, 4]]))
+
+    def look(token, ids, variable=variable):
+        return host_callback.call_table(variable, "lookup", (1, 2, 2), np.float32, token, ids)
+
+    program = jax.jit(look).lower(*arguments).compile()
+    np.testing.assert_array_equal(program(*arguments)[0], layer.get_weights()[0][[1, 4]])
+    del layer, variable, look
+    jax.clear_caches()
+    gc.collect()
+    with pytest.raises(Exception, match="the table that this program calls is gone"):
+        jax.block_until_ready(program(*arguments))
+
+
+RULES = [
+    rules.SGD(weight_decay=0.01),
+    rules.SGD(momentum=0.9),
+    rules.SGD(momentum=0.9, nesterov=True),
+    rules.RMSprop(momentum=0.5, centered=True),
+    rules.Adagrad(),
+    rules.RowwiseAdagrad(),
+    rules.Adadelta(),
+    rules.Adam(),
+    rules.Adam(amsgrad=True, beta_1=0.0),
+    rules.AdamW(),
+    rules.Adamax(weight_decay=0.1),
+    rules.Nadam(),
+    rules.Lion(),
+    rules.Ftrl(),
+]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+def test_native_code_makes_of_rate_and_iteration_what_the_rule_does(rule):
+    layer = Embedding(5, 2)
+    layer.build()
+    program = layer.embeddings.program
+    number = program.add_rule(rule.native(), **rule.clock(), **step_formula(rule))
+    for iteration in (1, 2, 37, 10**4, 10**7):
+        for rate in (1.0, float(np.float32(0.01)), 1e-12):
+            ours = program.step_params(number, rate, iteration)
+            expected = rule.step_params(rate, iteration)
+            if isinstance(rule, rules.Nadam):  # a product, which NumPy takes in another order
+                np.testing.assert_allclose(ours, expected, rtol=1e-13)
+            else:
+                assert ours == tuple(expected)
+
+
+def test_a_write_to_the_table_makes_a_token_of_before_it_invalid():
+    model = classifier(Embedding)
+    model.compile("adam", "mse")
+    fit(model, 0, 2)
+    state = model._get_jax_state(trainable_variables=True, non_trainable_variables=True)
+    table = model.layers[0].table
+    table.update(IDS[0], np.ones((*IDS[0].shape, DIM), "float32"))
+    model.stateless_call(*state, IDS[:8])
+    with pytest.raises(RuntimeError, match="a table has one state, the present one"):
+        model.train_on_batch(IDS[:8], ANSWERS[:8])
+    model.train_on_batch(IDS[:8], ANSWERS[:8])
+    assert table.steps == 4
+
+
+def test_numbers_of_the_time_when_the_step_was_compiled_go_on_as_in_keras():
+    def train(model):
+        optimizer = keras.optimizers.Adam(0.01)
+        model.compile(optimizer, "mse")
+        fit(model, 0, 4)
+        optimizer.beta_1 = 0.5  # which Keras's compiled step does not hear of
+        fit(model, 4, 8)
+        fit(model, 8, 12)
+
+    ours, theirs = both(train)
+    assert_equal(ours, theirs, rtol=1e-4, atol=5e-6)
+    assert ours.layers[0].table.rule.beta_1 == 0.9

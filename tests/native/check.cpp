@@ -1,16 +1,20 @@
 // The native code without Python, for the sanitizers: tables of every rule on odd shapes, bags,
 // readers beside a writer, sums and random numbers of stated bits, memory that is used again, word
 // vectors. Says what is wrong and exits with 1.
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <memory>
+#include <mutex>
 #include <new>
 #include <numeric>
 #include <thread>
 
 #include "ids.hpp"
+#include "programs.hpp"
 #include "random.hpp"
 #include "testbed.hpp"
 #include "threads.hpp"
@@ -170,6 +174,89 @@ void check_readers(const Kind& kind, int64_t dim) {
 }
 
 // The gradients of one id: sums of 64 in the batch's order, then these in order.
+// An array as a program hands it over.
+template <class T>
+ProgramArray array_of(std::vector<T>& values, Dtype dtype, std::span<const int64_t> shape) {
+    return {dtype, values.data(), shape};
+}
+
+// Steps of a program, with readers beside it, make the bits of `Table::update`; a bad id changes
+// nothing; a table that is gone is an error.
+void check_programs(const Kind& kind, int64_t dim) {
+    OwnTable table(kind, kRows, dim), twin(kind, kRows, dim);
+    const auto turn = std::make_shared<ReentrantLock>();
+    const auto program = ProgramTable::make("table");
+    program->bind(table, turn);
+    program->add_rule({}, {.scale = testbed::kRate, .gradient_scale = testbed::kRate}, true);
+    program->use_rule(0);
+
+    constexpr int64_t n = 900;
+    const std::array<int64_t, 1> one_id{n}, size{1 + ProgramTable::kCapacity};
+    const std::array<int64_t, 2> vectors{n, dim};
+    const std::span<const int64_t> scalar;
+    std::vector<float> token(size[0]), weights(size[0]), rate{testbed::kRate}, out(n * dim);
+    std::vector<int32_t> order{0}, iteration{0}, ids(n);
+    std::vector<uint8_t> now{1};
+    const auto call = [&](const char* name, std::vector<ProgramArray> arguments, ProgramArray to) {
+        ProgramTable::call(program->key(), ProgramTable::method(name),
+                           {std::move(arguments), to, 0, -1, {}});
+    };
+    const auto floats = [&](FloatVector& values, std::span<const int64_t> shape) {
+        return array_of(values, Dtype::float32, shape);
+    };
+    const ProgramArray given_ids = array_of(ids, Dtype::int32, one_id);
+
+    std::atomic<bool> done = false;
+    std::thread reader([&] {
+        IdVector rows = all_rows();
+        FloatVector read(kRows * dim);
+        while (!done) table.gather(rows, read);
+    });
+    std::mt19937_64 random(1);
+    for (int step = 0; step < 10; ++step) {
+        const IdVector wide = testbed::random_ids(n, step % 2 ? kRows : 20, false, random);
+        std::copy(wide.begin(), wide.end(), ids.begin());
+        FloatVector gradients(n * dim);
+        for (auto& g : gradients) g = static_cast<float>(random() % 2000) / 1000 - 1;
+        token[0] = static_cast<float>(program->version());
+        iteration[0] = step + 1;
+        call("lookup", {floats(token, size), given_ids}, floats(out, vectors));
+        call("push_rows",
+             {array_of(order, Dtype::int32, scalar), floats(token, size), given_ids,
+              floats(gradients, vectors)},
+             floats(weights, size));
+        const std::lock_guard writing(*turn);  // a thread may take it several times
+        call("step",
+             {floats(token, size), floats(weights, size), array_of(iteration, Dtype::int32, scalar),
+              floats(rate, scalar), array_of(now, Dtype::boolean, scalar)},
+             floats(token, size));
+        FloatVector expected(n * dim);
+        twin.gather(wide, expected);
+        require(same_bits(out, expected), "a program reads other values", kind, dim);
+        twin.update(wide, gradients, twin.next_step());
+    }
+    done = true;
+    reader.join();
+    require(!program->failed(), "a good program fails", kind, dim);
+    require(same_bits(values(table), values(twin)), "a program steps otherwise", kind, dim);
+
+    token[0] = static_cast<float>(program->version());
+    ids[3] = kRows;
+    call("lookup", {floats(token, size), given_ids}, floats(out, vectors));
+    const auto failures = program->pop_failures();
+    require(failures.size() == 1 && failures[0].bytes.size() == n * sizeof(int32_t),
+            "a bad id is not recorded", kind, dim);
+    require(out == FloatVector(n * dim), "a call that failed writes more than zeros", kind, dim);
+    program->close();
+    bool gone = false;
+    try {
+        call("lookup", {floats(token, size), given_ids}, floats(out, vectors));
+    } catch (const TableIsGone&) {
+        gone = true;
+    }
+    require(gone, "a table that is gone is called", kind, dim);
+}
+
 void check_sums(int64_t n, int64_t dim) {
     const Kind kind = testbed::kind("sgd");
     const OwnTable table(kind, kRows, dim);
@@ -349,6 +436,7 @@ int main() {
         check_renewed_rows(kind, 5);
         check_threads_and_copies(kind, 19);
         check_readers(kind, 33);
+        check_programs(kind, 19);
     }
     std::puts("the native code is as it should be");
     return 0;

@@ -157,12 +157,13 @@ class Rule:
         return {}
 
     def clock(self) -> dict[str, Any]:
-        """Return what the clock of a table with this rule needs to know."""
+        """Return what a table with this rule needs to know of its slots and lagged updates."""
         lagged = dataclasses.asdict(self.lagged_update)
         del lagged["shrink"]
         return {
             **lagged,
             "horizon": self._horizon,
+            "slot_names": " ".join(self.slot_names),
             "slot_starts": self.slot_starts,
             "advances": not self.is_stationary,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Self
@@ -85,10 +86,10 @@ class HostStore:
         self._mapping = FileMapping.under(weights)
         self._slots: list[Floats] = []
         self._native = _native.Table(weights, states.view(np.uint8).reshape(-1))
-        self._lock, self._process = new_lock(), os.getpid()
+        self._lock, self._process = new_lock(_native.ReentrantLock), os.getpid()
         self.rule: Rule | None = None
         self.steps = 0
-        self.version = 0
+        self._program: weakref.ref[_native.Program] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -104,6 +105,15 @@ class HostStore:
     @steps.setter
     def steps(self, steps: int) -> None:
         self._native.steps = steps
+
+    @property
+    def version(self) -> int:
+        """Raised by every write."""
+        return self._native.version
+
+    @version.setter
+    def version(self, version: int) -> None:
+        self._native.version = version
 
     @property
     def nbytes(self) -> int:
@@ -316,10 +326,11 @@ class HostStore:
                 for mine, theirs in zip(self._arrays(), new._arrays(), strict=True):
                     theirs[kept] = mine[old]
                 new._native.slots_pristine = self._native.slots_pristine
-                new.steps = self.steps
+                new.steps, new.version = self.steps, self.version
                 # At once: Ctrl-C leaves the old rows or the new ones.
                 parts = ("_weights", "_slots", "_row_states", "_native", "_mapping")
                 vars(self).update({name: vars(new)[name] for name in parts})
+                self._bind_program()
 
     def check_room(self, rows: int) -> None:
         """Refuse a number of rows that does not fit in free memory beside those that there are.
@@ -352,11 +363,22 @@ class HostStore:
         with self._writing():
             self._native.materialize()
             native = _native.Table(weights, self._row_states.view(np.uint8).reshape(-1))
-            native.steps = self._native.steps
+            native.steps, native.version = self.steps, self.version
             kernel = self.rule or rules.SGD()
             pristine = self._native.slots_pristine
             native.set_rule(kernel.native(), self._slots, slots_pristine=pristine, **kernel.clock())
             self._weights, self._native = weights, native
+            self._bind_program()
+
+    def serve(self, program: _native.Program) -> None:
+        """Let a program read and step the rows from now on, whatever memory they move to."""
+        self._program = weakref.ref(program)
+        self._bind_program()
+
+    def _bind_program(self) -> None:
+        program = None if self._program is None else self._program()
+        if program is not None:
+            program.bind(self._native, self._lock)
 
     def record_external_step(self, ids: Ids) -> None:
         """Count a step that the caller made on the memory, with gradients for rows ids."""

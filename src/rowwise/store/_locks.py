@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 _all: weakref.WeakSet[Any] = weakref.WeakSet()
 _held: list[Any] = []
 
 
-def new_lock() -> Any:
+def new_lock(kind: Callable[[], Any] = threading.RLock) -> Any:
     """Return a reentrant lock that a child process never finds held."""
-    lock = threading.RLock()
+    lock = kind()
     _all.add(lock)
     return lock
 

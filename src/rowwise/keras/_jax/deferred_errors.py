@@ -7,7 +7,6 @@ program goes on with zeros, and gives back the state that it was given.
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
@@ -15,8 +14,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from rowwise import _native
 from rowwise.keras._ids import validate_ids_in_range
-from rowwise.keras._jax.host_callback import HostCallback, call
+from rowwise.keras._jax.host_callback import HostCallback, call_from_python, call_table
 
 # What a trainer that runs programs watches, and will raise errors of; None: no trainer runs.
 # Empty: the model was not built when the trainer began.
@@ -29,35 +29,74 @@ def defers_errors(method: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(method)
     def deferring(self: DeferredErrors, out: Any, *arguments: Any) -> None:
         try:
-            if not self.errors:
+            if not self.program.failed:
                 method(self, out, *arguments)
         except Exception as error:
-            self.errors.append(error)
-        if self.errors:
+            self._errors.append(error)
+            self.program.fail()
+        if self.program.failed:
             out[...] = 0
 
     return deferring
 
 
 class DeferredErrors:
-    """Mixed into what programs call on the host: its callbacks, and the errors they met."""
+    """Mixed into what programs call on the host: its native calls and callbacks, and their errors.
 
-    shape: Any  # (rows, ...)
+    Attributes:
+        shape: (rows, ...).
+        program: what programs call natively.
+    """
 
-    def forget_programs(self) -> None:
-        """Start without a program, and without an error."""
-        self.errors: list[Exception] = []
+    shape: Any
+    program: _native.Program
+
+    def forget_programs(self, path: str) -> None:
+        """Start without a program, and without an error; `path` names this in messages."""
+        self.program = _native.Program(path)
+        self._errors: list[Exception] = []
         self._callbacks: dict[Any, HostCallback] = {}
 
     def callback(self, method: str, *more: Any) -> HostCallback:
         """Return a call of the host, the same one whenever it is asked for."""
         return self._callbacks.setdefault((method, *more), HostCallback(self, method, *more))
 
-    def validate_now(self, out: Any, ids: Any) -> None:
+    def call(self, out: Any, method: str, *attributes_and_arrays: Any) -> None:
+        """Answer a program that calls the table by way of Python."""
+        attributes = [a for a in attributes_and_arrays if isinstance(a, tuple)]
+        arrays = attributes_and_arrays[len(attributes) :]
+        call_from_python(self.program, method, attributes, out, arrays)
+
+    def validate(self, out: Any, ids: Any) -> None:
         """Write ids (...,) int32, all of them rows."""
         out[...] = validate_ids_in_range(ids, self.shape[0])
 
-    validate = defers_errors(validate_now)
+    def pop_errors(self) -> list[Exception]:
+        """Return the errors that programs have met, and forget them."""
+        errors = [self._explained(failure) for failure in self.program.pop_failures()]
+        errors += self._errors
+        self._errors = []
+        return errors
+
+    def _explained(self, failure: Any) -> Exception:
+        """Return the error of a failure that native code has recorded."""
+        kind, text, rate, iteration, dtype, shape, ids = failure
+        try:
+            if kind == "ids":
+                array = np.frombuffer(ids, jnp.dtype(dtype)).reshape(shape)
+                validate_ids_in_range(array, self.shape[0])
+            elif kind == "step":
+                self.check_step_params(rate, iteration)
+        except (IndexError, TypeError, ValueError) as error:
+            return error
+        return MemoryError(text) if kind == "memory" else RuntimeError(text)
+
+    def check_step_params(self, rate: float, iteration: int) -> None:
+        """Refuse a step that the table's rule does not make.
+
+        Raises:
+            ValueError: with the number that is out of bounds.
+        """
 
 
 class Rows(DeferredErrors):
@@ -65,7 +104,8 @@ class Rows(DeferredErrors):
 
     def __init__(self, *shape: int) -> None:
         self.shape = shape
-        self.forget_programs()
+        self.forget_programs("")
+        self.program.bind_rows(shape[0])
 
     def __reduce__(self) -> Any:
         return Rows, self.shape  # a copy of the variable has its own
@@ -77,42 +117,30 @@ class Rows(DeferredErrors):
         return own
 
 
-class ErrorWatch:
-    """Whether anything that a model's programs call has met an error."""
-
-    def __init__(self, watched: list[DeferredErrors]) -> None:
-        self._watched = [weakref.ref(own) for own in watched]
-        self._callback = HostCallback(self, "write_no_errors")
-
-    def no_errors(self, after: Iterable[Any]) -> Any:
-        """Return, in a program, whether () there is no error once the arrays `after` are there."""
-        firsts = [jnp.ravel(array)[:1] for array in after if array is not None]
-        return call(self._callback, (), np.bool_, *firsts)
-
-    def write_no_errors(self, out: Any, *after: Any) -> None:
-        """Answer `no_errors` on the host."""
-        for reference in self._watched:
-            watched = reference()
-            if watched is not None and watched.errors:
-                out[...] = False
-                return
-        out[...] = True
+def no_errors(watched: list[DeferredErrors], after: Iterable[Any]) -> Any:
+    """Return, in a program, whether () there is no error once the arrays `after` are there."""
+    firsts = [jnp.ravel(array)[:1] for array in after if array is not None]
+    keys = tuple(own.program.key for own in watched)
+    return call_table(watched[0], "no_errors", (), np.bool_, *firsts, keys=keys)
 
 
 def has_errors(watched: list[DeferredErrors]) -> bool:
     """Return whether programs have met errors that nobody has raised."""
-    return any(own.errors for own in watched)
+    return any(own.program.failed for own in watched)
+
+
+def forget_errors(watched: list[DeferredErrors]) -> None:
+    """Forget the errors that programs have met."""
+    for own in watched:
+        own.pop_errors()
 
 
 def raise_errors(watched: list[DeferredErrors]) -> None:
     """Raise the first error that programs have met, and forget all."""
-    errors = []
-    for own in watched:
-        errors += own.errors
-        own.errors.clear()
+    errors = [error for own in watched if own.program.failed for error in own.pop_errors()]
     if errors:
         raise errors[0]
 
 
-# The watch of the model of which a trainer is making a training step.
-watching: ContextVar[ErrorWatch | None] = ContextVar("watching", default=None)
+# What is watched in the model of which a trainer is making a training step.
+watching: ContextVar[list[DeferredErrors] | None] = ContextVar("watching", default=None)

@@ -1,13 +1,18 @@
-"""Calls of Python by a JAX program, on the host's memory.
+"""Calls of tables, and of Python, by a JAX program, on the host's memory.
 
-On a CPU the called function reads the program's own buffers and writes into them
-(`jax.experimental.buffer_callback`): nothing is copied. On other devices JAX brings the arrays
-here and back.
+On a CPU a program calls native code through XLA's foreign function interface (`call_table`), which
+reads the program's own buffers and writes into them: nothing is copied, and no Python runs. Where
+the extension was built without XLA's header, and for what is Python's, the program calls Python on
+the same buffers (`jax.experimental.buffer_callback`). On other devices JAX brings the arrays here
+and back.
 """
 
 from __future__ import annotations
 
+import os
+import warnings
 import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,6 +20,8 @@ import jax
 import numpy as np
 from jax.experimental import io_callback
 from jax.experimental.buffer_callback import buffer_callback
+
+from rowwise import _native
 
 
 class HostCallback:
@@ -70,3 +77,73 @@ def call(
         return function.elsewhere((*np.broadcast_shapes(*axes), *shape), dtype, *given)
 
     return jax.pure_callback(call_batch, result, *arrays, vmap_method=batched)
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def _register_handlers() -> bool:
+    """Make the native handlers known to XLA; return whether programs can call them."""
+    handlers = _native.xla_handlers()
+    if not handlers or os.environ.get("ROWWISE_JAX_HANDLERS") == "0":
+        return False
+    try:
+        for name, handler in handlers.items():
+            jax.ffi.register_ffi_target(f"rowwise.{name}", handler, platform="cpu")
+    except Exception as error:
+        warnings.warn(
+            f"this jaxlib does not take rowwise's handlers ({error}); programs call tables by way "
+            "of Python, which is slower",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+has_handlers = _register_handlers()
+
+
+_KINDS: dict[str, Callable[[Any], Any]] = {
+    "rule": np.int64,
+    "clip": np.float64,
+    "keys": partial(np.array, dtype=np.int64),
+}
+
+
+def call_table(
+    own: Any,
+    method: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    *arrays: Any,
+    changes: bool = False,
+    **attributes: Any,
+) -> Any:
+    """Return, in a program, the array (*shape) that a method of native/programs.hpp writes.
+
+    Args:
+        own: what has the `program` that is called, a `DeferredErrors`.
+        method: its name there.
+        shape, dtype, arrays, changes: as for `call`.
+        attributes: what the program is made with: rule, clip, keys.
+    """
+    if not has_handlers or jax.default_backend() != "cpu":
+        callback = own.callback("call", method, *attributes.items())
+        return call(callback, shape, dtype, *arrays, changes=changes)
+    handler = jax.ffi.ffi_call(
+        f"rowwise.{method}",
+        jax.ShapeDtypeStruct(shape, dtype),
+        has_side_effect=changes,
+        vmap_method="sequential" if changes else "expand_dims",
+    )
+    typed = {name: _KINDS[name](value) for name, value in attributes.items()}
+    return handler(*arrays, key=np.int64(own.program.key), **typed)
+
+
+def call_from_python(
+    program: _native.Program, method: str, attributes: Any, out: Any, arrays: Any
+) -> None:
+    """Call the same method on NumPy's arrays."""
+    whole = [a if a.flags.c_contiguous else a.copy() for a in arrays]
+    described = [(a.ctypes.data, a.dtype.name, a.shape) for a in (out, *whole)]
+    _native.call_program(program.key, method, described[0], described[1:], **dict(attributes))

@@ -19,7 +19,7 @@ from rowwise._untrained import (
 from rowwise.keras import _gradients
 from rowwise.keras._ids import validate_ids, validate_ids_in_range
 from rowwise.keras._jax.deferred_errors import Rows, running
-from rowwise.keras._jax.host_callback import call
+from rowwise.keras._jax.host_callback import call, call_table
 from rowwise.keras._jax.variable import TableBacked, TableVariable, is_token, next_order
 from rowwise.keras._scopes import cast_like_variable, exporting, is_symbolic_call, uncast_value
 
@@ -89,7 +89,7 @@ def _rows_by_token(variable: TableVariable, token: Any, ids: Any) -> Any:
     @jax.custom_vjp
     def look(token: Any, ids: Any) -> Any:
         shape = (*ids.shape, variable.shape[1])
-        return call(variable.callback("lookup"), shape, np.float32, token, ids)
+        return call_table(variable, "lookup", shape, np.float32, token, ids)
 
     order = next_order()
 
@@ -117,8 +117,10 @@ def _rows_of_array(variable: Any, array: Any, ids: Any) -> Any:
         ids = jnp.asarray(validate_ids_in_range(np.asarray(ids), array.shape[0]), "int32")
     else:
         own = variable if isinstance(variable, TableVariable) else Rows.of(variable)
-        validate = own.callback("validate_now" if running.get() is None else "validate")
-        ids = call(validate, ids.shape, np.int32, ids)
+        if running.get() is None:
+            ids = call(own.callback("validate"), ids.shape, np.int32, ids)
+        else:
+            ids = call_table(own, "validate", ids.shape, np.int32, ids)
     rows = jnp.take(array, ids, axis=0)
     frozen = getattr(variable, "frozen_row", None)
     if frozen is not None:
@@ -162,14 +164,14 @@ def _pooled_by_token(variable: TableVariable, token: Any, ids: Any, *weights: An
     @jax.custom_vjp
     def look(token: Any, ids: Any, *weights: Any) -> Any:
         shape = (*ids.shape[:-1], variable.shape[1])
-        return call(variable.callback("pool"), shape, np.float32, token, ids, *weights)
+        return call_table(variable, "pool", shape, np.float32, token, ids, *weights)
 
     order = next_order()
 
     def backward(batch: Any, gradients: Any) -> Any:
         token, ids, *weights = batch
-        back = variable.callback("gradient_of_weights")
-        of_weights = [call(back, ids.shape, np.float32, ids, gradients) for _ in weights]
+        back = (variable, "gradient_of_weights", ids.shape, np.float32, ids, gradients)
+        of_weights = [call_table(*back) for _ in weights]
         pushed = variable.pushed("push_bags", order, token, ids, gradients, *weights)
         return pushed, None, *of_weights
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from rowwise.keras._jax.deferred_errors import watching
-from rowwise.keras._jax.host_callback import call
+from rowwise.keras._jax.deferred_errors import no_errors, watching
+from rowwise.keras._jax.host_callback import call_table
 from rowwise.keras._jax.variable import TableVariable, is_token, keep_tokens
 from rowwise.keras._optimizer import TableOptimizer
 from rowwise.rules import Rule
@@ -38,7 +38,7 @@ class _TableStep:
     @property
     def norm(self) -> Any:
         """The norm () of the gradient."""
-        return call(self.variable.callback("norm"), (), np.float32, self.weights)
+        return call_table(self.variable, "norm", (), np.float32, self.weights)
 
     def scale(self, before: Any, after: Any) -> None:
         """Scale the gradient as a number was scaled."""
@@ -73,7 +73,7 @@ class _StatelessMixin(TableOptimizer):
         apply = super().stateless_apply  # type: ignore[misc]
         if _stepping.get():  # within another's step
             return apply(optimizer_variables, grads, trainable_variables)
-        variables, watch = self._trainable_variables, watching.get()
+        variables, watched = self._trainable_variables, watching.get()
 
         def step() -> Any:
             before = _stepping.set(True)
@@ -94,12 +94,12 @@ class _StatelessMixin(TableOptimizer):
             ]
             return trained, [_value(value) for _, value in state]
 
-        if watch is None:
+        if watched is None:
             result = step()
         else:
             # One branch or the other. To choose between two values of every variable afterwards,
             # a program would keep both, and pass over them once more.
-            good = watch.no_errors(grads)
+            good = no_errors(watched, grads)
             if isinstance(good, jax.core.Tracer):
                 result = jax.lax.cond(good, step, refuse)
             else:  # nothing is compiled
@@ -151,7 +151,7 @@ class LossScaleMixin(_StatelessMixin):
     def check_finite(self, grads: Any) -> Any:
         """Return whether every number of every gradient is finite."""
         values = [
-            call(v.callback("finite"), (), np.float32, g) if _is_table(v) and is_token(g) else g
+            call_table(v, "finite", (), np.float32, g) if _is_table(v) and is_token(g) else g
             for g, v in zip(grads, self._trainable_variables, strict=True)
         ]
         return super().check_finite(values)  # type: ignore[misc]

@@ -20,9 +20,10 @@ from rowwise._binding import DenseFallback
 from rowwise.keras._ids import id_layers_in
 from rowwise.keras._jax.deferred_errors import (
     DeferredErrors,
-    ErrorWatch,
     Rows,
+    forget_errors,
     has_errors,
+    no_errors,
     raise_errors,
     running,
     watching,
@@ -81,6 +82,7 @@ def get_state(original: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
     for variable in tables_of(model):
         if kwargs.get("optimizer_variables"):
             by_keras = variable.trainable and not _steps_sparsely(model.optimizer, variable)
+            variable.prepare_steps()
             variable.in_state_as_array = by_keras
             if by_keras:
                 continue
@@ -174,30 +176,27 @@ def make_train_function(original: Any, model: Any, force: bool = False) -> None:
 
 def _unless_errors(model: Any, step: Callable[..., Any]) -> Callable[..., Any]:
     """Return the training step, which keeps the old state once there is an error."""
-    watch: ErrorWatch | None = None
 
     def train_step(state: Any, data: Any) -> Any:
-        nonlocal watch
         watched = _watched(model)
         if not watched:
             return step(state, data)
-        watch = watch or ErrorWatch(watched)
-        before = watching.set(watch)
+        before = watching.set(watched)
         try:
             logs, new = step(state, data)
         finally:
             watching.reset(before)
-        return logs, _chosen_state(state, new, logs, watch)
+        return logs, _chosen_state(state, new, logs, watched)
 
     return train_step
 
 
-def _chosen_state(old: Any, new: Any, logs: Any, watch: ErrorWatch) -> Any:
+def _chosen_state(old: Any, new: Any, logs: Any, watched: list[DeferredErrors]) -> Any:
     """Return the new state; of what no optimizer steps, the old one if there is an error."""
     if not isinstance(new, tuple) or len(new) != 4:  # somebody's own training step and state
         return new
     _, statistics, _, metrics = new
-    good = watch.no_errors([*jax.tree.leaves(logs), *statistics, *metrics])
+    good = no_errors(watched, [*jax.tree.leaves(logs), *statistics, *metrics])
 
     def chosen(news: Any, olds: Any) -> Any:
         return [jnp.where(good, n, o) for n, o in zip(news, olds, strict=True)]
@@ -219,8 +218,7 @@ def _run(original: Any, model: Any, watched: Any, *args: Any, **kwargs: Any) -> 
         result = original(model, *args, **kwargs)
     except BaseException:
         if outermost:  # the programs' errors were of this call
-            for own in watched or _watched(model):
-                own.errors.clear()
+            forget_errors(watched or _watched(model))
         raise
     finally:
         running.reset(before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+import weakref
 from contextvars import ContextVar
 from typing import Any
 
@@ -24,12 +25,11 @@ from rowwise._binding import DenseFallback
 from rowwise._ids import as_ids
 from rowwise._untrained import Untrained
 from rowwise._untrained import fill_untrained as fill
-from rowwise.keras import _gradients
-from rowwise.keras._gradients import coalesce, exclude_row, nonzero_rows
-from rowwise.keras._ids import validate_ids, validate_ids_in_range
+from rowwise.keras._gradients import nonzero_rows
+from rowwise.keras._ids import validate_ids
 from rowwise.keras._jax.deferred_errors import DeferredErrors, defers_errors
-from rowwise.keras._jax.host_callback import HostCallback, call
-from rowwise.keras._jax.pending_gradients import CAPACITY, WHOLE, PendingGradients
+from rowwise.keras._jax.host_callback import HostCallback, call, call_table
+from rowwise.keras._jax.step_formula import step_formula
 from rowwise.keras._variable import TableVariableBase, slot_shape
 from rowwise.rules import Rule
 from rowwise.store import in_memory
@@ -42,7 +42,7 @@ keep_tokens: ContextVar[bool] = ContextVar("keep_tokens", default=False)
 # Of the variables that a trainer is reading for its state: those of which it gets the token.
 read_as_tokens: ContextVar[frozenset[int]] = ContextVar("read_as_tokens", default=frozenset())
 
-_VERSIONS = 2**24  # a float32 counts no further
+CAPACITY: int = _native.PROGRAM_CAPACITY  # gradients that can wait at once
 _orders = itertools.count()
 
 
@@ -148,6 +148,7 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
     """The embeddings: a trainable (rows, dim) float32 variable on a `rowwise.Table`."""
 
     in_state_as_array = False  # whether a trainer's state holds the whole array
+    _frozen_row: int | None = None
 
     def _initialize(self, value: Any) -> None:
         array = np.asarray(value)
@@ -159,6 +160,9 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
     def table(self) -> Table:  # type: ignore[override]
         """The table, all steps made that were asked for."""
         jax.effects_barrier()
+        changed = self.program.pop_changed_rule()
+        if changed >= 0:
+            in_memory(self._table.store).rule = self._rules[changed]
         return self._table
 
     def make_slot(self, slot: str, name: str) -> SlotVariable:
@@ -172,10 +176,22 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
     def forget_optimizers(self) -> None:
         """Start without an optimizer."""
         super().forget_optimizers()
-        self.pending = PendingGradients(self._path)
+        self.forget_programs(self._path)
+        in_memory(self._table.store).serve(self.program)
+        self.program.freeze_row(-1 if self._frozen_row is None else self._frozen_row)
+        self._rules: list[Rule] = []  # by the number that programs know them by
+        self.token_size = 1 + CAPACITY  # and one more each time that programs are made again
         self._warned_of_loop = False
-        self._version = 0  # steps, and writes from outside
-        self.forget_programs()
+
+    @property
+    def frozen_row(self) -> int | None:  # type: ignore[override]
+        """A row that training leaves as it is, or None."""
+        return self._frozen_row
+
+    @frozen_row.setter
+    def frozen_row(self, row: int | None) -> None:
+        self._frozen_row = row
+        self.program.freeze_row(-1 if row is None else row)
 
     def check_supported(self, optimizer: Any) -> None:
         """Refuse an optimizer that JAX cannot follow by sparse steps.
@@ -233,12 +249,11 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
             )
             self.in_state_as_array = False
         self._table.store.write(values)
-        self._advance()
 
     def token(self) -> Floats:
         """Return (size,) the version, then zeros: the shape of a gradient."""
-        token = np.zeros(self.pending.size, np.float32)
-        token[0] = self._version
+        token = np.zeros(self.token_size, np.float32)
+        token[0] = self.program.version
         return token
 
     def _array_in_a_program(self, token: Any) -> Any:
@@ -261,8 +276,7 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
         """Return the gradient of the token, which counts the pass that `method` pushes."""
         # The order is an argument: where nothing is compiled, each pass has one of its own.
         batch = (jnp.int32(order), token, *batch)
-        size = (self.pending.size,)
-        return call(self.callback(method), size, np.float32, *batch, changes=True)
+        return call_table(self, method, (self.token_size,), np.float32, *batch, changes=True)
 
     def stepped(
         self,
@@ -273,42 +287,53 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
         *numbers: Any,
     ) -> Any:
         """Return the token after a step: numbers are (iteration, rate, whether now)."""
-        step = self.callback("step", rule, clipvalue)
         kinds = ("int32", "float32", "bool")
         whole = (jnp.asarray(n, kind) for n, kind in zip(numbers, kinds, strict=True))
-        return call(step, token.shape, np.float32, token, weights, *whole, changes=True)
+        batch = (token, weights, *whole)
+        made_with = {
+            "rule": self._number_of(rule),
+            "clip": -1.0 if clipvalue is None else float(clipvalue),
+        }
+        return call_table(self, "step", token.shape, np.float32, *batch, changes=True, **made_with)
 
     def discarded(self, token: Any, waiting: Any) -> Any:
         """Return the token after no step; gradients with a weight in `waiting` wait on."""
-        discard = self.callback("discard")
-        return call(discard, token.shape, np.float32, token, waiting, changes=True)
+        return call_table(self, "discard", token.shape, np.float32, token, waiting, changes=True)
 
-    # ------------------------------------------------------ what the host then does
+    def prepare_steps(self) -> None:
+        """Tell native code what it may find in the steps to come: rule, gradients to be kept."""
+        if self._table.rule is not None and self.binding.mode == "sparse":
+            self._number_of(self._table.rule)
+        owner = self.binding.owner
+        sums = [own.token() for who, own in self.accumulators.items() if who is not owner]
+        self.program.hold(np.flatnonzero(np.any(sums, axis=0)).tolist() if sums else [])
 
-    @defers_errors
-    def lookup(self, out: Any, token: Any, ids: Any) -> None:
-        """Write vectors (..., dim) of the rows ids (...,), at the step that the token names."""
-        self._check_version(token)
-        self.lookup_now(out, ids)
+    def _number_of(self, rule: Rule) -> int:
+        """Return the number by which programs know the table's present rule."""
+        if rule not in self._rules:
+            self.program.add_rule(
+                rule.native(),
+                **rule.clock(),
+                **step_formula(rule),
+            )
+            self._rules.append(rule)
+        number = self._rules.index(rule)
+        self.program.use_rule(number)
+        return number
+
+    def check_step_params(self, rate: float, iteration: int) -> None:
+        """Refuse a step that the table's rule does not make.
+
+        Raises:
+            ValueError: with the number that is out of bounds.
+        """
+        self._table._step_params(rate, iteration)
+
+    # ------------------------------------------------------ what Python then does
 
     def lookup_now(self, out: Any, ids: Any) -> None:
         """Look up for whoever has no token, and gets the error."""
         self._table.store.gather(validate_ids(ids), out)
-
-    @defers_errors
-    def pool(self, out: Any, token: Any, *batch: Any) -> None:
-        """Write weighted sums (..., dim) of the rows ids (..., length), at the token's step."""
-        self._check_version(token)
-        shape = (*out.shape[:-1], batch[0].shape[-1])  # under `jax.vmap`, some are of all samples
-        arrays = (np.broadcast_to(array, shape) for array in batch)
-        out[...] = _gradients.pool_bags(self._table, *arrays)
-
-    @defers_errors
-    def gradient_of_weights(self, out: Any, ids: Any, gradients: Any) -> None:
-        """Write the gradients (..., length) of such sums' weights."""
-        gradients = np.broadcast_to(gradients, (*out.shape[:-1], self._table.dim))
-        ids = np.broadcast_to(ids, out.shape)
-        out[...] = _gradients.gradient_of_weights(self._table, ids, gradients)
 
     def fill_untrained_now(self, out: Any, untrained: Untrained, ids: Any, vectors: Any) -> None:
         """Write vectors, those of untrained rows replaced; whoever has no token gets the error."""
@@ -317,129 +342,25 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
 
     fill_untrained = defers_errors(fill_untrained_now)
 
-    @defers_errors
-    def norm(self, out: Any, weights: Any) -> None:
-        """Write the Euclidean norm () of a gradient."""
-        _, gradients = self.pending.summed(self._table, weights)
-        out[...] = np.sqrt(np.square(gradients, dtype=np.float64).sum())
-
-    @defers_errors
-    def finite(self, out: Any, weights: Any) -> None:
-        """Write 1 () if every number of a gradient is finite, else NaN."""
-        _, gradients = self.pending.summed(self._table, weights)
-        out[...] = 1 if np.isfinite(gradients).all() else np.nan
-
-    @defers_errors
-    def push_rows(self, out: Any, order: Any, token: Any, ids: Any, gradients: Any) -> None:
-        """Push gradients (..., dim) of rows ids (...,)."""
-        # JAX may have left out the lookup, and with it the check.
-        ids = validate_ids_in_range(ids, self._shape[0]).reshape(-1)
-        gradients = gradients.reshape(-1, self._table.dim)
-        if len(ids) > self._table.rows:  # so that sums are fewer
-            ids, gradients = coalesce(self._table, ids, gradients)
-        else:
-            ids, gradients = ids.copy(), _copy(gradients)
-        self._push(out, order, token, ids, gradients)
-
-    @defers_errors
-    def push_bags(self, out: Any, order: Any, token: Any, *batch: Any) -> None:
-        """Push gradients (..., dim) of weighted sums of the rows ids (..., length)."""
-        self._push(out, order, token, *_gradients.gradient_of_rows(self._table, *batch))
-
-    @defers_errors
-    def push_dense(self, out: Any, order: Any, token: Any, gradient: Any) -> None:
-        """Push a gradient (rows, dim) of all rows."""
-        self._push(out, order, token, *nonzero_rows(gradient))
-
-    def _push(self, out: Any, order: Any, token: Any, ids: Any, gradients: Any) -> None:
-        self._check_version(token)
-        out[...] = 0
-        if self.frozen_row is not None:
-            ids, gradients = exclude_row(self.frozen_row, ids, gradients)
-        out[self.pending.push(int(order), ids, gradients)] = WHOLE
-
-    def step(
-        self,
-        out: Any,
-        rule: Rule,
-        clipvalue: float | None,
-        token: Any,
-        weights: Any,
-        iteration: Any,
-        rate: Any,
-        now: Any,
-    ) -> None:
-        """Make a step, unless there is an error to be raised; write the next token."""
-        if now and not self.errors:
-            try:
-                self._check_version(token)
-                self._make_step(rule, clipvalue, weights, float(rate), int(iteration))
-            except Exception as error:
-                self.errors.append(error)
-        out[...] = 0
-        out[0] = self._version
-
-    def discard(self, out: Any, token: Any, waiting: Any) -> None:
-        """Drop gradients that no step will apply, but for those waiting; write the same token."""
-        self.pending.clear({*self._summed_by_others(), *np.flatnonzero(waiting).tolist()})
-        out[...] = token
-
-    def _make_step(
-        self, rule: Rule, clipvalue: float | None, weights: Any, rate: float, iteration: int
-    ) -> None:
-        if clipvalue is None:
-            ids, gradients = self.pending.weighted(weights)
-        else:
-            ids, gradients = self.pending.summed(self._table, weights)
-            gradients = np.clip(gradients, -clipvalue, clipvalue)
-        if rule is not self._table.rule and rule != self._table.rule:
-            self._table.set_hyperparameters(rule)
-        gradients = gradients.reshape(len(ids), self._table.dim)
-        self.step_table(self._table, ids, gradients, rate, iteration)
-        self.pending.clear(self._summed_by_others())  # and with them those that nobody applied
-        self._advance()
-
-    def _summed_by_others(self) -> list[int]:
-        """Return the places of gradients that other optimizers than the owner have summed up."""
-        if not self.accumulators:
-            return []
-        owner = self.binding.owner
-        sums = [own.token() for who, own in self.accumulators.items() if who is not owner]
-        return np.flatnonzero(np.any(sums, axis=0)).tolist() if sums else []
-
-    def _advance(self) -> None:
-        self._version = (self._version + 1) % _VERSIONS
-
-    def _check_version(self, token: Any) -> None:
-        versions = token[..., 0]
-        if (versions != self._version).any():
-            raise RuntimeError(
-                f"{self.path}: the state given is that of step {np.unique(versions)} and the table "
-                f"is at {self._version}; a table has one state, the present one"
-            )
-
     def rebind_table(self) -> None:
         """Follow the table to its new number of rows, and so do slots and sums."""
         self._shape = self._table.shape
         for slots in self.slots.values():
             for slot in slots.values():
                 slot.rebind(self._table)
-        self.pending.reset()
+        self.program.clear()
+        self.token_size += 1  # JAX compiles again where a size changes
         for accumulator in self.accumulators.values():
             accumulator.reset()
-        self._advance()
+        store, before = in_memory(self._table.store), self.program.version
+        store.serve(self.program)
+        if store.version <= before:  # a table from elsewhere has counted for itself
+            store.version = before + 1
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("pending", "errors", "_version", "_warned_of_loop", "_callbacks")
+        dropped = ("program", "_errors", "_callbacks", "_rules", "token_size", "_warned_of_loop")
         state = super().__getstate__()
         return {name: value for name, value in state.items() if name not in dropped}
-
-
-def _copy(gradients: Any) -> Floats:
-    """Return a copy (n, dim) in memory that is used again and again."""
-    own = _native.empty(*gradients.shape)
-    own[:] = gradients
-    return own
 
 
 class _BesideWeights(TableBacked):
@@ -506,14 +427,20 @@ class AccumulatorVariable(_BesideWeights):
 
     def __init__(self, variable: TableVariable, name: str) -> None:
         super().__init__(name)
-        self._pending = variable.pending
+        self._of = weakref.ref(variable)
         self.rebind(variable._table)
         self.reset()
+
+    @property
+    def _variable(self) -> TableVariable:
+        variable = self._of()
+        assert variable is not None, "the optimizer keeps its variables"
+        return variable
 
     def reset(self) -> None:
         """Start sums of zero."""
         self._shape = self.table.shape
-        self._weights = np.zeros(self._pending.size, np.float32)
+        self._weights = np.zeros(self._variable.token_size, np.float32)
 
     def token(self) -> Floats:
         """Return (size,) how much each pass counts."""
@@ -522,13 +449,15 @@ class AccumulatorVariable(_BesideWeights):
     def restore_token(self, token: Any) -> None:
         """Take back how much each pass counts."""
         self._weights = np.array(token)
+        self._variable.prepare_steps()
 
     def _read_table(self) -> Floats:
         sums = np.zeros(self._shape, np.float32)
-        ids, gradients = self._pending.summed(self.table, self._weights)
-        sums[ids] = gradients.reshape(len(ids), self.table.dim)
+        ids, gradients = self._variable.program.summed(self._weights, self.table.dim)
+        sums[ids] = gradients
         return sums
 
     def _write_table(self, values: Floats) -> None:
         self.reset()
-        self._weights[self._pending.push(-1, *nonzero_rows(values))] = WHOLE
+        place = self._variable.program.push(-1, *nonzero_rows(values))
+        self._weights[place] = _native.PROGRAM_WHOLE

@@ -1,0 +1,692 @@
+#include "programs.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <exception>
+#include <limits>
+#include <new>
+#include <optional>
+#include <stdexcept>
+#include <unordered_map>
+
+#include "threads.hpp"
+
+namespace rowwise {
+
+// ---------------------------------------------------------------------- a step's numbers
+
+namespace {
+
+// u_t of Nadam.
+double momentum_at(double beta_1, double t) { return beta_1 * (1.0 - 0.5 * std::pow(0.96, t)); }
+
+// U_t = u_1 ... u_t; 0 from where it is below 2^-80, as u_t <= beta_1.
+double momentum_product(double beta_1, int64_t t) {
+    if (std::pow(beta_1, static_cast<double>(t)) < 0x1p-80) return 0.0;
+    double product = 1.0;
+    for (int64_t i = 1; i <= t; ++i) product *= momentum_at(beta_1, static_cast<double>(i));
+    return product;
+}
+
+}  // namespace
+
+StepParams StepFormula::at(double rate, int64_t iteration) const {
+    StepParams step{iteration, rate,           1.0 - rate * weight_decay,
+                    scale,     gradient_scale, epsilon_factor};
+    const auto t = static_cast<double>(iteration);
+    const double root = std::sqrt(1.0 - std::pow(beta_2, t));
+    switch (kind) {
+        case Kind::constant: break;
+        case Kind::rate: step.scale = rate; break;
+        case Kind::adam: step.scale = rate * root / (1.0 - std::pow(beta_1, t)); break;
+        case Kind::adamax: step.scale = rate / (1.0 - std::pow(beta_1, t)); break;
+        case Kind::nadam: {
+            const double now = momentum_at(beta_1, t), next = momentum_at(beta_1, t + 1);
+            const double product = momentum_product(beta_1, iteration), scaled = rate * root;
+            step.scale = scaled * next / (1.0 - product * next);
+            step.gradient_scale = scaled * (1.0 - now) / (1.0 - product);
+            step.epsilon_factor = root;
+        }
+    }
+    return step;
+}
+
+// ---------------------------------------------------------------------- arrays
+
+std::size_t size_of(Dtype dtype) {
+    switch (dtype) {
+        case Dtype::boolean:
+        case Dtype::int8:
+        case Dtype::uint8: return 1;
+        case Dtype::int16:
+        case Dtype::uint16:
+        case Dtype::float16:
+        case Dtype::bfloat16: return 2;
+        case Dtype::int32:
+        case Dtype::uint32:
+        case Dtype::float32: return 4;
+        default: return 8;
+    }
+}
+
+namespace {
+
+int64_t count_of(std::span<const int64_t> shape) {
+    int64_t count = 1;
+    for (const int64_t axis : shape) count *= axis;
+    return count;
+}
+
+float float_of_half(uint16_t bits) {
+    const int exponent = bits >> 10 & 31;
+    const auto fraction = static_cast<float>(bits & 1023);
+    float value = std::numeric_limits<float>::quiet_NaN();
+    if (exponent < 31)
+        value = exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
+    else if (fraction == 0)
+        value = std::numeric_limits<float>::infinity();
+    return bits >> 15 ? -value : value;
+}
+
+float float_of_bfloat(uint16_t bits) {
+    const uint32_t whole = static_cast<uint32_t>(bits) << 16;
+    float value;
+    std::memcpy(&value, &whole, sizeof value);
+    return value;
+}
+
+// Calls work(read, n) with a function that reads element i as a number of its kind.
+template <class Work>
+void each_kind(const ProgramArray& array, Work&& work) {
+    const auto as = [&]<class T>(T) {
+        const T* data = static_cast<const T*>(array.data);
+        work([data](int64_t i) { return data[i]; });
+    };
+    const auto* bits = static_cast<const uint16_t*>(array.data);
+    switch (array.dtype) {
+        case Dtype::boolean:
+        case Dtype::uint8: return as(uint8_t{});
+        case Dtype::int8: return as(int8_t{});
+        case Dtype::int16: return as(int16_t{});
+        case Dtype::int32: return as(int32_t{});
+        case Dtype::int64: return as(int64_t{});
+        case Dtype::uint16: return as(uint16_t{});
+        case Dtype::uint32: return as(uint32_t{});
+        case Dtype::uint64: return as(uint64_t{});
+        case Dtype::float32: return as(float{});
+        case Dtype::float64: return as(double{});
+        case Dtype::float16: return work([bits](int64_t i) { return float_of_half(bits[i]); });
+        case Dtype::bfloat16: return work([bits](int64_t i) { return float_of_bfloat(bits[i]); });
+    }
+}
+
+// From here on a float stands for several whole numbers: 2^24 + 1 becomes float32's 2^24.
+double first_shared(Dtype dtype) {
+    switch (dtype) {
+        case Dtype::bfloat16: return 0x1p8;
+        case Dtype::float16: return 0x1p11;
+        case Dtype::float32: return 0x1p24;
+        default: return 0x1p53;
+    }
+}
+
+// Thrown for an array of ids of which one is no row.
+struct BadIds {
+    ProgramArray ids;
+};
+
+// Numbers as float32: those of the array itself, or of a copy.
+struct FloatArray {
+    Buffer<float> copy;
+    Floats values;
+
+    explicit FloatArray(const ProgramArray& array) {
+        const int64_t n = array.size();
+        if (array.dtype == Dtype::float32) {
+            values = {static_cast<const float*>(array.data), static_cast<std::size_t>(n)};
+            return;
+        }
+        copy = Buffer<float>(n);
+        each_kind(array, [&](auto read) {
+            for (int64_t i = 0; i < n; ++i) copy[i] = static_cast<float>(read(i));
+        });
+        values = {copy.data(), static_cast<std::size_t>(n)};
+    }
+};
+
+// Returns values of an array of `from` repeated to the shape `to`, along axes where `from` has 1.
+template <class T>
+Buffer<T> repeated(std::span<const T> values, std::span<const int64_t> from,
+                   std::span<const int64_t> to) {
+    if (from.size() != to.size()) throw std::invalid_argument("arrays of other axes");
+    Buffer<T> out(count_of(to));
+    const auto copy = [&](auto& self, std::size_t axis, const T* source, T* target) -> void {
+        if (axis == to.size()) {
+            *target = *source;
+            return;
+        }
+        if (from[axis] != to[axis] && from[axis] != 1)
+            throw std::invalid_argument("arrays of shapes that do not fit");
+        const int64_t inner = count_of(from.subspan(axis + 1)),
+                      outer = count_of(to.subspan(axis + 1));
+        for (int64_t i = 0; i < to[axis]; ++i)
+            self(self, axis + 1, source + (from[axis] == 1 ? 0 : i) * inner, target + i * outer);
+    };
+    if (out.size) copy(copy, 0, values.data(), out.data());
+    return out;
+}
+
+std::vector<int64_t> with_last(std::span<const int64_t> shape, int64_t last) {
+    std::vector<int64_t> changed(shape.begin(), shape.end());
+    changed.back() = last;
+    return changed;
+}
+
+template <class T>
+std::span<const T> span_of(const Buffer<T>& buffer) {
+    return {buffer.data(), static_cast<std::size_t>(buffer.size)};
+}
+
+std::span<float> floats_out(const ProgramArray& out) {
+    return {static_cast<float*>(out.data), static_cast<std::size_t>(out.size())};
+}
+
+double number(const ProgramArray& scalar) {
+    double value = 0;
+    each_kind(scalar, [&](auto read) { value = static_cast<double>(read(0)); });
+    return value;
+}
+
+// Bags of the last axis of ids (..., length), with weights of the same shape or none.
+struct BagArrays {
+    Buffer<int64_t> ids, offsets;
+    std::optional<Buffer<float>> weights;
+
+    BagArrays(Buffer<int64_t> given, std::span<const int64_t> shape, const ProgramArray* of_each,
+              std::span<const int64_t> wanted)
+        : ids(std::move(given)) {
+        if (!std::ranges::equal(shape, wanted))
+            ids = repeated<int64_t>(span_of(ids), shape, wanted);
+        const int64_t bags = count_of(wanted.first(wanted.size() - 1));
+        offsets = Buffer<int64_t>(bags + 1);
+        for (int64_t b = 0; b <= bags; ++b) offsets[b] = b * wanted.back();
+        if (of_each != nullptr)
+            weights = repeated<float>(FloatArray(*of_each).values, of_each->shape, wanted);
+    }
+
+    BagBatch batch() const {
+        BagBatch bags{span_of(ids), span_of(offsets), {}};
+        if (weights) bags.weights = span_of(*weights);
+        return bags;
+    }
+};
+
+void scale(float* values, int64_t n, double factor) {
+    if (factor == 1) return;
+    parallel(n, int64_t{1} << 15, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)  // in float64: float32 may not have the factor
+            values[i] = static_cast<float>(values[i] * factor);
+    });
+}
+
+RowGradients copy_of(const RowGradients& rows) {
+    RowGradients copy{Buffer<int64_t>(rows.ids.size), Buffer<float>(rows.sums.size)};
+    std::copy(rows.ids.begin(), rows.ids.end(), copy.ids.begin());
+    std::copy(rows.sums.begin(), rows.sums.end(), copy.sums.begin());
+    return copy;
+}
+
+RowGradients without(RowGradients rows, int64_t row, int64_t dim) {
+    const auto* found = std::find(rows.ids.begin(), rows.ids.end(), row);
+    if (row < 0 || found == rows.ids.end()) return rows;
+    const int64_t i = found - rows.ids.begin();
+    std::copy(rows.ids.begin() + i + 1, rows.ids.end(), rows.ids.begin() + i);
+    std::copy(rows.sums.begin() + (i + 1) * dim, rows.sums.end(), rows.sums.begin() + i * dim);
+    rows.ids.size -= 1;
+    rows.sums.size -= dim;
+    return rows;
+}
+
+// ---------------------------------------------------------------------- tables by key
+
+struct Registry {
+    std::mutex mutex;
+    std::unordered_map<int64_t, std::weak_ptr<ProgramTable>> tables;
+    int64_t made = 0;
+};
+
+Registry& registry() {  // never destroyed: a program may run to the very end of the process
+    static auto* all = new Registry;
+    return *all;
+}
+
+std::shared_ptr<ProgramTable> find(int64_t key) {
+    const std::lock_guard hold(registry().mutex);
+    const auto found = registry().tables.find(key);
+    return found == registry().tables.end() ? nullptr : found->second.lock();
+}
+
+struct Method {
+    const char* name;
+    void (ProgramTable::*run)(const ProgramCall&);
+    bool writes = false;  // to the table
+};
+
+constexpr std::array kMethods = {
+    Method{"no_errors", nullptr},
+    Method{"validate", &ProgramTable::validate},
+    Method{"lookup", &ProgramTable::lookup},
+    Method{"pool", &ProgramTable::pool},
+    Method{"gradient_of_weights", &ProgramTable::gradient_of_weights},
+    Method{"push_rows", &ProgramTable::push_rows},
+    Method{"push_bags", &ProgramTable::push_bags},
+    Method{"push_dense", &ProgramTable::push_dense},
+    Method{"norm", &ProgramTable::norm},
+    Method{"finite", &ProgramTable::finite},
+    Method{"step", &ProgramTable::step, true},
+    Method{"discard", &ProgramTable::discard},
+};
+static_assert(kMethods.size() == ProgramTable::kMethodCount);
+
+}  // namespace
+
+int64_t ProgramArray::size() const { return count_of(shape); }
+
+std::vector<std::string> ProgramTable::methods() {
+    std::vector<std::string> names;
+    for (const Method& method : kMethods) names.emplace_back(method.name);
+    return names;
+}
+
+int ProgramTable::method(const std::string& name) {
+    for (std::size_t i = 0; i < kMethods.size(); ++i)
+        if (name == kMethods[i].name) return static_cast<int>(i);
+    return -1;
+}
+
+std::shared_ptr<ProgramTable> ProgramTable::make(std::string path) {
+    const std::lock_guard hold(registry().mutex);
+    const int64_t key = ++registry().made;
+    std::shared_ptr<ProgramTable> table(new ProgramTable(key, std::move(path)));
+    registry().tables[key] = table;
+    return table;
+}
+
+ProgramTable::~ProgramTable() {
+    const std::lock_guard hold(registry().mutex);
+    registry().tables.erase(key_);
+}
+
+void ProgramTable::call(int64_t key, int method, const ProgramCall& call) {
+    if (kMethods.at(method).run == nullptr) return no_errors(call);
+    const std::shared_ptr<ProgramTable> table = find(key);
+    if (table == nullptr) throw TableIsGone{};
+    table->run(method, call);
+}
+
+void ProgramTable::run(int index, const ProgramCall& call) {
+    const Method& method = kMethods.at(index);
+    std::shared_ptr<ReentrantLock> turn;
+    if (method.writes) {
+        const std::shared_lock open(open_);
+        turn = turn_;
+    }
+    std::unique_lock<ReentrantLock> writing;
+    if (turn) writing = std::unique_lock(*turn);
+    const std::shared_lock open(open_);
+    if (table_ == nullptr && index != ProgramTable::method("validate")) throw TableIsGone{};
+    try {
+        if (!failed() || method.run == &ProgramTable::step || method.run == &ProgramTable::discard)
+            (this->*method.run)(call);
+    } catch (const BadIds& bad) {
+        const char* bytes = static_cast<const char*>(bad.ids.data);
+        record({Failure::Kind::ids,
+                "",
+                0,
+                0,
+                bad.ids.dtype,
+                {bad.ids.shape.begin(), bad.ids.shape.end()},
+                {bytes, bytes + bad.ids.size() * size_of(bad.ids.dtype)}});
+    } catch (const std::bad_alloc&) {
+        record({Failure::Kind::memory, path_ + ": no memory for a batch's gradients"});
+    } catch (const std::exception& error) {
+        record({Failure::Kind::other, path_ + ": " + error.what()});
+    }
+    if (!failed()) return;
+    if (method.run == &ProgramTable::step)
+        write_token(call.out);
+    else if (method.run != &ProgramTable::discard)
+        std::memset(call.out.data, 0, call.out.size() * size_of(call.out.dtype));
+}
+
+// ---------------------------------------------------------------------- by the owner
+
+void ProgramTable::bind(Table& table, std::shared_ptr<ReentrantLock> turn) {
+    const std::unique_lock closed(open_);
+    table_ = &table;
+    turn_ = std::move(turn);
+    rows_ = table.rows();
+}
+
+void ProgramTable::bind_rows(int64_t rows) {
+    const std::unique_lock closed(open_);
+    rows_ = rows;
+}
+
+void ProgramTable::close() {
+    const std::unique_lock closed(open_);
+    table_ = nullptr;
+    turn_ = nullptr;
+}
+
+void ProgramTable::set_frozen_row(int64_t row) {
+    const std::unique_lock closed(open_);
+    frozen_row_ = row;
+}
+
+int64_t ProgramTable::add_rule(TrainingRule rule, StepFormula formula, bool supports_lazy) {
+    const std::unique_lock closed(open_);
+    rules_.push_back({std::move(rule), formula, supports_lazy});
+    return static_cast<int64_t>(rules_.size()) - 1;
+}
+
+void ProgramTable::use_rule(int64_t rule) {
+    const std::unique_lock closed(open_);
+    current_rule_ = rule;
+    rule_version_ = table_->rule_version();
+}
+
+StepFormula ProgramTable::formula(int64_t rule) const {
+    const std::shared_lock open(open_);
+    return rules_.at(rule).formula;
+}
+
+int64_t ProgramTable::pop_changed_rule() {
+    const std::unique_lock closed(open_);
+    return std::exchange(changed_rule_, -1);
+}
+
+int64_t ProgramTable::version() const {
+    const std::shared_lock open(open_);
+    return table_ == nullptr ? 0 : table_->version % kVersions;
+}
+
+void ProgramTable::record(Failure failure) {
+    const std::lock_guard hold(mutex_);
+    failures_.push_back(std::move(failure));
+    fail();
+}
+
+std::vector<Failure> ProgramTable::pop_failures() {
+    const std::lock_guard hold(mutex_);
+    failed_ = false;
+    return std::exchange(failures_, {});
+}
+
+// ---------------------------------------------------------------------- reading
+
+void ProgramTable::no_errors(const ProgramCall& call) {
+    bool good = true;
+    for (const int64_t key : call.keys) {
+        const std::shared_ptr<ProgramTable> table = find(key);
+        good &= table == nullptr || !table->failed();
+    }
+    *static_cast<uint8_t*>(call.out.data) = good;
+}
+
+// Copies ids (...,) that are all rows.
+Buffer<int64_t> ProgramTable::row_ids(const ProgramArray& ids) const {
+    const int64_t n = ids.size();
+    Buffer<int64_t> rows(n);
+    if (ids.dtype == Dtype::boolean) throw BadIds{ids};
+    bool good = true;
+    each_kind(ids, [&](auto read) {
+        const double shared = first_shared(ids.dtype);
+        for (int64_t i = 0; i < n; ++i) {
+            const auto id = read(i);
+            if constexpr (std::is_floating_point_v<decltype(id)>) {
+                if (!(id >= 0 && id < shared && std::trunc(id) == id)) {  // a NaN, too
+                    good = false;
+                    return;
+                }
+            }
+            rows[i] = static_cast<int64_t>(id);
+            good &= static_cast<uint64_t>(rows[i]) < static_cast<uint64_t>(rows_);
+        }
+    });
+    if (!good) throw BadIds{ids};
+    return rows;
+}
+
+void ProgramTable::check_version(const ProgramArray& token) const {
+    const int64_t size = token.shape.back(), now = table_->version % kVersions;
+    const auto* values = static_cast<const float*>(token.data);
+    for (int64_t i = 0; i < token.size(); i += size)
+        if (values[i] != static_cast<float>(now))
+            throw std::runtime_error("the state given is that of version " +
+                                     std::to_string(static_cast<int64_t>(values[i])) +
+                                     " and the table is at " + std::to_string(now) +
+                                     "; a table has one state, the present one");
+}
+
+void ProgramTable::write_token(const ProgramArray& out) const {
+    std::memset(out.data, 0, out.size() * sizeof(float));
+    *static_cast<float*>(out.data) = static_cast<float>(table_->version % kVersions);
+}
+
+void ProgramTable::validate(const ProgramCall& call) {
+    const Buffer<int64_t> ids = row_ids(call.arguments[0]);
+    std::copy(ids.begin(), ids.end(), static_cast<int32_t*>(call.out.data));
+}
+
+void ProgramTable::lookup(const ProgramCall& call) {
+    check_version(call.arguments[0]);
+    const Buffer<int64_t> ids = row_ids(call.arguments[1]);
+    table_->gather(span_of(ids), floats_out(call.out));
+}
+
+void ProgramTable::pool(const ProgramCall& call) {
+    check_version(call.arguments[0]);
+    const ProgramArray& ids = call.arguments[1];
+    const ProgramArray* weights = call.arguments.size() > 2 ? &call.arguments[2] : nullptr;
+    const BagArrays bags(row_ids(ids), ids.shape, weights,
+                         with_last(call.out.shape, ids.shape.back()));
+    table_->gather_bags(bags.batch(), floats_out(call.out));
+}
+
+void ProgramTable::gradient_of_weights(const ProgramCall& call) {
+    const ProgramArray &ids = call.arguments[0], &gradients = call.arguments[1];
+    const BagArrays bags(row_ids(ids), ids.shape, nullptr, call.out.shape);
+    const Buffer<float> of_bags = repeated<float>(FloatArray(gradients).values, gradients.shape,
+                                                  with_last(call.out.shape, table_->dim()));
+    table_->bag_weight_gradient(bags.batch(), span_of(of_bags), floats_out(call.out));
+}
+
+// ---------------------------------------------------------------------- gradients that wait
+
+int64_t ProgramTable::push(int64_t order, RowGradients gradients) {
+    gradients = without(std::move(gradients), frozen_row_, table_->dim());
+    const std::lock_guard hold(mutex_);
+    if (static_cast<int64_t>(pending_.size()) == kCapacity)
+        throw std::runtime_error("the gradients of " + std::to_string(kCapacity) +
+                                 " lookups wait for a step; apply them first, or look rows up "
+                                 "without taking gradients");
+    while (pending_.contains(1 + pushed_ % kCapacity)) ++pushed_;
+    const int64_t place = 1 + pushed_ % kCapacity;
+    ++pushed_;
+    pending_[place] = {{order, pushed_}, std::move(gradients)};
+    return place;
+}
+
+void ProgramTable::push_for(const ProgramCall& call, RowGradients gradients) {
+    const auto order = static_cast<int64_t>(number(call.arguments[0]));
+    const int64_t place = push(order, std::move(gradients));
+    const std::span<float> out = floats_out(call.out);
+    std::fill(out.begin(), out.end(), 0.0f);
+    out[place] = kWhole;
+}
+
+void ProgramTable::push_rows(const ProgramCall& call) {
+    check_version(call.arguments[1]);
+    // The program may have left out the lookup, and with it the check.
+    const Buffer<int64_t> ids = row_ids(call.arguments[2]);
+    const FloatArray gradients(call.arguments[3]);
+    push_for(call, table_->sum_gradients(table_->plan(span_of(ids)), gradients.values));
+}
+
+void ProgramTable::push_bags(const ProgramCall& call) {
+    check_version(call.arguments[1]);
+    const ProgramArray& ids = call.arguments[2];
+    const FloatArray gradients(call.arguments[3]);
+    const ProgramArray* weights = call.arguments.size() > 4 ? &call.arguments[4] : nullptr;
+    const BagArrays bags(row_ids(ids), ids.shape, weights, ids.shape);
+    push_for(call, table_->sum_gradients(table_->plan_bags(bags.batch()), gradients.values));
+}
+
+void ProgramTable::push_dense(const ProgramCall& call) {
+    check_version(call.arguments[1]);
+    const FloatArray gradient(call.arguments[2]);
+    const int64_t rows = table_->rows(), dim = table_->dim();
+    Buffer<int64_t> ids(rows);
+    ids.size = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+        const float* first = gradient.values.data() + row * dim;
+        if (std::any_of(first, first + dim, [](float g) { return g != 0; })) ids[ids.size++] = row;
+    }
+    Buffer<float> sums(ids.size * dim);
+    for (int64_t i = 0; i < ids.size; ++i)
+        std::copy_n(gradient.values.data() + ids[i] * dim, dim, sums.data() + i * dim);
+    push_for(call, {std::move(ids), std::move(sums)});
+}
+
+// Returns the gradients that wait, each weighted, in order; with distinct ids if so asked for. What
+// no step leaves waiting may be taken instead of copied.
+RowGradients ProgramTable::weighted(std::span<const float> weights, bool distinct, bool take) {
+    const std::lock_guard hold(mutex_);
+    std::vector<std::pair<std::pair<int64_t, int64_t>, int64_t>> used;
+    int64_t missing = 0, ids = 0;
+    for (std::size_t place = 1; place < weights.size(); ++place) {
+        if (weights[place] == 0) continue;  // a NaN is not zero
+        const auto found = pending_.find(static_cast<int64_t>(place));
+        if (found == pending_.end()) {
+            ++missing;
+            continue;
+        }
+        used.emplace_back(found->second.order, found->first);
+        ids += found->second.gradients.ids.size;
+    }
+    if (missing)
+        throw std::runtime_error(std::to_string(missing) +
+                                 " of the gradients to be applied were computed before the "
+                                 "table's last step; a table keeps gradients for one step");
+    const auto factor = [&](int64_t place) { return double{weights[place]} / double{kWhole}; };
+    if (used.size() == 1) {
+        const int64_t place = used[0].second;
+        const bool held = std::find(held_.begin(), held_.end(), place) != held_.end();
+        RowGradients& own = pending_.at(place).gradients;
+        RowGradients rows = take && !held ? std::move(own) : copy_of(own);
+        scale(rows.sums.data(), rows.sums.size, factor(place));
+        return rows;
+    }
+    std::sort(used.begin(), used.end());
+    const int64_t dim = table_->dim();
+    RowGradients rows{Buffer<int64_t>(ids), Buffer<float>(ids * dim)};
+    int64_t next = 0;
+    for (const auto& [order, place] : used) {
+        const RowGradients& one = pending_.at(place).gradients;
+        std::copy(one.ids.begin(), one.ids.end(), rows.ids.data() + next);
+        std::copy(one.sums.begin(), one.sums.end(), rows.sums.data() + next * dim);
+        scale(rows.sums.data() + next * dim, one.sums.size, factor(place));
+        next += one.ids.size;
+    }
+    if (distinct && ids)
+        rows = table_->sum_gradients(table_->plan(span_of(rows.ids)), span_of(rows.sums));
+    return rows;
+}
+
+RowGradients ProgramTable::summed(std::span<const float> weights) {
+    const std::shared_lock open(open_);
+    return weighted(weights, true, false);
+}
+
+int64_t ProgramTable::waiting() const {
+    const std::lock_guard hold(mutex_);
+    return static_cast<int64_t>(pending_.size());
+}
+
+void ProgramTable::hold(std::vector<int64_t> places) {
+    const std::lock_guard hold(mutex_);
+    held_ = std::move(places);
+}
+
+void ProgramTable::clear() {
+    const std::lock_guard hold(mutex_);
+    pending_.clear();
+}
+
+// Drops gradients but for those held and those with a weight.
+void ProgramTable::clear_but(std::span<const float> weights) {
+    const std::lock_guard hold(mutex_);
+    std::erase_if(pending_, [&](const auto& entry) {
+        const auto place = static_cast<std::size_t>(entry.first);
+        const bool weighs = place < weights.size() && weights[place] != 0;
+        return !weighs && std::find(held_.begin(), held_.end(), entry.first) == held_.end();
+    });
+}
+
+void ProgramTable::norm(const ProgramCall& call) {
+    const RowGradients rows = weighted(FloatArray(call.arguments[0]).values, true, false);
+    double sum = 0;
+    for (const float g : rows.sums) sum += double{g} * double{g};
+    *static_cast<float*>(call.out.data) = static_cast<float>(std::sqrt(sum));
+}
+
+void ProgramTable::finite(const ProgramCall& call) {
+    const RowGradients rows = weighted(FloatArray(call.arguments[0]).values, true, false);
+    const bool good =
+        std::all_of(rows.sums.begin(), rows.sums.end(), [](float g) { return std::isfinite(g); });
+    *static_cast<float*>(call.out.data) = good ? 1 : std::numeric_limits<float>::quiet_NaN();
+}
+
+// ---------------------------------------------------------------------- steps
+
+void ProgramTable::step(const ProgramCall& call) {
+    const double rate = number(call.arguments[3]);
+    const auto iteration = static_cast<int64_t>(number(call.arguments[2]));
+    if (number(call.arguments[4]) != 0 && !failed()) {
+        check_version(call.arguments[0]);
+        make_step(call, rate, iteration);
+    }
+    write_token(call.out);
+}
+
+void ProgramTable::make_step(const ProgramCall& call, double rate, int64_t iteration) {
+    const KnownRule& known = rules_.at(call.rule);
+    const bool divides_by_0 = rate == 0 && known.formula.divides_by_rate;
+    if (!std::isfinite(rate) || rate < 0 || iteration < 1 || divides_by_0)
+        return record({Failure::Kind::step, "", rate, iteration});
+    const bool clips = call.clip >= 0;
+    const FloatArray weights(call.arguments[1]);
+    RowGradients rows = weighted(weights.values, clips, true);
+    if (clips) {
+        const auto most = static_cast<float>(call.clip);
+        for (float& g : rows.sums) g = g < -most ? -most : g > most ? most : g;  // a NaN stays
+    }
+    if (call.rule != current_rule_ || table_->rule_version() != rule_version_) {
+        table_->set_hyperparameters(known.rule);
+        current_rule_ = changed_rule_ = call.rule;
+        rule_version_ = table_->rule_version();
+    }
+    table_->update(rows, known.formula.at(rate, iteration), frozen_row_);
+    if (!known.supports_lazy) table_->materialize();
+    clear_but({});  // and with them those that nobody applied
+}
+
+void ProgramTable::discard(const ProgramCall& call) {
+    clear_but(FloatArray(call.arguments[1]).values);
+    std::memcpy(call.out.data, call.arguments[0].data, call.out.size() * sizeof(float));
+}
+
+}  // namespace rowwise

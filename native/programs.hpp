@@ -1,0 +1,206 @@
+// Tables as compiled programs call them: by key, on the programs' own arrays, without Python.
+//
+// A program cannot raise an error that says what to do, and its state would be lost. So a call that
+// fails writes zeros and records its failure, and every later call writes zeros, until whoever runs
+// the program has taken the failures.
+//
+// The gradient of a table is, to a program, a vector of weights: by how much each backward pass
+// counts. A pass gives `kWhole` in a place of its own, and its gradients wait here for the step.
+#pragma once
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lock.hpp"
+#include "rule.hpp"
+#include "table.hpp"
+
+namespace rowwise {
+
+// What a rule makes of a step's learning rate and iteration: constants, but for `kind`. The numbers
+// are those of `Rule.step_params` in src/rowwise/rules/.
+struct StepFormula {
+    enum class Kind {
+        constant,  // scale
+        rate,      // scale = lr
+        adam,      // scale = lr sqrt(1 - beta_2^t) / (1 - beta_1^t)
+        adamax,    // scale = lr / (1 - beta_1^t)
+        nadam,     // see rules/_adam.py
+    };
+    Kind kind = Kind::constant;
+    double scale = 0, gradient_scale = 0, epsilon_factor = 1;
+    double beta_1 = 0, beta_2 = 0, weight_decay = 0;
+    bool divides_by_rate = false;  // so that a rate of 0 is refused
+
+    StepParams at(double rate, int64_t iteration) const;
+};
+
+enum class Dtype {
+    boolean,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+    float16,
+    bfloat16,
+    float32,
+    float64
+};
+std::size_t size_of(Dtype dtype);
+
+// An array of a program's, contiguous.
+struct ProgramArray {
+    Dtype dtype;
+    void* data;
+    std::span<const int64_t> shape;
+
+    int64_t size() const;
+};
+
+// A call: arguments, the result to be written, and what the program was made with.
+struct ProgramCall {
+    std::vector<ProgramArray> arguments;
+    ProgramArray out;
+    int64_t rule = -1;              // of a step
+    double clip = -1;               // of a step: the largest absolute value, or none if negative
+    std::span<const int64_t> keys;  // of the tables whose failures are asked for
+};
+
+// What went wrong. `ids`: the array of ids, for a message that names the id and its position.
+struct Failure {
+    enum class Kind { ids, step, memory, other };
+    Kind kind;
+    std::string text;
+    double rate = 0;
+    int64_t iteration = 0;
+    Dtype dtype = Dtype::int64;
+    std::vector<int64_t> shape = {};
+    std::vector<char> bytes = {};
+};
+
+// Thrown where a program calls a table that there is no more.
+struct TableIsGone {};
+
+class ProgramTable {
+  public:
+    static constexpr int64_t kCapacity = 1023;  // gradients that can wait at once
+    // The weight of a gradient as it comes: between the smallest and the largest floats there is
+    // room for losses scaled by 2^127, and processors take floats below 2^-126 for 0.
+    static constexpr float kWhole = 1099511627776.0f;       // 2^40
+    static constexpr int64_t kVersions = int64_t{1} << 24;  // a float32 counts no further
+    static constexpr int kMethodCount = 12;
+
+    // `path` names the variable in messages.
+    static std::shared_ptr<ProgramTable> make(std::string path);
+    ~ProgramTable();
+    ProgramTable(const ProgramTable&) = delete;
+    ProgramTable& operator=(const ProgramTable&) = delete;
+
+    int64_t key() const { return key_; }
+
+    // Calls table number `key` by the name of a method below.
+    static void call(int64_t key, int method, const ProgramCall& call);
+    static int method(const std::string& name);  // -1: there is none
+    static std::vector<std::string> methods();
+
+    // ------------------------------------------------------ by the owner
+
+    // From now on calls go to `table`, whose writers take turns; or to nobody. Waits for calls that
+    // are being made.
+    void bind(Table& table, std::shared_ptr<ReentrantLock> turn);
+    void bind_rows(int64_t rows);  // for `validate` alone
+    void close();
+    void set_frozen_row(int64_t row);
+
+    // Returns the number of a rule, for steps.
+    int64_t add_rule(TrainingRule rule, StepFormula formula, bool supports_lazy);
+    void use_rule(int64_t rule);  // it is the one that the table has now
+    StepFormula formula(int64_t rule) const;
+    // The rule that a step has set, where the table had another; -1: none since the last call.
+    int64_t pop_changed_rule();
+
+    int64_t version() const;
+    bool failed() const { return failed_.load(std::memory_order_acquire); }
+    void fail() { failed_.store(true, std::memory_order_release); }  // the owner knows why
+    std::vector<Failure> pop_failures();
+
+    // Gradients (n, dim) of rows ids (n,) as a pass of its own; returns its place. `order` decides
+    // which gradients of an id are summed first, whichever came first.
+    int64_t push(int64_t order, RowGradients gradients);
+    // The gradients that wait, weighted and summed by distinct ids.
+    RowGradients summed(std::span<const float> weights);
+    int64_t waiting() const;
+    void hold(std::vector<int64_t> places);  // gradients that steps leave waiting
+    void clear();
+
+    // ------------------------------------------------------ by programs
+
+    // out () bool <- whether none of the tables has failed; the arguments only come first.
+    static void no_errors(const ProgramCall& call);
+
+    void validate(const ProgramCall& call);  // ids -> out int32, all of them rows
+    void lookup(const ProgramCall& call);    // token, ids -> out (..., dim)
+    void pool(const ProgramCall& call);      // token, ids (..., length), weights? -> (..., dim)
+    void gradient_of_weights(const ProgramCall& call);  // ids, gradients -> (..., length)
+    void push_rows(const ProgramCall& call);            // order, token, ids, gradients -> (size,)
+    void push_bags(const ProgramCall& call);   // order, token, ids, gradients, weights? -> (size,)
+    void push_dense(const ProgramCall& call);  // order, token, gradient (rows, dim) -> (size,)
+    void norm(const ProgramCall& call);        // weights (size,) -> ()
+    void finite(const ProgramCall& call);      // weights (size,) -> (): 1, or NaN
+    void step(const ProgramCall& call);        // token, weights, iteration, rate, now -> next token
+    void discard(const ProgramCall& call);     // token, weights of what waits on -> the same token
+
+  private:
+    struct Pending {
+        std::pair<int64_t, int64_t> order;
+        RowGradients gradients;
+    };
+    struct KnownRule {
+        TrainingRule rule;
+        StepFormula formula;
+        bool supports_lazy;
+    };
+
+    ProgramTable(int64_t key, std::string path) : key_(key), path_(std::move(path)) {}
+
+    void run(int method, const ProgramCall& call);
+    void record(Failure failure);
+    void check_version(const ProgramArray& token) const;
+    Buffer<int64_t> row_ids(const ProgramArray& ids) const;
+    void push_for(const ProgramCall& call, RowGradients gradients);
+    void make_step(const ProgramCall& call, double rate, int64_t iteration);
+    RowGradients weighted(std::span<const float> weights, bool distinct, bool take);
+    void clear_but(std::span<const float> weights);
+    void write_token(const ProgramArray& out) const;
+
+    const int64_t key_;
+    const std::string path_;
+    // Shared by calls, alone by whoever changes what they call. A writer's turn comes before it.
+    mutable std::shared_mutex open_;
+    Table* table_ = nullptr;
+    std::shared_ptr<ReentrantLock> turn_;
+    int64_t rows_ = 0, frozen_row_ = -1;
+
+    mutable std::mutex mutex_;  // of all that follows
+    std::atomic<bool> failed_ = false;
+    std::vector<Failure> failures_;
+    std::map<int64_t, Pending> pending_;  // by place
+    std::vector<int64_t> held_;
+    int64_t pushed_ = 0;  // gradients so far
+    std::vector<KnownRule> rules_;
+    int64_t current_rule_ = -1, rule_version_ = -1;  // the rule that the table had at that version
+    int64_t changed_rule_ = -1;
+};
+
+}  // namespace rowwise
