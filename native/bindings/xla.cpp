@@ -1,7 +1,7 @@
 // Calls of tables by XLA's programs: its call frame in, `ProgramTable::call`, an error out.
 //
-// Only what the C interface has had since its version 0.1 is used, so that the handlers serve any
-// later runtime of major version 0: each is told its own version back.
+// Only what the C interface has in its version 0.1 is used, and that is the version told to the
+// runtime, whichever header was there at build time: runtimes take handlers of versions before theirs.
 #include <xla/ffi/api/c_api.h>
 
 #include <array>
@@ -71,9 +71,8 @@ bool tell_metadata(const XLA_FFI_CallFrame& frame) {
     const XLA_FFI_Extension_Base* extension = frame.extension_start;
     if (extension == nullptr || extension->type != XLA_FFI_Extension_Metadata) return false;
     auto* metadata = reinterpret_cast<const XLA_FFI_Metadata_Extension*>(extension)->metadata;
-    metadata->api_version.major_version = XLA_FFI_API_MAJOR;
-    metadata->api_version.minor_version =
-        frame.api != nullptr ? frame.api->api_version.minor_version : XLA_FFI_API_MINOR;
+    metadata->api_version.major_version = 0;
+    metadata->api_version.minor_version = 1;
     metadata->traits = 0;
     return true;
 }

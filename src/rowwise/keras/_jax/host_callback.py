@@ -19,9 +19,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import io_callback
-from jax.experimental.buffer_callback import buffer_callback
 
 from rowwise import _native
+
+try:
+    from jax.experimental.buffer_callback import buffer_callback
+except ModuleNotFoundError:  # JAX 0.6.0
+    buffer_callback = None
 
 
 class HostCallback:
@@ -38,7 +42,7 @@ class HostCallback:
         """Run for a program on a CPU, on its own buffers."""
         owner = self._owner()
         if owner is None:
-            raise RuntimeError("the table that this program reads is gone")
+            raise RuntimeError("the table that this program calls is gone")
         method = getattr(owner, self._method)
         method(np.asarray(out), *self._more, *map(np.asarray, buffers))
 
@@ -64,7 +68,7 @@ def call(
     """
     result = jax.ShapeDtypeStruct(shape, dtype)
     batched = "sequential" if changes else "expand_dims"
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and buffer_callback is not None:
         called = buffer_callback(
             function.in_place, result, has_side_effect=changes, vmap_method=batched
         )
