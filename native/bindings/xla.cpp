@@ -1,7 +1,8 @@
 // Calls of tables by XLA's programs: its call frame in, `ProgramTable::call`, an error out.
 //
 // Only what the C interface has in its version 0.1 is used, and that is the version told to the
-// runtime, whichever header was there at build time: runtimes take handlers of versions before theirs.
+// runtime, whichever header was there at build time: runtimes take handlers of versions before
+// theirs.
 #include <xla/ffi/api/c_api.h>
 
 #include <array>

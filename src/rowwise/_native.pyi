@@ -106,6 +106,112 @@ class IdIndex:
     def nbytes(self) -> int:
         """Bytes of memory."""
 
+class ReentrantLock:
+    """A lock that a thread may take several times, and native code too."""
+
+    def __init__(self) -> None: ...
+
+    def acquire(self, timeout: float = -1.0) -> bool:
+        """
+        Wait for the lock, so many seconds if not below 0; return whether it was got.
+        """
+
+    def release(self) -> None:
+        """Let the next one in."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+class Program:
+    """
+    A table as compiled programs call it, by its key.
+
+    Failures wait here for whoever runs the programs, and so do gradients for
+    the step that applies them. See native/programs.hpp.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Begin without a table; path names it in messages."""
+
+    @property
+    def key(self) -> int:
+        """What programs call it by."""
+
+    def bind(self, table: object, turn: ReentrantLock) -> None:
+        """Call `table` from now on, whose writers take turns."""
+
+    def bind_rows(self, rows: int) -> None:
+        """Validate ids of so many rows; there is no table."""
+
+    def freeze_row(self, row: int) -> None:
+        """Let steps leave a row as it is; -1: none."""
+
+    def add_rule(self, rule: Rule, *, slot_starts: Sequence[float], advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float], slot_names: str, kind: str, scale: float, gradient_scale: float, epsilon_factor: float, beta_1: float, beta_2: float, weight_decay: float, divides_by_rate: bool, supports_lazy: bool) -> int:
+        """
+        Return the number of a rule, for steps: as `Table.set_rule` takes it, with the formula
+        of a step's numbers, see native/programs.hpp.
+        """
+
+    def use_rule(self, rule: int) -> None:
+        """Record that the table has this rule now."""
+
+    def pop_changed_rule(self) -> int:
+        """Return the rule that a step has set since the last call, or -1."""
+
+    def step_params(self, rule: int, learning_rate: float, iteration: int) -> tuple[float, float, float, float, float]:
+        """Return what `Rule.step_params` does, by the rule's formula."""
+
+    @property
+    def version(self) -> int:
+        """The table's version, in the whole numbers of a float32."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a call has failed, or `fail` was called."""
+
+    def fail(self) -> None:
+        """Let calls write zeros, as after a failure."""
+
+    def pop_failures(self) -> list[tuple[str, str, float, int, str, list[int], bytes]]:
+        """
+        Return the failures and forget them: kind, text, rate, iteration, and the array of ids
+        as the name of its dtype, its shape and its bytes.
+        """
+
+    def push(self, order: int, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], gradients: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> int:
+        """Keep gradients (n, dim) of distinct rows ids (n,); return their place."""
+
+    def summed(self, weights: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], dim: int) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]:
+        """
+        Return the gradients that wait, weighted by (size,): ids (m,), sums (m, dim).
+        """
+
+    @property
+    def waiting(self) -> int:
+        """How many gradients wait."""
+
+    def hold(self, places: Sequence[int]) -> None:
+        """Leave the gradients at these places waiting, after a step too."""
+
+    def clear(self) -> None:
+        """Drop all gradients that wait."""
+
+def call_program(key: int, method: str, out: tuple[int, str, Sequence[int]], arguments: Sequence[tuple[int, str, Sequence[int]]], *, rule: int = -1, clip: float = -1.0, keys: Sequence[int] = []) -> None:
+    """
+    Call a program's table as the program would: arrays are (address, dtype, shape).
+    """
+
+def xla_handlers() -> dict[str, Any]:
+    """
+    Return XLA's handlers of such calls, by method; none where the extension was built
+    without XLA's header.
+    """
+
+PROGRAM_CAPACITY: int = 1023
+
+PROGRAM_WHOLE: float = 1099511627776.0
+
 class Rule:
     """The arithmetic of a rule, with its hyperparameters."""
 
@@ -140,7 +246,7 @@ class Table:
         Lay a table over weights (rows, dim) and the bytes of (rows,) row states.
         """
 
-    def set_rule(self, rule: Rule, slots: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]], *, slot_starts: Sequence[float], slots_pristine: bool, advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float]) -> None:
+    def set_rule(self, rule: Rule, slots: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]], *, slot_starts: Sequence[float], slots_pristine: bool, advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float], slot_names: str = '') -> None:
         """
         Update rows by `rule` from now on; every row must be up to date.
 
@@ -212,10 +318,20 @@ class Table:
 
     @property
     def steps(self) -> int:
-        """Updates so far, each counted as it is made."""
+        """
+        Updates so far. A step counts itself: whatever interrupts Python, both have happened
+        or neither.
+        """
 
     @steps.setter
     def steps(self, arg: int, /) -> None: ...
+
+    @property
+    def version(self) -> int:
+        """Raised by every writer once it has written."""
+
+    @version.setter
+    def version(self, arg: int, /) -> None: ...
 
     @property
     def clocks(self) -> int:

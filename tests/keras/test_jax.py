@@ -32,7 +32,7 @@ from rowwise.keras._jax.step_formula import step_formula
 
 IDS, ANSWERS = data()
 needs_handlers = pytest.mark.skipif(
-    not host_callback.has_handlers, reason="the extension was built without XLA's header"
+    not host_callback.has_handlers(), reason="the extension was built without XLA's header"
 )
 
 
@@ -502,11 +502,21 @@ def test_programs_that_call_by_way_of_python_make_the_same_steps(monkeypatch, op
         return model
 
     directly = trained()
-    monkeypatch.setattr(host_callback, "has_handlers", False)
+    monkeypatch.setattr(host_callback, "has_handlers", lambda: False)
     by_way_of_python = trained()
     assert by_way_of_python.layers[0].embeddings._callbacks
     for mine, other in zip(contents(directly), contents(by_way_of_python), strict=True):
         np.testing.assert_array_equal(mine, other)
+
+
+@needs_handlers
+def test_a_jaxlib_that_refuses_the_handlers_is_told_of_once(monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("another version")
+
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", refuse)
+    with pytest.warns(UserWarning, match="does not take rowwise's handlers .another version."):
+        assert not host_callback.has_handlers.__wrapped__()
 
 
 def test_a_program_that_outlives_its_table_gives_an_error():

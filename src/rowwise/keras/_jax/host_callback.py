@@ -9,11 +9,11 @@ and back.
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -74,7 +74,7 @@ def call(
         )
         return called(*arrays)
     if changes:
-        return io_callback(partial(function.elsewhere, shape, dtype), result, *arrays)
+        return io_callback(functools.partial(function.elsewhere, shape, dtype), result, *arrays)
 
     def call_batch(*given: Any) -> Any:
         axes = [np.shape(g)[: np.ndim(g) - np.ndim(a)] for g, a in zip(given, arrays, strict=True)]
@@ -86,8 +86,12 @@ def call(
 # ---------------------------------------------------------------------- tables
 
 
-def _register_handlers() -> bool:
-    """Make the native handlers known to XLA; return whether programs can call them."""
+@functools.cache
+def has_handlers() -> bool:
+    """Make the native handlers known to XLA, once; return whether programs can call them.
+
+    JAX's backend must be there: before, XLA would refuse handlers only when it comes, and fail.
+    """
     handlers = _native.xla_handlers()
     if not handlers or os.environ.get("ROWWISE_JAX_HANDLERS") == "0":
         return False
@@ -104,13 +108,10 @@ def _register_handlers() -> bool:
     return True
 
 
-has_handlers = _register_handlers()
-
-
 _KINDS: dict[str, Callable[[Any], Any]] = {
     "rule": np.int64,
     "clip": np.float64,
-    "keys": partial(np.array, dtype=np.int64),
+    "keys": functools.partial(np.array, dtype=np.int64),
 }
 
 
@@ -131,7 +132,7 @@ def call_table(
         shape, dtype, arrays, changes: as for `call`.
         attributes: what the program is made with: rule, clip, keys.
     """
-    if not has_handlers or jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or not has_handlers():
         callback = own.callback("call", method, *attributes.items())
         return call(callback, shape, dtype, *arrays, changes=changes)
     handler = jax.ffi.ffi_call(
