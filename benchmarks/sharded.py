@@ -2,7 +2,7 @@
 
 The work: two processes, a core each, Adam, vectors of 64, 65,536 ids a process and step. A step is
 forward, backward and `optimizer.step` of `rowwise.torch.ShardedEmbedding`. Its parts, measured in
-the same processes: lookup and update of as many rows in the process's own share of the table, and
+the same processes: lookup and update of as many rows of a table of its share's size, and
 the time that gloo takes for the bytes that the step sends to the other process. The peer is
 `torch.nn.Embedding` under `DistributedDataParallel` with `torch.optim.Adam`.
 
@@ -27,20 +27,25 @@ from torch.nn.parallel import DistributedDataParallel
 
 import rowwise.torch
 from rowwise.sharded import Layout
-from rowwise.store import RowGradient
+from rowwise.store import HostStore, RowGradient
 
 DIM, BATCH, RANKS = 64, 65_536, 2
 
 
-def measure(work: Callable[[int], None], steps: int, warm_up: int = 3) -> np.ndarray:
-    """Median wall and processor time of a call in ms, both processes starting it together."""
-    times = []
+def measure(
+    works: dict[str, Callable[[int], None]], steps: int, warm_up: int = 3
+) -> dict[str, np.ndarray]:
+    """Median wall and processor time in ms of each of some works, both processes starting it
+    together; in turns, so that what else the machine does bears on all of them."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     for step in range(warm_up + steps):
-        dist.barrier()
-        start = time.perf_counter(), time.process_time()
-        work(step)
-        times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
-    return 1000 * np.median(times[warm_up:], axis=0)
+        for name, work in works.items():
+            dist.barrier()
+            start = time.perf_counter(), time.process_time()
+            work(step)
+            took = time.perf_counter() - start[0], time.process_time() - start[1]
+            times[name].append(took)
+    return {name: 1000 * np.median(took[warm_up:], axis=0) for name, took in times.items()}
 
 
 def batches(kind: str, rows: int, rank: int, count: int) -> list[np.ndarray]:
@@ -111,7 +116,6 @@ def sharded(rank: int, args: argparse.Namespace) -> dict[str, Any]:
     sent = torch.tensor([store.exchange.bytes_sent - before])
     needed = bytes_needed(store.layout, everyone[rank][1], [of[1] for of in everyone], rank)
     result = {"sent": sent.item() / 1e6, "needed": needed / 1e6}
-    result["step"] = measure(step, args.steps)
 
     # What of the batch the parts need: the rows that this process holds, of both batches.
     first, end = store.layout.span(rank)
@@ -119,7 +123,8 @@ def sharded(rank: int, args: argparse.Namespace) -> dict[str, Any]:
     for number in range(8):
         rows = [store.layout.positions(of[number]) for of in everyone]
         held.append(np.concatenate([of[(first <= of) & (of < end)] - first for of in rows]))
-    local, params = store.local, module.table.rule.step_params(0.01, 100)
+    rule = module.table.rule
+    local = HostStore(*store.local.shape, rule)  # a table of its own, stepped in turn
     out = np.empty((2 * BATCH, DIM), np.float32)
     values = np.random.default_rng(0).standard_normal((2 * BATCH, DIM)).astype(np.float32)
 
@@ -129,17 +134,18 @@ def sharded(rank: int, args: argparse.Namespace) -> dict[str, Any]:
 
     def update(number: int) -> None:
         rows = held[number % 8]
+        params = rule.step_params(0.01, local.steps + 1)
         local.apply(RowGradient(rows, values[: len(rows)]), params)
 
     dist.all_reduce(sent, dist.ReduceOp.MAX)
     there, back = (torch.zeros(sent.item(), dtype=torch.uint8) for _ in range(2))
     split = [0 if other == rank else sent.item() for other in range(RANKS)]
-    result["lookup"] = measure(lookup, args.steps)
-    result["update"] = measure(update, args.steps)
-    result["gloo"] = measure(
-        lambda _: dist.all_to_all_single(back, there, split, split), args.steps
-    )
-    return result
+
+    def gloo(_: int) -> None:
+        dist.all_to_all_single(back, there, split, split)
+
+    works = {"step": step, "lookup": lookup, "update": update, "gloo": gloo}
+    return result | measure(works, args.steps)
 
 
 def beside_dense(rank: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -147,11 +153,10 @@ def beside_dense(rank: int, args: argparse.Namespace) -> dict[str, Any]:
     ids = batches(args.ids, args.dense_rows, rank, 4)
     module = rowwise.torch.ShardedEmbedding(args.dense_rows, DIM)
     step = train(module, rowwise.torch.optim.Adam(module.parameters()), ids)
-    result = {"ours": measure(step, args.steps)}
+    result = measure({"ours": step}, args.steps)
     dense = DistributedDataParallel(torch.nn.Embedding(args.dense_rows, DIM))
     step = train(dense, torch.optim.Adam(dense.parameters()), ids)
-    result["dense"] = measure(step, max(2, args.steps // 5), warm_up=1)
-    return result
+    return result | measure({"dense": step}, max(2, args.steps // 5), warm_up=1)
 
 
 def one_process(args: argparse.Namespace) -> None:
