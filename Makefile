@@ -89,7 +89,7 @@ build/peers/.installed: $(SOURCES) benchmarks/requirements.txt
 $(VENV)/.installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt ".[dev,bench]"
+	ROWWISE_JAX=1 $(BIN)/pip install --quiet --constraint constraints.txt ".[dev,bench]"
 	@touch $@
 
 clean:
