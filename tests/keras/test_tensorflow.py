@@ -7,7 +7,7 @@ import threading
 import keras
 import numpy as np
 import pytest
-from side_by_side import BACKEND, LAYERS, numpy_of
+from side_by_side import BACKEND, LAYERS, assert_sparse_steps, numpy_of
 
 from rowwise.keras import Embedding
 
@@ -120,6 +120,30 @@ def test_the_gradient_by_the_value_is_that_by_the_variable():
     for ask in (lambda layer: layer.embeddings.value, lambda layer: layer.embeddings):
         for gradient in gradient_of(layer_of(Embedding), ask):
             np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_loop_over_values_makes_sparse_steps_to_the_numbers_of_keras(compiled):
+    def trained(kind):
+        model, optimizer = model_of(kind), keras.optimizers.Adam(0.1)
+        values = [variable.value for variable in model.trainable_variables]
+
+        def step(ids, answers):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((model(ids) - answers) ** 2)
+            optimizer.apply_gradients(zip(tape.gradient(loss, values), values, strict=True))
+
+        optimizer.build(values)
+        step = tf.function(step) if compiled else step
+        for first in (0, 4, 0):
+            step(IDS[first : first + 4], ANSWERS[first : first + 4])
+        if kind is Embedding:
+            assert_sparse_steps(model.layers[1])
+        return model
+
+    ours, theirs = map(trained, LAYERS)
+    for mine, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
 
 
 def test_what_tensorflow_does_with_a_variable_it_does_with_the_value():

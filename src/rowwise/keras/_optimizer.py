@@ -22,7 +22,7 @@ from rowwise._binding import DenseFallback
 from rowwise._checks import check_learning_rate
 from rowwise.keras._gradients import SparseGradient
 from rowwise.keras._scopes import uncast_value
-from rowwise.keras._variable import TableVariableBase
+from rowwise.keras._variable import TableVariableBase, variable_of
 from rowwise.rules import Rule
 
 # ---------------------------------------------------------------------- the rule of an optimizer
@@ -266,7 +266,7 @@ class TableOptimizer(_KerasOptimizer):
         self, reference_variable: Any, name: Any = None, initializer: Any = "zeros"
     ) -> Any:
         """Add a variable; a table's slots and sums of gradients lie with the table."""
-        variable: Any = reference_variable
+        variable: Any = variable_of(reference_variable)
         sparse = (
             isinstance(variable, TableVariableBase)
             and not is_wrapper(self)
@@ -310,7 +310,7 @@ class SparseGradientOptimizer(TableOptimizer):
     # The first method of a step that is given the gradients.
     def _overwrite_variables_directly_with_gradients(self, grads: Any, vars: Any) -> Any:
         gradients, variables = [], []
-        for gradient, variable in zip(grads, vars, strict=True):
+        for gradient, variable in zip(grads, map(variable_of, vars), strict=True):
             if isinstance(variable, TableVariableBase):
                 gradient = self.read_gradient(variable, gradient)
             if gradient is not None:

@@ -22,7 +22,7 @@ from keras.src.trainers.trainer import Trainer
 
 from rowwise.keras import _export, _ids, _loading, _optimizer
 from rowwise.keras._backend import BACKEND, backend
-from rowwise.keras._variable import TableVariableBase
+from rowwise.keras._variable import TableVariableBase, variable_of
 
 try:
     from keras.src.export.saved_model_export_archive import SavedModelExportArchive
@@ -74,6 +74,7 @@ class Patch:
 
 def build_optimizer(original: Any, optimizer: Any, variables: Any) -> Any:
     """Build an optimizer; where it meets a table, mix in the methods that step it."""
+    variables = [variable_of(variable) for variable in variables]
     tables = [v for v in variables if isinstance(v, TableVariableBase)]
     if tables or any(getattr(v, "frozen_row", None) is not None for v in variables):
         _optimizer.mix_in(optimizer, backend.OptimizerMixin, backend.LossScaleMixin)

@@ -119,6 +119,14 @@ def slot_shape(table: Table) -> tuple[int, int]:
     return table.rows, table.rule.slot_dim(table.dim) if table.rule else table.dim
 
 
+def variable_of(value: Any) -> Any:
+    """Return the variable that a value is of, where that is known, or what was given.
+
+    On TensorFlow a variable's value is a `tf.Variable`, which optimizers take in its place.
+    """
+    return getattr(value, "owner", value)
+
+
 def tables_of(model: Any) -> list[Any]:
     """Return the variables of a model that are tables."""
     return [v for v in model.variables if isinstance(v, TableVariableBase)]
