@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from side_by_side import BACKEND, LAYERS, assert_sparse_steps, numpy_of
 
-from rowwise.keras import Embedding
+from rowwise.keras import Embedding, export_scope
 
 if BACKEND != "tensorflow":
     pytest.skip("is about what TensorFlow alone has", allow_module_level=True)
@@ -225,3 +225,20 @@ def test_a_graph_has_its_gradient_after_the_model_is_dropped():
     slices = tape.gradient(value, layer.embeddings)
     rows = layer.table.to_numpy()[[1, 2, 2]]
     np.testing.assert_allclose(numpy_of(slices.values), 2 * rows, rtol=1e-6)
+
+
+def test_without_what_is_private_to_tensorflow_models_train_and_export(monkeypatch):
+    from rowwise.keras._tensorflow import internals
+
+    assert len(internals.points_that_write_graphs()) == 3
+    modules = ("convert_to_constants", "function_serialization", "saved_model_exported_concrete")
+    for name in (*modules, "save_context"):
+        monkeypatch.setattr(internals, name, None)
+    monkeypatch.setattr(internals, "_registry", {})
+    assert internals.points_that_write_graphs() == []
+    model = model_of(Embedding)
+    model.train_on_batch(IDS, ANSWERS)
+    assert_sparse_steps(model.layers[1])
+    with export_scope():
+        served = tf.function(model).get_concrete_function(tf.TensorSpec((None, 3), tf.int32))
+    assert "PyFunc" not in {operation.type for operation in served.graph.get_operations()}

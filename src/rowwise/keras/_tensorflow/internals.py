@@ -1,14 +1,15 @@
 """Everything private to TensorFlow that this package uses.
 
-What a version of TensorFlow does not have is left out: models train and predict as before. Then
-registrations of gradients stay for good, `tf.saved_model.save` records calls of Python, and a
-frozen graph that holds such calls is not refused.
+What a version of TensorFlow does not have is left out, and models train, predict and export as
+before. Then registrations of gradients stay for good, TensorFlow refuses `tf.saved_model.save` of a
+model in words of its own, and a frozen graph that calls a table is not refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,13 +20,19 @@ from tensorflow.python.ops.resource_variable_ops import BaseResourceVariable, Re
 
 from rowwise.keras import _scopes
 
-try:
-    from tensorflow.python.eager.polymorphic_function import saved_model_exported_concrete
-    from tensorflow.python.framework import convert_to_constants
-    from tensorflow.python.saved_model import function_serialization, save_context
-except ImportError:
-    convert_to_constants = function_serialization = None
-    saved_model_exported_concrete = save_context = None
+
+def _module(name: str) -> Any:
+    """Return a module of TensorFlow's, or None where a version has none of this name."""
+    try:
+        return importlib.import_module(f"tensorflow.python.{name}")
+    except ImportError:
+        return None
+
+
+convert_to_constants = _module("framework.convert_to_constants")
+function_serialization = _module("saved_model.function_serialization")
+save_context = _module("saved_model.save_context")
+saved_model_exported_concrete = _module("eager.polymorphic_function.saved_model_exported_concrete")
 
 __all__ = [
     "BaseResourceVariable",
