@@ -3,6 +3,7 @@
 # make docs: the documentation as a site, in build/site.
 # make fuzz: damaged files for every reader, killed saves and full disks, for some minutes.
 # make check-native: the native code under the address, undefined-behaviour and thread sanitizers.
+# make check-platforms: compiles the native code, but for the bindings, for other systems; runs nothing there.
 # make test-backends: the Keras tests on JAX and TensorFlow in full, where make test runs every test
 #                     there, but of a test's cases the first and every 40th after that.
 # make test-versions: a short test of every supported version of the frameworks, each in an environment.
@@ -19,7 +20,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export KERAS_BACKEND = torch
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-backends test-versions test-oldest check docs check-native bench fuzz clean
+.PHONY: demo test test-backends test-versions test-oldest check docs check-native check-platforms bench fuzz clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -59,6 +60,18 @@ docs: $(VENV)/.installed  # fails on a dead link, and on a public name without d
 check-native: build/address,undefined/check build/thread/check
 	build/address,undefined/check
 	build/thread/check
+
+PLATFORMS := aarch64-linux-gnu x86_64-linux-musl aarch64-macos x86_64-macos x86_64-windows-gnu
+ZIG := build/zig/bin/python -m ziglang c++ -std=c++20 -Inative -ffp-contract=off
+
+check-platforms:  # some minutes
+	test -x build/zig/bin/python || $(PYTHON) -m venv build/zig
+	build/zig/bin/pip install --quiet ziglang==0.17.1
+	for platform in $(PLATFORMS); do \
+	  for source in $(filter-out native/bindings/%,$(filter native/%.cpp,$(CPP))); do \
+	    $(ZIG) -target $$platform -c $$source -o build/zig/compiled.o || exit 1; \
+	  done; echo "$$platform compiles"; \
+	done
 
 build/%/check: $(SOURCES) $(wildcard tests/native/*) $(VENV)/.installed
 	$(BIN)/cmake -S . -B build/$* -DROWWISE_TOOLS=ON -DROWWISE_SANITIZE=$* -DCMAKE_BUILD_TYPE=Debug

@@ -1,13 +1,20 @@
 #include "disk.hpp"
 
+#ifdef _WIN32
+#define NOMINMAX
+#define WIN32_LEAN_AND_MEAN
+#include <io.h>
+#include <windows.h>
+#else
 #include <unistd.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -20,16 +27,44 @@ constexpr int64_t kRecordsPerTurn = 16;  // that a thread takes, and moves at on
 constexpr std::size_t kAlignment = 4096;
 
 struct Free {
-    void operator()(std::byte* memory) const { std::free(memory); }
+    void operator()(std::byte* memory) const {
+        ::operator delete(memory, std::align_val_t{kAlignment});
+    }
 };
 using Aligned = std::unique_ptr<std::byte, Free>;
+
+Aligned aligned(std::size_t bytes) {
+    void* memory = ::operator new(bytes, std::align_val_t{kAlignment}, std::nothrow);
+    return Aligned(static_cast<std::byte*>(memory));
+}
+
+// Moves at most `bytes` between the file and memory. Returns how many, 0 at the file's end, or -1
+// with errno.
+int64_t move_some(int file, std::byte* memory, int64_t bytes, int64_t at, bool write) {
+#ifdef _WIN32
+    const auto handle = reinterpret_cast<HANDLE>(_get_osfhandle(file));
+    const auto size = static_cast<DWORD>(std::min(bytes, int64_t{1} << 30));
+    OVERLAPPED where{};
+    where.Offset = static_cast<DWORD>(at);
+    where.OffsetHigh = static_cast<DWORD>(at >> 32);
+    DWORD moved = 0;
+    if (write ? WriteFile(handle, memory, size, &moved, &where)
+              : ReadFile(handle, memory, size, &moved, &where))
+        return moved;
+    const DWORD error = GetLastError();
+    if (error == ERROR_HANDLE_EOF) return 0;
+    errno = error == ERROR_DISK_FULL ? ENOSPC : EIO;
+    return -1;
+#else
+    const auto size = static_cast<std::size_t>(bytes);
+    return write ? pwrite(file, memory, size, at) : pread(file, memory, size, at);
+#endif
+}
 
 // Moves `bytes` between the file and memory; the system may move fewer at once than asked for.
 int move_bytes(int file, std::byte* memory, int64_t bytes, int64_t at, bool write) {
     while (bytes > 0) {
-        const auto size = static_cast<std::size_t>(bytes);
-        const ssize_t moved =
-            write ? pwrite(file, memory, size, at) : pread(file, memory, size, at);
+        const int64_t moved = move_some(file, memory, bytes, at, write);
         if (moved < 0 && errno == EINTR) continue;
         if (moved <= 0) return moved < 0 ? errno : EIO;
         memory += moved;
@@ -73,7 +108,7 @@ int move_records(int file, std::span<const RecordPart> parts, int64_t stride,
         return 0;
     };
     const auto work = [&] {
-        const Aligned records(static_cast<std::byte*>(std::aligned_alloc(kAlignment, room)));
+        const Aligned records = aligned(room);
         if (records == nullptr) {
             failed = ENOMEM;
             return;

@@ -7,16 +7,17 @@
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
+#include <unistd.h>
 #define ROWWISE_MMAP 1
 #endif
 
 namespace rowwise {
 
+#ifdef ROWWISE_MMAP
+
 namespace {
 constexpr std::size_t kHugePage = std::size_t{1} << 21;
 }
-
-#ifdef ROWWISE_MMAP
 
 // A mapping is only aligned to a small page, so that one huge page more is mapped and the unaligned
 // head and tail are given back: every full huge page of the buffer can then be one.
@@ -29,7 +30,7 @@ void* allocate(std::size_t bytes) {
 
     auto first = reinterpret_cast<std::size_t>(base);
     const std::size_t aligned = (first + kHugePage - 1) & ~(kHugePage - 1);
-    const std::size_t page = 4096;
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
     const std::size_t end = (aligned + bytes + page - 1) & ~(page - 1);
     if (aligned > first) munmap(base, aligned - first);
     if (first + mapped > end) munmap(reinterpret_cast<void*>(end), first + mapped - end);

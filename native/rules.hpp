@@ -270,7 +270,7 @@ struct Lion : Common<1> {
     ROWWISE_HD static void lag_slots(const LaggedUpdate& k, const Hyperparameters& h, Slots<1>& s) {
         const float m = s.z[0] * k.slot_decay[0];
         const float least = sign(s.z[0]) * kSmallest;
-        s.z[0] = (m == 0) & (h.beta_2 > 0.5f) ? least : m;
+        s.z[0] = ((m == 0) & (h.beta_2 > 0.5f)) ? least : m;
     }
     ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w,
                                 Slots<1>& slot) {

@@ -350,3 +350,12 @@ def test_values_of_another_number_of_rows_are_refused_before_any_is_written(tmp_
         with pytest.raises(ValueError, match="broadcast"):
             write()
     np.testing.assert_array_equal(there.to_numpy(), before)
+
+
+def test_without_a_way_past_the_systems_cache_the_bits_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "O_DIRECT")  # as on macOS and Windows
+    tables = pair(tmp_path)
+    assert tables[1].store._file.stride % 512
+    train(tables, 30)
+    tables[1].save(tmp_path / "table")
+    assert everything(Table.load(tmp_path / "table")) == everything(tables[0])

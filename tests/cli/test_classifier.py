@@ -343,7 +343,7 @@ def test_the_old_model_stays_until_the_new_one_is_whole(model, tmp_path, monkeyp
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rowwise.cli._new_folder._flush", fail)
+    monkeypatch.setattr("rowwise.cli._new_folder.flush", fail)
     result = run("train", path, "--out", out, "--force", "--epochs", 2)
     assert result.exit_code == 2
     told = "".join(result.output.split())

@@ -522,6 +522,20 @@ def test_without_file_locks_a_save_renames_a_file_that_is_closed(path, monkeypat
     assert np.array_equal(rowwise.Table.load(path), small())
 
 
+def test_tables_are_written_as_binary_files(path, monkeypatch):
+    binary, asked, real = 1 << 30, [], os.open  # Windows has a flag for it
+    monkeypatch.setattr(_atomic, "_BINARY", binary)
+
+    def open_file(name, flags, *rest):
+        asked.append(bool(flags & binary))
+        return real(name, flags & ~binary, *rest)
+
+    monkeypatch.setattr(os, "open", open_file)
+    small().save(path)
+    assert any(asked)
+    assert np.array_equal(rowwise.Table.load(path), small())
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o444, 0o664])
 def test_a_file_keeps_its_permissions(mode, path):
     small().save(path)

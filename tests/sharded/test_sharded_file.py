@@ -104,7 +104,7 @@ def test_ranks_that_see_different_files_are_refused(whole, tmp_path):
     assert [type(error) for _, error in errors] == [RankMismatchError] * 2
 
 
-@pytest.mark.parametrize("failing", ["open", "pwrite", "fsync", "replace"])
+@pytest.mark.parametrize("failing", ["open", "write", "fsync", "replace"])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch, failing, rank):
     if failing == "replace" and rank:
@@ -142,7 +142,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch, failing, r
 
 @pytest.mark.parametrize("gone", [0, 1])
 def test_a_rank_that_dies_while_saving_leaves_the_old_file(tmp_path, monkeypatch, gone):
-    target, real = tmp_path / "table", os.pwrite
+    target, real = tmp_path / "table", os.write
     dying = []
 
     def run(exchange):
@@ -153,12 +153,12 @@ def test_a_rank_that_dies_while_saving_leaves_the_old_file(tmp_path, monkeypatch
         table.lookup([1])
         table.save(target)
 
-    def pwrite(*args):
+    def write(*args):
         if threading.get_ident() in dying:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "write", write)
     _, errors = outcomes(2, run)
     assert {type(error) for _, error in errors} == {KeyboardInterrupt, ExchangeError}
     assert os.listdir(tmp_path) == ["table"]

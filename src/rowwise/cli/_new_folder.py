@@ -8,11 +8,12 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rowwise.cli._read import UsageError
+from rowwise.files._atomic import flush
 
 
 class NewFolder:
@@ -58,12 +59,13 @@ class NewFolder:
     def place(self) -> None:
         """Flush the folder's files to the disk, and put it in its place."""
         for path in self.path.iterdir():
-            _flush(path)
-        _flush(self.path)
+            flush(path)
+        flush(self.path)
         old = None
         if self.out.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{self.out.name}.old.", dir=self.path.parent))
-            os.rename(self.out, old)  # onto an empty folder
+            old.rmdir()  # Windows renames onto nothing that is there
+            os.rename(self.out, old)
         try:
             os.rename(self.path, self.out)
         except OSError:
@@ -75,8 +77,7 @@ class NewFolder:
                 if not (self.out / path.name).exists() and path.name not in REPLACED:
                     shutil.move(path, self.out / path.name)
             shutil.rmtree(old)
-        with suppress(OSError):  # not every file system can flush a folder
-            _flush(self.out.absolute().parent)
+        flush(self.out.absolute().parent)
 
 
 # Files of a model; one that the new model does not have is of the old one.
@@ -84,14 +85,6 @@ REPLACED = {
     "table.safetensors", "head.safetensors", "classifier.safetensors", "classifier.json",
     "start.safetensors", "vocabulary.json", "words.csv", "model.keras",
 }  # fmt: skip
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -15,6 +15,9 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+# Without it Windows writes two bytes for every line break, in any file.
+_BINARY = getattr(os, "O_BINARY", 0)
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -43,8 +46,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[str]:
         if mode is not None:
             os.chmod(temporary, mode)
         os.replace(temporary, target)
-        with suppress(OSError):  # not every file system can flush a folder
-            flush(target.parent)
+        flush(target.parent)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -68,10 +70,22 @@ def replacing_together(paths: Sequence[str | os.PathLike[str]]) -> Iterator[list
             flush(temporary)
 
 
+def open_for_writing(path: str | os.PathLike[str]) -> int:
+    """Open a file that is there; `os.write` then writes bytes as they are, on every system."""
+    return os.open(path, os.O_WRONLY | _BINARY)
+
+
 def flush(path: str | os.PathLike[str]) -> None:
-    """Return once a file, or a folder's names, are on the disk."""
-    # Windows flushes only what is open for writing, and no folder.
-    handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
+    """Return once a file is on the disk, or a folder's names, where the system can flush them."""
+    if os.path.isdir(path):
+        with suppress(OSError):
+            _flush(path, os.O_RDONLY)
+    else:
+        _flush(path, os.O_RDWR)  # Windows flushes only what is open for writing
+
+
+def _flush(path: str | os.PathLike[str], flags: int) -> None:
+    handle = os.open(path, flags)
     try:
         os.fsync(handle)
     finally:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise.errors import DamagedFileError
-from rowwise.files._atomic import replacing
+from rowwise.files._atomic import open_for_writing, replacing
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -105,18 +105,18 @@ def write_into(path: str, arrays: Mapping[str, NDArray[Any]], about: Mapping[str
     ordered = in_file_order(arrays)
     sums = dict.fromkeys(ordered, NO_SUM)
     header = make_header(ordered, about, sums)
-    file = os.open(path, os.O_WRONLY)
+    file = open_for_writing(path)
     try:
-        _write_all(file, header)
+        write_all(file, header)
         for name, array in ordered.items():
             checksum = 0
             for piece in _pieces(array):
-                _write_all(file, piece)
+                write_all(file, piece)
                 checksum = zlib.crc32(piece, checksum)
             sums[name] = f"{checksum:08x}"
         header = make_header(ordered, about, sums)
         os.lseek(file, 0, os.SEEK_SET)
-        _write_all(file, header)
+        write_all(file, header)
     finally:
         os.close(file)
 
@@ -183,7 +183,8 @@ def _pieces(array: NDArray[Any]) -> Iterable[memoryview]:
         yield memoryview(flat[start : start + _AT_ONCE])
 
 
-def _write_all(file: int, data: bytes | memoryview) -> None:
+def write_all(file: int, data: bytes | memoryview) -> None:
+    """Write data at an open file's place."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(file, rest) :]

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise.errors import DamagedFileError
-from rowwise.files._atomic import replacing
-from rowwise.files._container import NO_SUM, Container, in_file_order, make_header
+from rowwise.files._atomic import open_for_writing, replacing
+from rowwise.files._container import NO_SUM, Container, in_file_order, make_header, write_all
 from rowwise.sharded._buckets import Layout
 from rowwise.sharded._call import Call, agree, agree_on_arguments
 from rowwise.sharded._exchange import Exchange, all_gather, all_gather_bytes, all_to_all
@@ -68,7 +68,7 @@ def _write(store: ShardedStore, state: TableState, temporary: str) -> None:
     specs = in_file_order({**specs, **others})
     about, sums = describe(state), dict.fromkeys(specs, NO_SUM)
     begins = _begins(specs, len(make_header(specs, about, sums)))
-    file, error = attempt(lambda: os.open(temporary, os.O_WRONLY))
+    file, error = attempt(lambda: open_for_writing(temporary))
     store.agree("save", error)
     assert file is not None
     try:
@@ -121,17 +121,11 @@ def _tried_to_write(file: int, pieces: list[tuple[int, bytes]]) -> Exception | N
     """Write pieces of data to their places; return the error that this met."""
     try:
         for at, data in pieces:
-            _write_at(file, data, at)
+            os.lseek(file, at, os.SEEK_SET)
+            write_all(file, data)
     except OSError as error:
         return error
     return None
-
-
-def _write_at(file: int, data: bytes, at: int) -> None:
-    rest = memoryview(data)
-    while rest:
-        written = os.pwrite(file, rest, at)
-        rest, at = rest[written:], at + written
 
 
 # ---------------------------------------------------------------------- reading

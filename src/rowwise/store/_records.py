@@ -73,7 +73,7 @@ class RecordFile:
 
     def mapped(self) -> list[NDArray[np.uint8]]:
         """Return the parts of all records, (rows, bytes) each, where they lie; not to write to."""
-        memory = mmap.mmap(self._file, self.nbytes, prot=mmap.PROT_READ)
+        memory = mmap.mmap(self._file, self.nbytes, access=mmap.ACCESS_READ)
         whole = np.frombuffer(memory, np.uint8).reshape(-1, self.stride)
         ends = np.cumsum([part.shape[1] for part in self._parts])
         return [
@@ -111,12 +111,14 @@ def _direct(file: int) -> tuple[int, int]:
     Returns:
         the file, and what offsets and sizes must be multiples of.
     """
+    if not hasattr(os, "O_DIRECT"):
+        return os.dup(file), 1
     os.pwrite(file, bytes(2 * _BLOCKS[-1]), 0)
     page = mmap.mmap(-1, _BLOCKS[-1])
     for block in _BLOCKS:
         try:
             direct = os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_DIRECT)
-        except (OSError, AttributeError):  # a file system, or a system, without it
+        except OSError:  # a file system without it
             break
         try:
             os.preadv(direct, [memoryview(page)[:block]], block)
