@@ -1,6 +1,7 @@
 # make demo: set up, train on real text, write a page that shows the result.   make test: set up, pass the tests.
 # make check: format, lint, types, imports, documentation.   make bench: us beside each peer.
 # make docs: the documentation as a site, in build/site.
+# make notebooks: the tutorials as Jupyter notebooks, in build/notebooks.
 # make fuzz: damaged files for every reader, killed saves and full disks, for some minutes.
 # make check-native: the native code under the address, undefined-behaviour and thread sanitizers.
 # make check-platforms: compiles the native code, but for the bindings, for other systems; runs nothing there.
@@ -20,7 +21,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export KERAS_BACKEND = torch
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-backends test-versions test-oldest check docs check-native check-platforms bench fuzz clean
+.PHONY: demo test test-backends test-versions test-oldest check docs notebooks check-native check-platforms bench fuzz clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -56,6 +57,13 @@ check: $(VENV)/.installed
 
 docs: $(VENV)/.installed  # fails on a dead link, and on a public name without docstring or place
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+notebooks: $(VENV)/.installed
+	@mkdir -p build/notebooks
+	for page in $(filter-out %/index.md,$(wildcard docs/tutorials/*.md)); do \
+	  $(BIN)/jupytext --quiet --to notebook --output build/notebooks/$$(basename $$page .md).ipynb $$page \
+	    || exit 1; \
+	done
 
 check-native: build/address,undefined/check build/thread/check
 	build/address,undefined/check

@@ -63,6 +63,18 @@ def test_snippets_print_what_the_page_shows(page, tmp_path, monkeypatch, capsys)
             assert same_output(shown, printed), printed
 
 
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "docs" / "tutorials").glob("[!i]*.md")), ids=lambda page: page.stem
+)
+def test_a_notebook_of_a_tutorial_has_its_snippets_as_cells(page):
+    jupytext = pytest.importorskip("jupytext")
+    cells = jupytext.read(page).cells
+    snippets = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    assert snippets
+    assert [cell.source + "\n" for cell in cells if cell.cell_type == "code"] == snippets
+    assert cells[0].source.startswith("# ")
+
+
 def test_version_is_the_same_in_package_citation_and_changelog():
     citation = (ROOT / "CITATION.cff").read_text()
     version, date = (
