@@ -1,4 +1,4 @@
-"""What the rows of a new table start with."""
+"""Starting values of a table's rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What rows give that training never saw."""
+"""Values that untrained rows give in a lookup."""
 
 from __future__ import annotations
 

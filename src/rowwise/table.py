@@ -474,7 +474,7 @@ class Table:
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        """What the rows stand for; kept in the table's file. None unless it was given.
+        """The words that rows stand for, kept in the table's file; None unless given.
 
         Raises:
             ValueError: on setting one with more tokens than the table has rows.

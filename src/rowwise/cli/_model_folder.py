@@ -63,7 +63,7 @@ def save_vectors(
 
 @dataclass(frozen=True)
 class TrainedRows:
-    """What there is to see of a trained table; of a bare table's file, the table alone.
+    """A trained table, with what its folder holds besides; a bare file gives the table alone.
 
     Attributes:
         table: its rows that have words, of a classifier; else all.

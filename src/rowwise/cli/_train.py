@@ -33,7 +33,7 @@ _LABELS, _VECTORS = "Texts with labels", "Word vectors"
 
 
 class Objective(StrEnum):
-    """What the rows are trained for."""
+    """The task that rows are trained for."""
 
     supervised = "supervised"
     skipgram = "skipgram"

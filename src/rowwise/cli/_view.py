@@ -34,7 +34,7 @@ from rowwise.store._table_file import is_table
 
 
 class Plane(StrEnum):
-    """What places the rows."""
+    """A way to place rows in a plane."""
 
     components = "components"
     umap = "umap"

@@ -122,7 +122,7 @@ def write_into(path: str, arrays: Mapping[str, NDArray[Any]], about: Mapping[str
 
 
 class Shaped(Protocol):
-    """What the header says of an array."""
+    """An array that a header describes: its type and shape."""
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -17,7 +17,7 @@ _BACKENDS = ("torch", "jax", "tensorflow")
 
 
 class Backend(Protocol):
-    """What the module of a backend must offer."""
+    """The functions and classes that the module of a backend must offer."""
 
     supports_jit: bool
     """Whether what the backend compiles may hold a lookup."""

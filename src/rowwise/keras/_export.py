@@ -27,7 +27,7 @@ def export_scope() -> AbstractContextManager[None]:
 def add_endpoint(
     original: Any, archive: Any, name: Any, fn: Any, input_signature: Any = None, **kwargs: Any
 ) -> Any:
-    """Add an endpoint to a model for serving, traced for it. Wraps a method of Keras's archive."""
+    """Add an endpoint whose function gathers from arrays. Wraps Keras's `ExportArchive` method."""
     if input_signature is None:  # of a function that has been traced
         return original(archive, name, fn, input_signature, **kwargs)
 

@@ -12,7 +12,7 @@ from rowwise.rules._base import LaggedUpdate, Rule, StepScales
 
 @dataclass(frozen=True, kw_only=True)
 class _TwoMeans(Rule):
-    """What the family shares: two running means and an epsilon."""
+    """The shared part of the family: two running means and an epsilon."""
 
     learning_rate: float = field(default=0.001, kw_only=False)
     beta_1: float = 0.9

@@ -1,4 +1,4 @@
-"""What every rule has: hyperparameters, slots, and what a missed step does."""
+"""The base of all rules: hyperparameters, slots, and the lagged update."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LaggedUpdate:
 
 
 class StepScales(NamedTuple):
-    """What a rule's formula makes of a step's learning rate and iteration."""
+    """The factors of one step, from its learning rate and iteration."""
 
     scale: float = 0.0  # factor of the movement along the slots, in a missed step too
     gradient_scale: float = 0.0  # factor of the gradient itself, where the formula has one
@@ -97,7 +97,7 @@ class Rule:
 
     @property
     def lagged_update(self) -> LaggedUpdate:
-        """What a missed step does to a row."""
+        """The effect of a missed step on a row."""
         return LaggedUpdate()
 
     def step_scales(self, learning_rate: float, iteration: int) -> StepScales:
@@ -153,7 +153,7 @@ class Rule:
 
     @property
     def hyperparameters(self) -> dict[str, float]:
-        """Those of this rule alone, by the kernels' names."""
+        """Hyperparameters that are no field of the rule, by the kernels' names."""
         return {}
 
     def clock(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Ftrl(Rule):
 
     @property
     def hyperparameters(self) -> dict[str, float]:
-        """By the kernels' names."""
+        """Hyperparameters that are no field of the rule, by the kernels' names."""
         return {
             "learning_rate_power": self.learning_rate_power,
             "l1": self.l1_regularization_strength,

@@ -23,7 +23,7 @@ Ids = NDArray[np.int64]
 
 @dataclass
 class Ahead:
-    """What was asked and sent for a batch that is looked up after the next step.
+    """The rows asked for and sent ahead of a batch that is looked up after the next step.
 
     Attributes:
         ids: the batch.

@@ -52,7 +52,7 @@ def request(ids: Ids, layout: Layout) -> Request:
 
 @dataclass(frozen=True)
 class Parcel:
-    """What of a gradient goes to other ranks.
+    """A gradient in the order in which its parts go to the ranks.
 
     Gradients of rows, or (`lengths` given) of bags of rows.
 

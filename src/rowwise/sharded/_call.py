@@ -32,7 +32,7 @@ _ERRORS: dict[str, type[Exception]] = {
 
 @dataclass(frozen=True)
 class Call:
-    """What every rank must be about to do.
+    """The call that every rank must be about to make.
 
     Attributes:
         kind: one of `KINDS`.

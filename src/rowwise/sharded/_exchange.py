@@ -1,4 +1,4 @@
-"""What a sharded table needs of the processes beside it: one collective call."""
+"""The one collective call that a sharded table needs: an exchange of arrays."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class OwnGradient:
 
 @dataclass(frozen=True)
 class _Asked:
-    """What this rank wants of the others, and they of it.
+    """The rows that this rank asks the others for, and those that they ask it for.
 
     Attributes:
         wanted: the distinct rows of this rank's batch.
@@ -749,7 +749,7 @@ class ShardedStore:
         return self.local.state()
 
     def frozen(self) -> AbstractContextManager[object]:
-        """Return what makes writers of this rank wait while it is entered."""
+        """Return a context in which writers of this rank wait."""
         return self.local.frozen()
 
     # ------------------------------------------------------------------ inner parts

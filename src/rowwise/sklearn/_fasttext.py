@@ -144,7 +144,7 @@ class FastTextClassifier:
 
 @dataclass(frozen=True)
 class _Model:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
         words, labels: the row of each word in `input`, and of each of K labels in `output`.

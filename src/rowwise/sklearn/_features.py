@@ -44,7 +44,7 @@ def mix(keys: Keys) -> Keys:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """What is known of each of W distinct words by its letters alone.
+    """The facts about W distinct words that their letters alone tell.
 
     Attributes:
         keys: (W,) of the words.

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Stored:
-    """What a classifier's files hold.
+    """The contents of a classifier's files.
 
     Attributes:
         features: those that have rows.

@@ -438,7 +438,7 @@ class DiskStore:
             )
 
     def frozen(self) -> AbstractContextManager[object]:
-        """Return what makes others wait while it is entered: a `state` is then of one moment."""
+        """Return a context in which others wait, so that a `state` is of one moment."""
         return self._lock
 
     def _flush(self) -> None:

@@ -485,13 +485,13 @@ class HostStore:
         )
 
     def frozen(self) -> AbstractContextManager[object]:
-        """Return what makes writers wait while it is entered: a `state` is then of one moment."""
+        """Return a context in which writers wait, so that a `state` is of one moment."""
         return self._lock
 
     # ------------------------------------------------------------------ inner parts
 
     def _writing(self) -> AbstractContextManager[object]:
-        """Return a writer's turn: while it is entered others wait; then the version rises."""
+        """Return a context in which other writers wait; at its end the version rises."""
         self._check_mapping()
         if self._scratch is not None and os.getpid() != self._process:
             raise RuntimeError(

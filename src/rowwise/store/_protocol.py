@@ -1,4 +1,4 @@
-"""What a place for rows must offer."""
+"""The protocol of a place for rows."""
 
 from __future__ import annotations
 
@@ -133,4 +133,4 @@ class RowStore(Protocol):
         """Return all that the store holds; its own arrays, not copies."""
 
     def frozen(self) -> AbstractContextManager[object]:
-        """Return what makes writers wait while it is entered: a `state` is then of one moment."""
+        """Return a context in which writers wait, so that a `state` is of one moment."""

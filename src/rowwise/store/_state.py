@@ -1,4 +1,4 @@
-"""What a table consists of, for a file, a copy, or another placement."""
+"""The whole state of a table, for a file, a copy, or another placement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller of `load` asks for."""
+"""The options of `load`, checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rows learned, as one HTML file that opens with no network."""
+"""A report on a table's rows: one HTML file that opens with no network."""
 
 from rowwise.inspect.report._page import write_report
 

@@ -176,10 +176,11 @@ class _Pictures:
         self.as_json: list[str] = []
 
     def section(self, title: str, told: str, *pictures: Any) -> str:
+        """Return a heading, a paragraph and the elements of pictures."""
         return f"<h2>{title}</h2>{told and f'<p>{told}</p>'}{self.pair(pictures)}"
 
     def pair(self, pictures: Sequence[Any]) -> str:
-        """Pictures side by side where there is room."""
+        """Return the elements of pictures, side by side where there is room."""
         elements = ""
         for picture in pictures:
             _lay_out(picture)

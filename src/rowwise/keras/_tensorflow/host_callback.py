@@ -16,7 +16,7 @@ _GONE = "the table that this graph reads is gone"
 
 
 class HostError(RuntimeError):
-    """What TensorFlow is told of an error; the error itself is deferred for the trainer."""
+    """The error that TensorFlow sees; the one behind it is deferred for the trainer."""
 
 
 def deferred_errors() -> deque[Exception]:

@@ -1,4 +1,4 @@
-"""What a format of vectors declares about itself."""
+"""A format of vectors: its name, its suffixes, and how it is recognised, read and written."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Confidence(IntEnum):
 
 
 class Sample:
-    """What a file's format is recognised by; each part is read when it is first asked for.
+    """The parts of a file that tell its format; each is read when it is first asked for.
 
     Attributes:
         path: as the caller gave it.
