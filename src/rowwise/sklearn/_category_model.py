@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise import rules
+from rowwise.sklearn._losses import Floats, sigmoid, sigmoid_losses, softmax, softmax_losses
 from rowwise.table import Table
 
-Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Loss = Literal["softmax", "sigmoid", "squared"]
 
@@ -93,10 +93,7 @@ class CategoryModel:
         """Return the losses (n,) of scores."""
         if self.loss == "squared":
             return np.square(scores - targets).sum(axis=1) / 2
-        if self.loss == "sigmoid":
-            return (np.logaddexp(0, scores) - scores * targets).sum(axis=1)
-        shifted = scores - scores.max(axis=1, keepdims=True)
-        return np.log(np.exp(shifted).sum(axis=1)) - (shifted * targets).sum(axis=1)
+        return (sigmoid_losses if self.loss == "sigmoid" else softmax_losses)(scores, targets)
 
     def _forward(self, ids: Ids, hidden: Floats, head: Floats) -> tuple[Floats, Floats, Floats]:
         x = self.rows(ids)
@@ -106,10 +103,7 @@ class CategoryModel:
     def _predicted(self, scores: Floats) -> Floats:
         if self.loss == "squared":
             return scores
-        if self.loss == "sigmoid":
-            return np.float32(0.5) * (1 + np.tanh(scores / 2))
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        return sigmoid(scores) if self.loss == "sigmoid" else softmax(scores)
 
 
 def _layer(inputs: int, outputs: int, seed: int) -> Table:

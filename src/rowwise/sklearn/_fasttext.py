@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from rowwise import _native
 from rowwise.errors import VectorsFileError
 from rowwise.sklearn._features import distinct
-from rowwise.sklearn._words import Words, ranges
+from rowwise.sklearn._losses import Floats, softmax
+from rowwise.sklearn._words import Words, checked_texts, ranges
 from rowwise.table import Table
 from rowwise.text._columns import cells
 from rowwise.vectors import _fasttext_file as parts
 from rowwise.vectors._packed_strings import encode_word, pack
 from rowwise.vectors._reader import opened
 
-Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
 _AT_ONCE = 1024  # texts
@@ -90,8 +90,7 @@ class FastTextClassifier:
         if self._model.header.loss == parts.HIERARCHICAL_SOFTMAX:
             return np.exp(scores)
         if self._model.header.loss == parts.SOFTMAX:
-            powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-            return powers / powers.sum(axis=1, keepdims=True)
+            return softmax(scores)
         return _sigmoid(scores)
 
     def decision_function(self, X: Any) -> Floats:
@@ -123,11 +122,7 @@ class FastTextClassifier:
         return found
 
     def _tokens(self, texts: list[str], first: int) -> Iterator[list[str]]:
-        for position, text in enumerate(texts, first):
-            if not isinstance(text, str):
-                raise TypeError(
-                    f"text {text!r} at position {position} is not a string; give '' for no text"
-                )
+        for text in checked_texts(texts, first):
             tokens = _TOKEN.findall(text)
             if _END in tokens:  # fastText reads no further
                 tokens = tokens[: tokens.index(_END)]

@@ -6,13 +6,11 @@ import copy
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rowwise import rules
+from rowwise.sklearn._losses import Floats, sigmoid, sigmoid_losses, softmax, softmax_losses
 from rowwise.store import Bags
 from rowwise.table import Table
-
-Floats = NDArray[np.float32]
 
 _HEAD_RATE = 3.0  # times the rate of rows
 _COLUMN_NORM = 2.0  # of the head's start: scores then move twice as fast as rows
@@ -84,15 +82,9 @@ class BagModel:
 
     def probabilities(self, scores: Floats) -> Floats:
         """Return the probabilities (n, outputs) of scores."""
-        if self.multilabel:
-            return np.float32(0.5) * (1 + np.tanh(scores / 2))
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        return sigmoid(scores) if self.multilabel else softmax(scores)
 
     @np.errstate(over="ignore", invalid="ignore")
     def losses(self, scores: Floats, targets: Floats) -> Floats:
         """Return the cross-entropies (n,) of scores with targets."""
-        if self.multilabel:
-            return (np.logaddexp(0, scores) - scores * targets).sum(axis=1)
-        shifted = scores - scores.max(axis=1, keepdims=True)
-        return np.log(np.exp(shifted).sum(axis=1)) - (shifted * targets).sum(axis=1)
+        return (sigmoid_losses if self.multilabel else softmax_losses)(scores, targets)

@@ -43,12 +43,22 @@ def _normalized(text: str, lowercase: bool) -> str:
     return text.lower() if lowercase else text
 
 
-def _split(texts: Iterable[str], lowercase: bool) -> Iterator[list[str]]:
-    for position, text in enumerate(texts):
+def checked_texts(texts: Iterable[str], first: int = 0) -> Iterator[str]:
+    """Yield texts; the position of the first one is told in an error.
+
+    Raises:
+        TypeError: a text that is not a string.
+    """
+    for position, text in enumerate(texts, first):
         if not isinstance(text, str):
             raise TypeError(
                 f"text {text!r} at position {position} is not a string; give '' for no text"
             )
+        yield text
+
+
+def _split(texts: Iterable[str], lowercase: bool) -> Iterator[list[str]]:
+    for text in checked_texts(texts):
         yield _SEGMENT.findall(_normalized(text, lowercase))
 
 
