@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
-from rowwise.store import HostStore
+from rowwise import _native
+from rowwise.store import RowStore
 from rowwise.torch._weight import Weight
 
 
@@ -25,8 +27,11 @@ def renormalize(weight: Weight, ids: torch.Tensor, max_norm: float, norm_type: f
 
 
 @torch.no_grad()
-def renormalize_rows(store: HostStore, rows: Any, max_norm: float, norm_type: float) -> None:
+def renormalize_rows(store: RowStore, rows: Any, max_norm: float, norm_type: float) -> None:
     """Shorten rows (n,) of a store, as `renormalize` does; rows may repeat."""
+    rows = np.unique(rows)
     store.materialize(rows)
-    memory, ids = torch.from_numpy(store.memory()), torch.from_numpy(rows)
-    torch.embedding_renorm_(memory, ids, max_norm, norm_type)
+    vectors = _native.empty(len(rows), store.shape[1])
+    store.gather(rows, vectors)
+    torch.embedding_renorm_(torch.from_numpy(vectors), torch.arange(len(rows)), max_norm, norm_type)
+    store.write(vectors, rows)

@@ -21,7 +21,7 @@ from rowwise.torch._lookup import whole_ids
 from rowwise.torch._pooled import bag_bounds, pool_vectors, without_padding
 from rowwise.torch._renorm import renormalize_rows
 from rowwise.torch._sharded_lookup import Lookup, Pool, PoolMax
-from rowwise.torch._sharded_state import draw_normal, put_state, take_state
+from rowwise.torch._sharded_state import put_state, take_state
 from rowwise.torch._sharded_step import upcoming_step
 from rowwise.torch._sharded_weight import ShardedWeight
 from rowwise.vectors import Coverage, pretrained_rows
@@ -90,7 +90,7 @@ class _Sharded(torch.nn.Module):
         table.store.agree_on({"kind": type(self).__name__, **arguments}, error)
         self.untrained = untrained
         if given is None:
-            draw_normal(table)
+            _draw_normal(table)
             if self.padding_idx is not None:
                 table.store.write(0.0, np.array([self.padding_idx]))
         self.weight = ShardedWeight(table, average, not freeze)
@@ -489,6 +489,22 @@ class ShardedEmbeddingBag(_Sharded, torch.nn.EmbeddingBag):
         return ids, bounds, None if weights is None else weights.float().reshape(-1)
 
 
+def _draw_normal(table: ShardedTable) -> None:
+    """Draw this rank's rows from what `torch.nn.Embedding` draws for the whole table.
+
+    Every rank draws the whole, some rows at a time, and keeps its own; torch's generator is then
+    where it is after the one of PyTorch.
+    """
+    rows, dim = table.shape
+    at_once = max(1, (1 << 20) // dim) * 16  # torch draws 16 numbers at a time, to the last ones
+    for start in range(0, rows, at_once):
+        stop = rows if rows - start < 2 * at_once else start + at_once
+        block = torch.empty(stop - start, dim).normal_()
+        table.store.write(block.numpy(), np.arange(start, stop))
+        if stop == rows:
+            break
+
+
 def _check_place(like: torch.Tensor) -> None:
     """Refuse another dtype or device than that of a table's rows.
 
@@ -498,7 +514,7 @@ def _check_place(like: torch.Tensor) -> None:
     if like.dtype is not torch.float32 or like.device.type != "cpu":
         raise RuntimeError(
             f"a sharded embedding cannot become {like.dtype} on {like.device}: its rows are "
-            "float32 on the CPU; move the other modules one by one"
+            "float32 on the CPU; leave out device and dtype, and move the other modules one by one"
         )
 
 

@@ -15,22 +15,6 @@ from rowwise.store import HostStore, TableState
 from rowwise.store._memory import ROW_STATE
 
 
-def draw_normal(table: ShardedTable) -> None:
-    """Draw this rank's rows from what `torch.nn.Embedding` draws for the whole table.
-
-    Every rank draws the whole, some rows at a time, and keeps its own; torch's generator is then
-    where it is after the one of PyTorch.
-    """
-    rows, dim = table.shape
-    at_once = max(1, (1 << 20) // dim) * 16  # torch draws 16 numbers at a time, to the last ones
-    for start in range(0, rows, at_once):
-        stop = rows if rows - start < 2 * at_once else start + at_once
-        block = torch.empty(stop - start, dim).normal_()
-        table.store.write(block.numpy(), np.arange(start, stop))
-        if stop == rows:
-            break
-
-
 def put_state(table: ShardedTable, destination: Any, prefix: str) -> None:
     """Put the table as it is into a state_dict."""
     state = table.state()
