@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from rowwise._untrained import Untrained, check_untrained
 from rowwise.errors import UntrainedError
-from rowwise.sklearn._category_model import CategoryModel, Floats, Ids, Loss
+from rowwise.sklearn._category_model import CategoryModel, Ids, Loss
+from rowwise.sklearn._losses import Floats
 from rowwise.table import Table
 
 _TARGET_TYPES = ("auto", "continuous", "multiclass")

@@ -20,7 +20,8 @@ from sklearn.utils.validation import check_is_fitted
 from rowwise import rules
 from rowwise.sklearn import _files
 from rowwise.sklearn._features import Encoder, Features, Text
-from rowwise.sklearn._model import BagModel, Floats
+from rowwise.sklearn._losses import Floats
+from rowwise.sklearn._model import BagModel
 from rowwise.sklearn._words import Words, is_word, ranges, split_words
 from rowwise.store import Bags
 from rowwise.table import Table
