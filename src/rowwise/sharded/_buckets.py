@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,9 +88,3 @@ class Layout:
 
 
 _GOLDEN_INVERSE = pow(_GOLDEN, -1, BUCKETS)
-
-
-def load_per_rank(ids: Any, layout: Layout) -> NDArray[np.int64]:
-    """Count the ids that each rank looks up, (ranks,): the balance of the load."""
-    ranks = layout.positions(np.asarray(ids, np.int64).reshape(-1)) // layout.block
-    return np.bincount(ranks, minlength=layout.ranks)
