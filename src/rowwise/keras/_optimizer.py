@@ -69,7 +69,7 @@ def rule_of(optimizer: Any, variable: Any) -> Rule:
         DenseFallback: Keras has to make the steps itself.
     """
     name = type(optimizer).__name__
-    # A user's subclass may do anything; only Keras's own classes and ours are known by heart.
+    # A user's subclass may override the step: only classes of Keras and of rowwise have a rule.
     known = type(optimizer).__module__.startswith(("keras.", "rowwise."))
     if name not in RULE_ARGUMENTS or not known:
         raise DenseFallback(f"the optimizer {name} has no exact lazy update")

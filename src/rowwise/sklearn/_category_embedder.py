@@ -276,7 +276,9 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
                 f"{', '.join(map(repr, _TARGET_TYPES))}"
             )
         if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction={self.validation_fraction} is not in 0..1")
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} must be at least 0 and below 1"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate={self.learning_rate} is not above 0")
 

@@ -73,7 +73,7 @@ class CategoryModel:
         _, _, scores = self._forward(ids, self.hidden.to_numpy(), self.head.to_numpy())
         return scores
 
-    @np.errstate(over="ignore", invalid="ignore")  # who trains looks at the loss
+    @np.errstate(over="ignore", invalid="ignore")  # the caller checks the loss
     def step(self, ids: Ids, targets: Floats, rate: float) -> float:
         """Make one step on the mean loss, and return the sum of the losses before it."""
         hidden, head = self.hidden.to_numpy(), self.head.to_numpy()

@@ -55,7 +55,7 @@ class BagModel:
         head = self.head.to_numpy()
         return self.pooled(bags) @ head[:-1] + head[-1]
 
-    @np.errstate(over="ignore", invalid="ignore")  # who trains looks at the loss
+    @np.errstate(over="ignore", invalid="ignore")  # the caller checks the loss
     def step(self, bags: Bags, targets: Floats, weights: Floats | None, rate: float) -> float:
         """Make one step on the mean loss of bags.
 

@@ -589,7 +589,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             if value is not None and value < least:
                 raise ValueError(f"{name}={value} is below {least}")
         if not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction={self.validation_fraction} is not in 0..1")
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} must be at least 0 and below 1"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate={self.learning_rate} is not above 0")
         shortest, longest = self._char_ngrams()

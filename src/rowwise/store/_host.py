@@ -204,7 +204,7 @@ class HostStore:
                 if frozen_row is None:
                     self._apply(gradient, step)
                 else:
-                    self._apply_around(gradient, step, frozen_row)
+                    self._apply_excluding(gradient, step, frozen_row)
             finally:
                 if dense:
                     self._native.materialize()
@@ -217,7 +217,7 @@ class HostStore:
             bad = self._native.update(gradient.ids, gradient.values, params)
             self._check(gradient.ids, bad)
 
-    def _apply_around(
+    def _apply_excluding(
         self, gradient: RowGradient | BagGradient, step: StepParams, row: int
     ) -> None:
         """Make a step that leaves one row as it was, and uncounted."""

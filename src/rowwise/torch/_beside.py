@@ -125,7 +125,7 @@ def _max(values: Any) -> float:
 
 def _numbers(gradient: Any) -> Any:
     """Return the numbers of a gradient that lie on this process, each row once."""
-    with torch._C.DisableTorchFunctionSubclass():  # of ours, which would answer as a dense one
+    with torch._C.DisableTorchFunctionSubclass():  # `RowGradientTensor` would answer as a dense one
         if gradient.is_sparse:
             return coalesced(RowGradient(*rows_and_gradients(gradient))).values
     local = gradient.to_local() if hasattr(gradient, "to_local") else gradient

@@ -1,4 +1,4 @@
-"""`torch.utils.dlpack.to_dlpack` for tables: torch's own function tells no subclass of the call."""
+"""`torch.utils.dlpack.to_dlpack` for tables: torch does not dispatch the call to subclasses."""
 
 from __future__ import annotations
 

@@ -233,7 +233,7 @@ class TableParameter(torch.Tensor):
         return result
 
     def set_(self, *args: Any, **kwargs: Any) -> TableParameter:  # type: ignore[override]
-        """Lie over other memory, as `torch.Tensor.set_`, of which torch tells no subclass."""
+        """Use other memory, as `torch.Tensor.set_`, a call that torch does not dispatch."""
         alone = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)
         self.set_data(args[0] if alone else torch.empty(0).set_(*args, **kwargs))
         return self

@@ -44,7 +44,7 @@ class _Sharded(torch.nn.Module):
 
     def _begin(
         self,
-        begin: Callable[[], None],
+        construct: Callable[[], None],
         given: torch.Tensor | ShardedTable | None,
         place: tuple[Any, Any],
         *,
@@ -58,7 +58,7 @@ class _Sharded(torch.nn.Module):
         """Make the module; what is wrong with arguments on one rank raises on all of them.
 
         Args:
-            begin: PyTorch's constructor.
+            construct: calls PyTorch's constructor.
             given: the user's values for the weight, or its table.
             place: the device and dtype that were asked for.
             process_group, average, sums, parts, untrained, freeze: see the constructor.
@@ -66,7 +66,7 @@ class _Sharded(torch.nn.Module):
         exchange = exchange_of(process_group)
 
         def check() -> None:
-            begin()
+            construct()
             check_untrained(untrained)
             _check_place(torch.empty(0, device=place[0], dtype=place[1]))
 
@@ -413,7 +413,7 @@ class ShardedEmbeddingBag(_Sharded, torch.nn.EmbeddingBag):
         arguments = (num_embeddings, embedding_dim, max_norm, norm_type, scale_grad_by_freq)
         flags = (mode, sparse, None, include_last_offset, padding_idx)
 
-        def begin() -> None:
+        def construct() -> None:
             if mode not in ("sum", "mean", "max"):
                 raise ValueError(f"mode={mode!r} is not 'sum', 'mean' or 'max'")
             if mode == "max" and scale_grad_by_freq:
@@ -424,7 +424,7 @@ class ShardedEmbeddingBag(_Sharded, torch.nn.EmbeddingBag):
             torch.nn.EmbeddingBag.__init__(self, *arguments, *flags, device="meta")
 
         self._begin(
-            begin,
+            construct,
             _weight,
             (device, dtype),
             process_group=process_group,

@@ -17,9 +17,9 @@ def neighbors(rows: Rows) -> dict[str, Any]:
     """Find the nearest trained rows, by cosine, of every trained row, or of those updated most.
 
     Returns:
-        names: of rows, the n that are asked about first; asked: n; ids: (n, k) of the nearest, by
-        their place in names; cosines: (n, k) in thousandths; first: the name of the row, among
-        those n, whose vector is the longest.
+        names: of rows; the first n are those with neighbours; asked: n; ids: (n, k), where in
+        names the neighbours of each stand, the nearest first; cosines: (n, k), in thousandths;
+        first: the name of the row, of those n, whose vector is the longest.
     """
     trained = np.flatnonzero(rows.trained & (rows.norms > 0))
     order = trained[np.argsort(-rows.updates[trained].astype(np.int64), kind="stable")]

@@ -1,8 +1,8 @@
 """Keras variables on a table, on TensorFlow: its weights, the slots of its optimizer, sums.
 
-To whoever reads one it is the whole array (rows, dim), as it is now, in a graph too: its value is
-a `tf.Variable` whose numbers lie with the table. Once Keras makes the steps, it is a `tf.Variable`
-like any other.
+Its value is a `tf.Variable` of the whole array (rows, dim) whose numbers lie with the table: they
+are the present ones, in a graph too. Once Keras makes the steps, it is a `tf.Variable` like any
+other.
 """
 
 from __future__ import annotations
