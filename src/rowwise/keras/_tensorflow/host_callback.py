@@ -12,8 +12,6 @@ import tensorflow as tf
 
 from rowwise.keras._tensorflow.internals import is_exporting
 
-_GONE = "the table that this graph reads is gone"
-
 
 class HostError(RuntimeError):
     """The error that TensorFlow sees; the one behind it is deferred for the trainer."""
@@ -34,19 +32,15 @@ class WeakCallback:
         """Call the function."""
         owner = self._owner()
         if owner is None:
-            raise RuntimeError(_GONE)
+            raise RuntimeError("the table that this graph reads is gone")
         return self._function(owner, *self._more, *arrays)
 
     def deferring(self, errors: deque[Exception]) -> Callable[..., Any]:
         """Return the callback for a graph; its errors go to `errors`, too."""
-        function, owner_of, more = self._function, self._owner, self._more
 
         def call(*arrays: Any) -> Any:
             try:
-                owner = owner_of()
-                if owner is None:
-                    raise RuntimeError(_GONE)
-                return function(owner, *more, *arrays)
+                return self(*arrays)
             except Exception as error:
                 errors.append(error)
                 raise HostError(f"{type(error).__name__}: {error}") from error
