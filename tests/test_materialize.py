@@ -57,3 +57,13 @@ def test_an_id_outside_changes_nothing():
     with pytest.raises(IndexError, match="id 30 at position 1"):
         table.materialize(np.array([1, 30]))
     np.testing.assert_array_equal(table.store.memory(), before)
+
+
+def test_the_version_rises_with_values_alone():
+    table = lagging("adam")
+    before = table.store.version
+    table.materialize()
+    table.materialize(np.array([1]))
+    assert table.store.version == before
+    table.store.write(np.zeros((1, DIM)), np.array([1]))
+    assert table.store.version > before

@@ -12,8 +12,8 @@ namespace {
 // between the call that takes the turn and the body of `with`, it drops this object.
 class WriterTurn {
   public:
-    WriterTurn(nb::object store, nb::object lock)
-        : store_(std::move(store)), lock_(std::move(lock)) {}
+    WriterTurn(nb::object store, nb::object lock, bool changes_values)
+        : store_(std::move(store)), lock_(std::move(lock)), changes_values_(changes_values) {}
     ~WriterTurn() {
         const nb::error_scope raised;  // the interruption, which goes on afterwards
         try {
@@ -32,12 +32,13 @@ class WriterTurn {
 
     void end() {
         if (!std::exchange(taken_, false)) return;
-        store_.attr("version") = nb::cast<int64_t>(store_.attr("version")) + 1;
+        if (changes_values_) store_.attr("version") = nb::cast<int64_t>(store_.attr("version")) + 1;
         lock_.attr("release")();
     }
 
   private:
     nb::object store_, lock_;
+    const bool changes_values_;
     bool taken_ = false;
 };
 
@@ -45,10 +46,12 @@ class WriterTurn {
 
 void bind_turn(nb::module_& m) {
     using namespace nb::literals;
-    nb::class_<WriterTurn>(m, "WriterTurn",
-                           "A writer's turn: while `with` it, others that want the lock wait.\n\n"
-                           "At its end the store's version rises. Interrupted, it ends.")
-        .def(nb::init<nb::object, nb::object>(), "store"_a, "lock"_a)
+    nb::class_<WriterTurn>(
+        m, "WriterTurn",
+        "A writer's turn: while `with` it, others that want the lock wait.\n\n"
+        "At its end the store's version rises, if values changed. Interrupted, it ends.")
+        .def(nb::init<nb::object, nb::object, bool>(), "store"_a, "lock"_a,
+             "changes_values"_a = true)
         .def("__enter__", &WriterTurn::begin)
         .def(
             "__exit__", [](WriterTurn& turn, const nb::args&) { turn.end(); },

@@ -586,6 +586,21 @@ def test_a_write_to_the_table_makes_a_token_of_before_it_invalid():
     assert table.steps == 4
 
 
+def test_rows_brought_up_to_date_in_the_middle_of_fit_change_nothing():
+    class Materialize(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.layers[0].table.materialize()
+
+    models = []
+    for callbacks in ([], [Materialize()]):
+        model = classifier(Embedding)
+        model.compile("adam", "mse")
+        model.fit(IDS, ANSWERS, batch_size=8, shuffle=False, verbose=0, callbacks=callbacks)
+        models.append(model)
+    for mine, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-7)
+
+
 def test_numbers_of_the_time_when_the_step_was_compiled_go_on_as_in_keras():
     def train(model):
         optimizer = keras.optimizers.Adam(0.01)

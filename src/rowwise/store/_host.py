@@ -251,7 +251,7 @@ class HostStore:
         Raises:
             IndexError: an id outside the table; nothing has changed.
         """
-        with self._writing():
+        with self._writing(changes_values=False):
             bad = self._native.materialize(ids)
             if ids is not None:
                 self._check(ids, bad)
@@ -490,15 +490,15 @@ class HostStore:
 
     # ------------------------------------------------------------------ inner parts
 
-    def _writing(self) -> AbstractContextManager[object]:
-        """Return a context in which other writers wait; at its end the version rises."""
+    def _writing(self, changes_values: bool = True) -> AbstractContextManager[object]:
+        """Return a context in which other writers wait; the version rises if values change."""
         self._check_mapping()
         if self._scratch is not None and os.getpid() != self._process:
             raise RuntimeError(
                 "this table's scratch file is shared with the process that made it: a child would "
                 "change its parent's rows; save the table there and load it here"
             )
-        return _native.WriterTurn(self, self._lock)
+        return _native.WriterTurn(self, self._lock, changes_values)
 
     def _check(self, ids: Ids, bad: int) -> None:
         if bad >= 0:
