@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -222,3 +223,81 @@ def test_another_backend_is_refused_with_what_to_set(backend):
     advised = re.search(r"set the environment variable KERAS_BACKEND=(\w+)", message).group(1)
     assert advised in ("torch", "jax", "tensorflow")
     assert importlib.util.find_spec(advised)
+
+
+OTHER_KERAS = """
+import keras, numpy as np, warnings
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+from keras.src.models import Functional, Model
+
+CHANGE
+before = BaseOptimizer.build
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import rowwise.keras
+told = [str(w.message) for w in caught if "rowwise" in str(w.message)]
+assert len(told) == 1 and "trained densely" in told[0], told
+assert BaseOptimizer.build is before
+
+def trained(layer):
+    keras.utils.set_random_seed(0)
+    pool = keras.layers.GlobalAveragePooling1D()
+    model = keras.Sequential([layer(128, 3, mask_zero=True), pool, keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    # Each id once: Keras on TensorFlow squares a repeated id's gradients before it sums them.
+    ids = np.random.default_rng(0).permutation(128).reshape(32, 4)
+    model.fit(ids, np.ones((32, 1)), epochs=3, shuffle=False, verbose=0)
+    model.save("model.keras")
+    again = keras.models.load_model("model.keras")
+    np.testing.assert_array_equal(again.predict(ids, verbose=0), model.predict(ids, verbose=0))
+    return model
+
+with warnings.catch_warnings():
+    warnings.simplefilter("error", UserWarning)
+    ours, own = trained(rowwise.keras.Embedding), trained(keras.layers.Embedding)
+for one, other in zip(ours.get_weights(), own.get_weights()):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+for use in (lambda: ours.layers[0].table,
+            lambda: rowwise.keras.Embedding(5, 2, mask_zero=True, freeze_mask_row=True)):
+    try:
+        use()
+        raise AssertionError
+    except ValueError as error:
+        assert str(error).split(": ")[-1] in told[0], error
+print(told[0])
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("keras.__version__ = '3.99.0'", "3.8 to 3.15, and this is 3.99.0"),
+        (
+            "Model._convert_inputs_to_tensors = Functional._convert_inputs_to_tensors\n"
+            "del Functional._convert_inputs_to_tensors",
+            "there is no Functional._convert_inputs_to_tensors",
+        ),
+        (
+            "real = Functional._convert_inputs_to_tensors\n"
+            "Functional._convert_inputs_to_tensors = lambda self, flat, deep=1: real(self, flat)",
+            "Functional._convert_inputs_to_tensors takes ('self', 'flat', 'deep'), not",
+        ),
+    ],
+    ids=["newer", "a method is gone", "other arguments"],
+)
+def test_on_a_keras_that_is_not_known_layers_train_densely_with_one_warning(change, says, tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-c", OTHER_KERAS.replace("CHANGE", change)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert run.returncode == 0, run.stderr
+    assert says in run.stdout
+
+
+def test_the_versions_that_are_known_are_those_that_the_package_asks_for():
+    oldest, newest = _patches.OLDEST, _patches.NEWEST
+    bounds = f"keras>={oldest[0]}.{oldest[1]},<{newest[0]}.{newest[1] + 1}"
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    assert bounds in project.read_text()

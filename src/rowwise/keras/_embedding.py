@@ -102,6 +102,9 @@ class Embedding(keras.layers.Embedding):
         check_untrained(untrained)
         if freeze_mask_row and not mask_zero:
             raise ValueError("freeze_mask_row=True needs mask_zero=True: no row is a mask's row")
+        refused = TableVariableBase.refused
+        if refused and (freeze_mask_row or untrained != "as-is"):
+            raise ValueError(f"freeze_mask_row and untrained need a table: {refused}")
         self.input_length = input_length
         self.freeze_mask_row, self.untrained = freeze_mask_row, untrained
         # Arguments that older versions of Keras have not are passed on where they are given.
@@ -132,6 +135,8 @@ class Embedding(keras.layers.Embedding):
         options = given | options
         dtype = keras.backend.standardize_dtype(options.get("dtype") or self.variable_dtype)
         if "float" not in dtype or options.pop("overwrite_with_gradient", False):
+            return super().add_weight(name=name, **options)
+        if TableVariableBase.refused is not None:
             return super().add_weight(name=name, **options)
         if dtype == "float32":
             variable = self._add_table(name=name, **options)
@@ -183,7 +188,8 @@ class Embedding(keras.layers.Embedding):
         """
         embeddings = getattr(self, "_embeddings", None)
         if not isinstance(embeddings, TableVariableBase):
-            raise ValueError(f"layer {self.name!r} has no table: is it built, and float32?")
+            cause = TableVariableBase.refused or "is it built, and float32?"
+            raise ValueError(f"layer {self.name!r} has no table: {cause}")
         return embeddings.table
 
     def call(self, inputs: Any, training: Any = None) -> Any:

@@ -1,7 +1,9 @@
 """Everything private to Keras that this package wraps, in one table.
 
 `patches()` is the table. `install()` puts every wrapper in place, `uninstall()` takes it out again.
-A Keras that changes one of these methods fails in tests/keras/test_patches.py first.
+A Keras that changes one of these methods fails in tests/keras/test_patches.py first. On a version
+that is not among the tested ones, or that lacks what is wrapped, nothing is wrapped and no layer
+has a table.
 
 What else is private to Keras are the methods that mixins override with `super()`, on instances of
 optimizers that step tables alone: `_optimizer.py` and the backends' `OptimizerMixin`.
@@ -10,24 +12,20 @@ optimizers that step tables alone: `_optimizer.py` and the backends' `OptimizerM
 from __future__ import annotations
 
 import functools
+import inspect
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-from keras.src.models import Functional
-from keras.src.optimizers.base_optimizer import BaseOptimizer
-from keras.src.saving import serialization_lib
-from keras.src.trainers.trainer import Trainer
 
 from rowwise.keras import _export, _ids, _loading, _optimizer
 from rowwise.keras._backend import BACKEND, backend
 from rowwise.keras._variable import TableVariableBase, variable_of
 
-try:
-    from keras.src.export.saved_model_export_archive import SavedModelExportArchive
-except ModuleNotFoundError:  # Keras 3.13 and older
-    from keras.src.export.saved_model import ExportArchive as SavedModelExportArchive
+OLDEST, NEWEST = (3, 8), (3, 15)  # what `make test-versions` tests
 
 
 @dataclass
@@ -46,6 +44,18 @@ class Patch:
     wrapper: Callable[..., Any]
     parameters: tuple[str, ...] | None = None
     _original: Any = field(default=None, repr=False)
+
+    def misfit(self) -> str | None:
+        """Return why the wrapper cannot take the place of what Keras has; None if it can."""
+        name = f"{self.owner.__name__}.{self.method}"
+        original = vars(self.owner).get(self.method)
+        if original is None:
+            return f"there is no {name}"
+        if self.parameters is not None:
+            found = tuple(inspect.signature(original).parameters)
+            if found != self.parameters:
+                return f"{name} takes {found}, not {self.parameters}"
+        return None
 
     @property
     def installed(self) -> bool:
@@ -84,6 +94,11 @@ def build_optimizer(original: Any, optimizer: Any, variables: Any) -> Any:
 
 
 def _everywhere() -> list[Patch]:
+    from keras.src.models import Functional
+    from keras.src.optimizers.base_optimizer import BaseOptimizer
+    from keras.src.saving import serialization_lib
+    from keras.src.trainers.trainer import Trainer
+
     opening = ("name", "registered_name", "module", "obj_type", "full_config", "custom_objects")
     flat = ("self", "flat_inputs")
     return [
@@ -121,7 +136,7 @@ def _on_jax() -> list[Patch]:
         *(Patch(JAXTrainer, name, training.run_on_batch) for name in _ON_BATCH),
         *(Patch(JAXTrainer, name, training.run) for name in _LOOPS),
         Patch(keras.Model, "export", _export.export_model),
-        Patch(SavedModelExportArchive, "add_endpoint", _export.add_endpoint, _ENDPOINT),
+        Patch(_export_archive(), "add_endpoint", _export.add_endpoint, _ENDPOINT),
     ]
 
 
@@ -131,8 +146,8 @@ def _on_tensorflow() -> list[Patch]:
     from rowwise.keras._tensorflow import internals, training
 
     force = ("self", "force")
+    archive = _export_archive()
     functions = [f"make_{name}_function" for name in ("train", "test", "predict")]
-    archive = SavedModelExportArchive
     return [
         *(Patch(TensorFlowTrainer, name, training.make_function, force) for name in functions),
         *(Patch(TensorFlowTrainer, name, training.run) for name in (*_ON_BATCH, *_LOOPS)),
@@ -140,6 +155,14 @@ def _on_tensorflow() -> list[Patch]:
         Patch(archive, "_filter_and_track_resources", training.track_resources, ("self",)),
         *(Patch(*point) for point in internals.points_that_write_graphs()),
     ]
+
+
+def _export_archive() -> Any:
+    try:
+        from keras.src.export.saved_model_export_archive import SavedModelExportArchive
+    except ModuleNotFoundError:  # Keras 3.13 and older
+        from keras.src.export.saved_model import ExportArchive as SavedModelExportArchive
+    return SavedModelExportArchive
 
 
 _ON_BATCH = ("train_on_batch", "test_on_batch", "predict_on_batch")
@@ -154,8 +177,30 @@ def patches() -> tuple[Patch, ...]:
     return (*_everywhere(), *_ON_BACKEND[BACKEND]())
 
 
+def misfit() -> str | None:
+    """Return why the table does not fit the Keras that is installed; None if it does."""
+    version = tuple(int(number) for number in re.findall(r"\d+", keras.__version__)[:2])
+    if not OLDEST <= version <= NEWEST:
+        tested = " to ".join(".".join(map(str, one)) for one in (OLDEST, NEWEST))
+        return f"rowwise knows Keras {tested}, and this is {keras.__version__}"
+    try:
+        found = [patch.misfit() for patch in patches() if not patch.installed]
+    except (ImportError, AttributeError) as error:
+        found = [str(error)]
+    reasons = [reason for reason in found if reason]
+    return f"Keras {keras.__version__} is changed: {reasons[0]}" if reasons else None
+
+
 def install() -> None:
-    """Put every wrapper in place."""
+    """Put every wrapper in place; or none, with a warning, where they do not fit."""
+    TableVariableBase.refused = misfit()
+    if TableVariableBase.refused is not None:
+        warnings.warn(
+            f"{TableVariableBase.refused}; rowwise.keras's layers are trained densely here, by "
+            f"Keras. pip install 'keras<{NEWEST[0]}.{NEWEST[1] + 1}' brings their tables back",
+            stacklevel=2,
+        )
+        return
     for patch in patches():
         patch.install()
 

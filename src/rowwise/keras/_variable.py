@@ -26,6 +26,7 @@ class TableVariableBase:
         slots: for every optimizer that was bound, its slots by name, as variables.
         accumulators: for every optimizer that sums gradients over batches, the variable of sums.
         frozen_row: a row that training leaves as it is, or None.
+        refused: why no layer has a table, whatever its options: Keras is of a version not known.
     """
 
     table: Table
@@ -34,6 +35,7 @@ class TableVariableBase:
     regularizer: Any
     constraint: Any
     frozen_row: int | None = None
+    refused: str | None = None
     options: Any = None  # of the optimizer, as the rule was made of them
 
     def forget_optimizers(self) -> None:
