@@ -340,7 +340,7 @@ class ShardedStore:
         form: int,
         error: Exception | None = None,
     ) -> tuple[NDArray[Any], _batch.Request]:
-        """Return what the ranks read of the distinct rows of ids, and these rows."""
+        """Return the ranks' answers for the distinct rows of ids, and these rows."""
         with self.collective("a lookup"):
             asked = self._ask(ids, replace(self._call("lookup"), form=form), error)
             return read(asked), asked.wanted
@@ -556,7 +556,7 @@ class ShardedStore:
         return RowGradient(bags.ids.reshape(-1), values)
 
     def _counts(self, parcels: Sequence[_batch.Parcel]) -> Ids:
-        """Return what each rank is told: rows and values of a parcel, and how many parcels."""
+        """Return the counts for each rank: rows and values of a parcel, and how many parcels."""
         counts = self._no_counts()
         if parcels:
             counts[:, :2] = parcels[0].counts

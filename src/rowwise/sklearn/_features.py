@@ -325,7 +325,7 @@ class Features:
         return (1 + np.log((1 + self.texts) / (1 + self.counts))).astype(np.float32)
 
     def encoder(self, text: Text) -> Encoder:
-        """Return what makes bags of texts."""
+        """Return the encoder that makes bags of texts."""
         lexicon = text.lexicon
         rows = self._rows_of(lexicon.ngrams)
         found = rows >= 0

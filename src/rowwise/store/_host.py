@@ -386,7 +386,7 @@ class HostStore:
         with self._writing():
             counts, native = self._row_states["update_count"], self._native
             counted = counts[touched] + (counts[touched] < np.iinfo(np.uint32).max)
-            # At once, as Ctrl-C comes after calls.
+            # No call stands between these writes: Python raises Ctrl-C after calls.
             native.steps += 1
             counts[touched] = counted
             self._row_states["last_update"][touched] = native.steps
@@ -534,7 +534,7 @@ class HostStore:
         self.rule, self._slots = rule, slots
         try:
             self._native.set_rule(numbers, slots, slots_pristine=slots_pristine, **clock)
-        except Exception:  # Ctrl-C comes after it
+        except Exception:  # not Ctrl-C, which is raised once the call is done
             self.rule, self._slots = before
             raise
 

@@ -217,7 +217,7 @@ class _Sharded(torch.nn.Module):
         )
 
     def _occurrences(self, ids: Any, error: Exception | None = None) -> Any:
-        """Return what the gradients of ids (...,) are divided by, (n,) float32, or None."""
+        """Return the divisors (n,) float32 of the gradients of ids (...,), or None."""
         gradient = torch.is_grad_enabled() and self.weight.requires_grad
         if not (self.scale_grad_by_freq and gradient):
             return None

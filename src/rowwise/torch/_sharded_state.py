@@ -87,7 +87,7 @@ def _as_dtensor(array: Any, table: ShardedTable) -> Any:
 
 
 def _packed_clock(state: TableState) -> bytes:
-    """Return what of a table's state does not grow with its rows."""
+    """Return the part of a table's state that does not grow with its rows."""
     about = {
         "rule": state.rule.config() if state.rule else None,
         "steps": state.steps,

@@ -72,7 +72,7 @@ def load(
 
 
 def part_of(vectors: Vectors, options: Options) -> Vectors:
-    """Return what options ask for of vectors in memory."""
+    """Return the part of vectors in memory that options ask for."""
     shape = vectors.matrix.shape
     part = collect("KeyedVectors", WordList(vectors.words), vectors.matrix, shape, options)
     return Vectors(part.words, part.matrix, subwords=vectors.subwords)

@@ -53,7 +53,7 @@ def make_function(original: Any, model: Any, force: bool = False) -> Any:
 
 
 def _assumptions(tables: list[TableVariable]) -> list[Any]:
-    """Return what a graph takes for granted: how many rows there are, and where they lie."""
+    """Return the facts that a graph was traced with: the number of rows, and their place."""
     return [(variable._shape, variable._array is None) for variable in tables]
 
 

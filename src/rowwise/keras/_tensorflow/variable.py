@@ -69,7 +69,7 @@ class TableResource(BaseResourceVariable):
     # ------------------------------------------------------------------ reading
 
     def read_token(self) -> Any:
-        """Return what the gradient of the numbers goes through: a number."""
+        """Return the token, a scalar, through which the gradient of the numbers flows."""
         return super()._read_variable_op()
 
     def _read_variable_op(self, no_copy: bool = False) -> Any:
@@ -86,11 +86,11 @@ class TableResource(BaseResourceVariable):
         return read(self.read_token())
 
     def sparse_read(self, indices: Any, name: str | None = None) -> Any:
-        """Return rows; `tf.gather` and `tf.nn.embedding_lookup` ask for them so."""
+        """Return rows, for `tf.gather` and `tf.nn.embedding_lookup`."""
         return self.owner.read_rows(tf.convert_to_tensor(indices))
 
     def gather_nd(self, indices: Any, name: str | None = None) -> Any:
-        """Return elements, or rows; `tf.gather_nd` asks for them so."""
+        """Return elements, or rows, for `tf.gather_nd`."""
         return tf.gather_nd(self.read_value(), indices, name=name)
 
     # ------------------------------------------------------------------ writing
@@ -211,7 +211,7 @@ class TableBacked(keras.Variable):
 
     @property
     def handle(self) -> Any:
-        """By which a `tf.GradientTape` knows the variable."""
+        """The handle under which a `tf.GradientTape` records the variable."""
         replacement = self._replacement
         return (self._value if replacement is None else replacement).handle
 
