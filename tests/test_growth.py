@@ -154,6 +154,20 @@ def test_rows_marked_as_trained_are_no_strangers(tmp_path):
         table.mark_trained([0, 12])
 
 
+def test_new_rows_with_given_values_count_as_trained():
+    values = np.full((5, DIM), 2.0)
+    table = rowwise.Table(3, DIM, "adam")
+    table.update([1], np.ones((1, DIM)))
+    table.grow(5, init=values)
+    assert table.is_trained().tolist() == [False, True, False, True, True]
+    np.testing.assert_array_equal(table.lookup([3, 4], untrained="zeros"), values[3:])
+    table.grow(6, init=lambda shape: np.ones(shape))
+    table.remap([5, -1, 0], init=values[:3])
+    assert table.is_trained().tolist() == [False, True, False]
+    with pytest.raises(ValueError, match=r"\(1, 3\); the table needs \(4, 3\), values for all"):
+        table.grow(4, init=np.ones((1, DIM)))
+
+
 def test_a_table_of_which_nothing_is_known_has_no_mean():
     with pytest.raises(ValueError, match="mark_trained"):
         rowwise.Table(3, 2).lookup([1], untrained="mean")

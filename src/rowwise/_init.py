@@ -24,10 +24,21 @@ def fill(weights: NDArray[np.float32], init: Init, seed: int | None) -> None:
     if isinstance(init, str):
         fill_rows(weights, init, seed, None)
         return
-    values = np.asarray(init(weights.shape) if callable(init) else init)
-    if values.shape != weights.shape:
-        raise ValueError(f"init has shape {values.shape}; the table needs {weights.shape}")
-    weights[:] = values
+    weights[:] = given_values(init, weights.shape)
+
+
+def given_values(init: NDArray[Any] | Callable[..., Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return the values (rows, dim) that an array or a function of the shape gives.
+
+    Raises:
+        ValueError: values of another shape.
+    """
+    values = np.asarray(init(shape) if callable(init) else init)
+    if values.shape != shape:
+        raise ValueError(
+            f"init has shape {values.shape}; the table needs {shape}, values for all of its rows"
+        )
+    return values
 
 
 def standard_normal(shape: tuple[int, int], seed: int | None) -> NDArray[np.float32]:

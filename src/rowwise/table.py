@@ -96,8 +96,7 @@ class Table:
         self.store: RowStore = _store(rows, dim, chosen, init, seed, scratch, memory)
         self._learning_rate = chosen.learning_rate if chosen else 0.0
         self._vocabulary: Vocabulary | None = None
-        if not isinstance(init, str) and not callable(init):
-            self.store.mark_trained()
+        self._mark_given(init)
 
     @classmethod
     def from_pretrained(
@@ -334,7 +333,8 @@ class Table:
     def grow(self, rows: int, *, init: Init = "uniform", seed: int | None = None) -> None:
         """Add rows at the end, up to `rows` in all; the others keep everything they have.
 
-        A new row is one that no update has touched, with fresh slots, from now on. See `remap`.
+        A new row is one that no update has touched, with fresh slots, from now on. See `remap` for
+        init: an array is (rows, dim), of which the new rows' values are taken.
 
         Raises:
             ValueError: fewer rows than there are.
@@ -351,7 +351,7 @@ class Table:
         self.store.check_room(rows)
         source_rows = np.full(rows, -1)
         source_rows[: self.rows] = np.arange(self.rows)
-        self.store.remap(source_rows, init, seed)
+        self._move_rows(source_rows, init, seed)
 
     def remap(self, source_rows: Any, *, init: Init = "uniform", seed: int | None = None) -> None:
         """Make row i what row source_rows[i] was, with its slots and counts; -1 makes a new row.
@@ -362,7 +362,8 @@ class Table:
 
         Args:
             source_rows: (new rows,) ids of this table, each at most once, or -1.
-            init: what new rows start with, see `Table`; an array is (new rows, dim).
+            init: what new rows start with, see `Table`; an array is (new rows, dim), and its rows
+                count as trained.
             seed: of init.
 
         Raises:
@@ -370,8 +371,17 @@ class Table:
             ValueError: no source_rows, a row twice, an unknown init.
             MemoryError: the new table does not fit beside the old one. Nothing has changed then.
         """
-        self.store.remap(as_ids(source_rows).reshape(-1), init, seed)
+        self._move_rows(as_ids(source_rows).reshape(-1), init, seed)
         self._vocabulary = None
+
+    def _move_rows(self, source_rows: NDArray[np.int64], init: Init, seed: int | None) -> None:
+        self.store.remap(source_rows, init, seed)
+        self._mark_given(init, np.flatnonzero(source_rows < 0))
+
+    def _mark_given(self, init: Init, ids: NDArray[np.int64] | None = None) -> None:
+        """Mark rows, or all, as trained where the caller gave their values."""
+        if not isinstance(init, str) and not callable(init):
+            self.store.mark_trained(ids)
 
     # ------------------------------------------------------------------ knowing
 

@@ -812,10 +812,7 @@ def _fill(memory: Floats, shape: tuple[int, int], init: Init, seed: int | None, 
     if isinstance(init, str):
         _init.fill_rows(memory, init, seed, ids)
         return
-    values = np.asarray(init(shape) if callable(init) else init)
-    if values.shape != shape:
-        raise ValueError(f"init has shape {values.shape}; the table needs {shape}")
-    memory[:] = values[ids]
+    memory[:] = _init.given_values(init, shape)[ids]
 
 
 def attempt(make: Callable[[], T]) -> tuple[T | None, Exception | None]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise._ids import check_range
-from rowwise._init import Init, checked_seed, fill_rows
+from rowwise._init import Init, checked_seed, fill_rows, given_values
 from rowwise.rules import Rule, StepParams
 from rowwise.store._gradient import BagGradient, Bags, Floats, Ids, RowGradient
 from rowwise.store._host import HostStore, check_source_rows
@@ -71,10 +71,7 @@ class DiskStore:
         self._prefetching: _Prefetch | None = None
         self._open(dim, rule)
         if not isinstance(init, str):
-            values = np.asarray(init((rows, dim)) if callable(init) else init)
-            if values.shape != (rows, dim):
-                raise ValueError(f"init has shape {values.shape}; the table needs {(rows, dim)}")
-            self.write(values)
+            self.write(given_values(init, (rows, dim)))
 
     def _open(self, dim: int, rule: Rule | None) -> None:
         _refuse_dense(rule)
