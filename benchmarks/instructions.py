@@ -19,7 +19,7 @@ FEW, MANY = 2, 12
 
 
 def instructions(kernel: str, dim: int, ids: int, repeats: int) -> int:
-    """Of a whole run."""
+    """Count the instructions of a whole run."""
     run = subprocess.run(
         [
             *("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", LIMIT),

@@ -23,7 +23,7 @@ Work = Callable[[], object]
 
 
 def microseconds(works: dict[str, Work], rounds: int) -> dict[str, float]:
-    """Of each work, all of them in turn."""
+    """Return the microseconds that each work takes; all are run in turn, `rounds` times."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
         for name, work in works.items():

@@ -1,4 +1,4 @@
-"""What every test needs before it starts: the Keras backend, and repeatable properties."""
+"""Preparations of every test: the Keras backend, and repeatable properties."""
 
 import gc
 import os

@@ -51,7 +51,7 @@ class Judge:
         return np.max(np.abs(value - truth) / (ULP * scale + TINY), initial=0.0)
 
     def complaints(self, values, rows=slice(None)):
-        """What is worse in values, which are of these rows alone, than in the dense run."""
+        """Return where values, of these rows alone, are worse than those of the dense run."""
         found = []
         for name, value in values.items():
             ours = self.error(name, value, rows)
@@ -450,7 +450,7 @@ def assert_same_bits(one, other):
 
 
 class RoundedWhenTouched(Dense):
-    """What rowwise is to be: exact through a gap, rounded to float32 when a row is written."""
+    """The model of a table: exact through a gap, rounded to float32 when a row is written."""
 
     def step(self, ids, gradients, lr):
         before = {name: value.copy() for name, value in contents(self).items()}
@@ -464,7 +464,7 @@ class RoundedWhenTouched(Dense):
             value[touched] = value[touched].astype(np.float32)
 
     def gap(self, idle, before, lr):
-        """What a step does to rows that are not in it: the truth."""
+        """Make a step of rows that are not in it, in float64: the truth."""
 
 
 class LazyOptimizer(RoundedWhenTouched):

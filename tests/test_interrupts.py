@@ -40,7 +40,7 @@ def interrupted_at(number, work):
 
 
 def contents(table):
-    """What a table says, and what the next two steps make of it."""
+    """Return all that a table tells, now and after two more steps."""
     names = [table.to_numpy(), *map(table.slot, table.slot_names), table.update_counts]
     table = rowwise.Table.from_state(table.state().copy())
     if table.rule:

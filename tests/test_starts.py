@@ -1,4 +1,4 @@
-"""What rows start with, from the beginning or anew."""
+"""Starting values of rows, in a new table or anew."""
 
 from statistics import NormalDist
 

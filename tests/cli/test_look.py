@@ -23,7 +23,7 @@ def run(*arguments, input=None):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """What train saves for texts on fruit and on tools."""
+    """Return the folder that train makes of texts on fruit and on tools."""
     folder = tmp_path_factory.mktemp("trained")
     rows = [("apple pear plum", "fruit"), ("hammer saw drill", "tools")] * 60
     with (folder / "data.csv").open("w", newline="") as file:

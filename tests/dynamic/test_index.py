@@ -217,7 +217,7 @@ def test_readers_run_beside_a_writer():
         ({"admit_after": 256}, "admit_after=256 is above the limit of 255"),
         ({"ttl": 0}, "ttl=0 must be at least 1"),
         ({"unknown_rows": 0}, "unknown_rows=0 must be at least 1"),
-        ({"evict_share": 0}, "evict_share=0 is not in"),
+        ({"evict_share": 0}, "evict_share=0 must be above 0"),
         ({"in_flight": 0}, "in_flight=0 must be at least 1"),
     ],
 )

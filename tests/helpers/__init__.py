@@ -1,1 +1,1 @@
-"""What the tests share: rules under test, the float64 oracle, processes that die on purpose."""
+"""Helpers that tests share: rules under test, the float64 oracle, processes that die on purpose."""

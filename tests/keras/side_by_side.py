@@ -84,13 +84,13 @@ def classifier(layer, **options):
 
 
 def both(train, make=classifier):
-    """What `train(model)` leaves of (our model, Keras's)."""
+    """Return (our model, Keras's) after `train(model)`."""
     ours = _trained(train, lambda: make(rowwise.keras.Embedding))
     return ours, _trained(train, lambda: make(keras.layers.Embedding))
 
 
 def all_three(train, make=classifier):
-    """What `train(model)` leaves of (our model, Keras's, Keras's in float64)."""
+    """Return (our model, Keras's, Keras's in float64) after `train(model)`."""
     start = []
 
     def make_exact():
@@ -228,7 +228,7 @@ def stateless_apply(optimizer, slots, gradients, values):
 
 
 def raised_in_a_program(error):
-    """What a user's own compiled program raises where a call raises `error`."""
+    """Return the error of a user's own compiled program where a call raises `error`."""
     if BACKEND != "jax":
         return error
     import jax
@@ -237,7 +237,7 @@ def raised_in_a_program(error):
 
 
 def values_of(variables):
-    """What a stateless call is given: copies of the variables' values."""
+    """Return the arguments of a stateless call: copies of the variables' values."""
     return [keras.ops.convert_to_tensor(numpy_of(variable).copy()) for variable in variables]
 
 

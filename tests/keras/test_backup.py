@@ -41,7 +41,7 @@ def fit(model, *callbacks):
 
 
 def contents(model):
-    """Of variables and tables, as they lie in memory, and the random numbers that come next."""
+    """Return the bytes of variables and tables, and the random numbers that come next."""
     tables = [layer.table.state() for layer in model.layers if hasattr(layer, "table")]
     arrays = [v.numpy().tobytes() for v in (*model.variables, *model.optimizer.variables)]
     arrays += [

@@ -197,7 +197,7 @@ with tf.Graph().as_default(), tf.compat.v1.Session() as session:  # as TensorFlo
 
 
 def served_elsewhere(folder, tmp_path):
-    """What a saved model answers in a process that knows neither Keras nor rowwise."""
+    """Return the answers of a saved model in a process without Keras and rowwise."""
     np.save(tmp_path / "ids.npy", IDS)
     files = [str(tmp_path / f"{name}.npy") for name in ("ids", "by_objects", "by_session")]
     serve = [sys.executable, "-c", SERVE, str(folder), *files]
@@ -208,7 +208,7 @@ def served_elsewhere(folder, tmp_path):
 @only_tensorflow
 @pytest.mark.parametrize("own", [True, False], ids=["tf.saved_model.save", "model.export"])
 def test_a_saved_model_serves_elsewhere_what_the_model_predicted(model, own, tmp_path):
-    """Of what `tf.saved_model.save` writes, a session restores Keras's own variables wrongly."""
+    """A session restores Keras's own variables wrongly from what `tf.saved_model.save` writes."""
     import tensorflow as tf
 
     model = keras.Sequential([keras.Input((5,), dtype="int32"), model.layers[0]]) if own else model

@@ -1,4 +1,4 @@
-"""What Keras's JAX trainer does in its own way: functional steps, compiled, several at a time."""
+"""Keras's JAX trainer: functional steps, compiled, several at a time."""
 
 import gc
 import warnings

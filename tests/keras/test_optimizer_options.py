@@ -1,4 +1,4 @@
-"""What optimizers carry besides their rule: sparse steps with the numbers of the dense gradient."""
+"""Options of optimizers besides their rule: sparse steps have the dense gradient's numbers."""
 
 import keras
 import numpy as np

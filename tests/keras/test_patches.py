@@ -1,4 +1,4 @@
-"""What rowwise.keras relies on inside Keras: a Keras that changes it fails here first."""
+"""The private parts of Keras that rowwise.keras uses: a Keras without them fails here first."""
 
 import importlib.util
 import inspect

@@ -1,4 +1,4 @@
-"""What TensorFlow alone has: strategies of distribution, graphs that fail, threads that predict."""
+"""TensorFlow alone: strategies of distribution, graphs that fail, threads that predict."""
 
 import copy
 import gc

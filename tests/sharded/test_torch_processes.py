@@ -170,7 +170,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(folder):
-    """What each process found; of those that were not killed, what they saw then."""
+    """Return each process's findings, and those of the survivors after one was killed."""
     printed = [text.splitlines() for text in run_processes(3, PROGRAM, folder)]
     return [[json.loads(line) for line in lines] for lines in printed]
 

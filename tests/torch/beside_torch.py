@@ -43,7 +43,7 @@ def train(model, optimizer, steps=60, each=lambda t: None, seed=4):
 
 
 def all_three(run, **options):
-    """What run(modules, optim, dtype) leaves of a model: (ours, PyTorch's, the truth)."""
+    """Return the models (ours, PyTorch's, the truth) after run(modules, optim, dtype)."""
     results = []
     for ours, dtype in ((True, torch.float32), (False, torch.float32), (False, torch.float64)):
         library = rowwise.torch if ours else torch.nn

@@ -21,7 +21,7 @@ OFFSETS = torch.tensor([0, 0, 3, 5, 5])  # empty, long, short, empty, the rest
 
 
 def trained(library, optimizers, batch, **options):
-    """What the bags gave at each step, and the weight after them."""
+    """Return the bags' values at each step, and the weight after them."""
     torch.manual_seed(0)
     bags = library.EmbeddingBag(12, 4, **options)
     optimizer = optimizers.Adam(bags.parameters(), lr=0.1)

@@ -1,4 +1,4 @@
-"""What is written is read back, in every format; and files of other programs are read."""
+"""Every format: files that are written and read back, and files of other programs."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What every supported version of Keras, PyTorch, JAX, TensorFlow and NumPy must pass.
+"""Behaviour that every supported version of Keras, PyTorch, JAX, TensorFlow and NumPy must pass.
 
 `make test-versions` runs this file in an environment per version.
 """

@@ -1,4 +1,4 @@
-"""What the page is told: coordinates, neighbours, words found, snapshots put beside each other."""
+"""The facts behind the page: coordinates, neighbours, words found, snapshots side by side."""
 
 import numpy as np
 import pytest

@@ -95,7 +95,7 @@ class IdIndex:
         if positive("admit_after", admit_after) > 255:
             raise ValueError(f"admit_after={admit_after} is above the limit of 255")
         if not 0 < evict_share <= 1:
-            raise ValueError(f"evict_share={evict_share} is not in 0..1, without 0")
+            raise ValueError(f"evict_share={evict_share} must be above 0 and at most 1")
         self.capacity = positive("capacity", capacity)
         self.unknown_rows = positive("unknown_rows", unknown_rows)
         if self.rows >= 2**32:

@@ -77,10 +77,10 @@ def save_quantized(stored: Stored, folder: str | os.PathLike[str], keep: float) 
         keep: part of the rows that stay: those whose length times idf is largest.
 
     Raises:
-        ValueError: keep is not in 0..1.
+        ValueError: keep is not above 0 and at most 1.
     """
     if not 0 < keep <= 1:
-        raise ValueError(f"keep={keep} is not in 0..1")
+        raise ValueError(f"keep={keep} must be above 0 and at most 1")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     vectors = stored.model.table.to_numpy()

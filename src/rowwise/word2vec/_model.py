@@ -82,7 +82,7 @@ class Word2Vec:
         if objective not in ("skipgram", "cbow"):
             raise ValueError(f"objective={objective!r} is not 'skipgram' or 'cbow'")
         if not 0 <= sample < 1:
-            raise ValueError(f"sample={sample} is not in 0..1; word2vec's is 0.001")
+            raise ValueError(f"sample={sample} must be at least 0 and below 1; word2vec's is 0.001")
         if not 0 < min_learning_rate <= learning_rate < math.inf:
             raise ValueError(
                 f"learning_rate={learning_rate} and min_learning_rate={min_learning_rate}: "
