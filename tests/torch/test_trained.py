@@ -115,3 +115,15 @@ def test_from_pretrained_refuses_other_shapes(kind, rows):
 def test_repr_shows_untrained(kind):
     assert "untrained='mean'" in repr(kind(ROWS, DIM, untrained="mean"))
     assert "untrained" not in repr(kind(ROWS, DIM))
+
+
+@both
+def test_the_mean_follows_rows_that_max_norm_shortens(kind):
+    module = kind(4, DIM, max_norm=1.0, untrained="mean").eval()
+    module.table.store.write(np.full((4, DIM), 3.0))
+    module.table.mark_trained([1, 2])
+    before = module(torch.tensor([[3]]))
+    module(torch.tensor([[1, 2]]))
+    mean = torch.from_numpy(module.table.to_numpy()[[1, 2]].mean(axis=0))
+    torch.testing.assert_close(module(torch.tensor([[3]])).reshape(-1), mean)
+    assert (before != mean).all()

@@ -26,10 +26,11 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
         ValueError: initial_accumulator_value below 0.
 
     Example:
+        >>> import numpy as np
         >>> from rowwise.keras import Embedding
         >>> model = keras.Sequential([keras.Input((3,)), Embedding(1000, 64)])
         >>> model.compile(RowwiseAdagrad(0.05), "mse")
-        >>> history = model.fit([[1, 2, 1]], [[[0.0] * 64] * 3], verbose=0)
+        >>> history = model.fit(np.array([[1, 2, 1]]), np.zeros((1, 3, 64)), verbose=0)
         >>> model.optimizer.variables[2].shape
         (1000, 1)
     """

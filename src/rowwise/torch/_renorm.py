@@ -21,16 +21,17 @@ def renormalize(weight: Weight, ids: torch.Tensor, max_norm: float, norm_type: f
     Raises:
         IndexError: an id outside the table, with nothing changed.
     """
-    weight.table.materialize(ids.detach().long().contiguous().numpy())
+    rows = ids.detach().long().contiguous().numpy()
+    renormalize_rows(weight.table.store, rows, max_norm, norm_type)
     with torch._C.DisableTorchFunctionSubclass():
-        torch.embedding_renorm_(weight.detach(), ids.contiguous(), max_norm, norm_type)
+        torch.autograd.graph.increment_version(weight)  # as torch's own operation does
 
 
 @torch.no_grad()
 def renormalize_rows(store: RowStore, rows: Any, max_norm: float, norm_type: float) -> None:
-    """Shorten rows (n,) of a store, as `renormalize` does; rows may repeat."""
+    """Shorten rows (...,) of a store, as `renormalize` does; rows may repeat."""
+    store.materialize(rows)  # first, as an error names the position of a bad id
     rows = np.unique(rows)
-    store.materialize(rows)
     vectors = _native.empty(len(rows), store.shape[1])
     store.gather(rows, vectors)
     torch.embedding_renorm_(torch.from_numpy(vectors), torch.arange(len(rows)), max_norm, norm_type)
