@@ -334,7 +334,7 @@ def materialize(tensor: Any) -> None:
     elif type(tensor) in (torch.Tensor, torch.nn.Parameter) and _at:
         table = _at.get(tensor.data_ptr())
         if table is not None:
-            table.materialize()
+            in_memory(table.store).begin_external_write()
 
 
 @contextmanager
