@@ -338,6 +338,26 @@ def test_tables_called_in_another_order_are_found():
     assert "rank 0 calls table 0 of the group and rank 1 calls table 1" in str(errors[0][1])
 
 
+READS = {
+    "to_numpy": lambda table: table.to_numpy(),
+    "update_counts": lambda table: table.update_counts,
+    "last_update": lambda table: table.last_update,
+    "slot": lambda table: table.slot("momentum"),
+    "form 1": lambda table: table.slot("velocity"),
+}
+
+
+@pytest.mark.parametrize("other", [name for name in READS if name != "slot"])
+def test_ranks_that_read_different_things_are_found(other):
+    def run(exchange):
+        table = ShardedTable(ROWS, DIM, "adam", exchange=exchange)
+        READS["slot" if exchange.rank == 0 else other](table)
+
+    _, errors = outcomes(2, run)
+    assert [type(error) for _, error in errors] == [RankMismatchError] * 2
+    assert re.search(rf"rank 1 .*{other};", str(errors[0][1]))
+
+
 @pytest.mark.parametrize(
     ("name", "values"),
     [("rows", (300, 301)), ("dim", (4, 5)), ("rule", ("sgd", "adam")), ("seed", (1, 2))],

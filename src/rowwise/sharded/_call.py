@@ -16,7 +16,8 @@ from rowwise.sharded._exchange import Exchange, all_gather_bytes, all_to_all
 Counts = NDArray[np.int64]
 
 KINDS = (
-    "make", "lookup", "count", "change", "prefetch", "gradient", "update", "gather", "save", "load",
+    "make", "lookup", "count", "change", "prefetch", "gradient", "update", "save", "load",
+    "to_numpy", "slot", "update_counts", "last_update", "is_trained",
 )  # fmt: skip
 
 # What a rank may refuse, by the name that travels to the others.

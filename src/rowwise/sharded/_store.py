@@ -425,20 +425,26 @@ class ShardedStore:
         Raises:
             KeyError: the rule has no such slot.
         """
-        return self._gather_all(self.local.read_slot(name))
+        values = self.local.read_slot(name)
+        return self._gather_all("slot", values, self.slot_names.index(name))
 
     def read_all(self) -> Floats:
         """Return the present values of all rows, (rows, dim), on every rank."""
         vectors = np.empty(self.local.shape, np.float32)
         self.local.gather(np.arange(len(vectors)), vectors)
-        return self._gather_all(vectors)
+        return self._gather_all("to_numpy", vectors)
 
-    def _gather_all(self, mine: NDArray[Any]) -> NDArray[Any]:
-        """Return an array (rows, ...) in order of ids, of which each rank has its rows."""
+    def _gather_all(self, kind: str, mine: NDArray[Any], form: int = 0) -> NDArray[Any]:
+        """Return an array (rows, ...) in order of ids, of which each rank has its rows.
+
+        Args:
+            kind, form: what the array is, see `Call`; the same on every rank.
+            mine: the rows of this rank.
+        """
         ranks = range(self.exchange.ranks)
         sizes = [len(range(*self.layout.span(rank))) for rank in ranks]
         with self.collective("reading all rows"):
-            agree(self.exchange, self._call("gather"), self._no_counts())
+            agree(self.exchange, replace(self._call(kind), form=form), self._no_counts())
             copies = np.concatenate([mine] * len(ranks))
             whole = all_to_all(self.exchange, copies, [len(mine)] * len(ranks), sizes)
         return whole[self.layout.positions(np.arange(self.layout.rows))]
@@ -722,17 +728,17 @@ class ShardedStore:
     @property
     def update_counts(self) -> NDArray[np.uint32]:
         """(rows,) how many updates touched each row, on every rank."""
-        return self._gather_all(self.local.update_counts)
+        return self._gather_all("update_counts", self.local.update_counts)
 
     @property
     def last_update(self) -> NDArray[np.int64]:
         """(rows,) number of the last update that touched each row, on every rank."""
-        return self._gather_all(self.local.last_update)
+        return self._gather_all("last_update", self.local.last_update)
 
     def is_trained(self, ids: Ids | None = None) -> NDArray[np.bool_]:
         """Return whether rows were updated or marked as trained."""
         if ids is None:
-            return self._gather_all(self.local.is_trained())
+            return self._gather_all("is_trained", self.local.is_trained())
 
         def read(asked: _Asked) -> NDArray[Any]:
             return self._answer(asked, self.local.is_trained(asked.rows))
