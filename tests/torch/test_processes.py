@@ -103,3 +103,37 @@ def test_hogwild_trains_shared_memory():
         process.start()
         process.join()
     torch.testing.assert_close(module.weight.detach(), before - 2)
+
+
+def train_on(module, optimizer, results):
+    for _ in range(3):
+        optimizer.zero_grad()
+        module(IDS).square().sum().backward()
+        optimizer.step()
+    results.put(module(IDS).detach().numpy())
+
+
+@pytest.mark.filterwarnings("ignore:.*trained densely")
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("kind", ["Adam", "RowwiseAdagrad"])
+def test_an_optimizer_goes_along_to_a_child_process(kind, method):
+    context = torch.multiprocessing.get_context(method)
+    found = []
+    for sent in (True, False):
+        torch.manual_seed(0)
+        module, results = rowwise.torch.Embedding(6, 3), context.SimpleQueue()
+        optimizer = getattr(rowwise.torch.optim, kind)(module.parameters(), lr=0.1)
+        train_on(module, optimizer, context.SimpleQueue())
+        if sent:
+            process = context.Process(target=train_on, args=(module, optimizer, results))
+            process.start()
+            found.append(results.get())
+            process.join()
+            assert process.exitcode == 0
+        else:
+            train_on(module, optimizer, results)
+            found.append(results.get())
+        train_on(module, optimizer, results)
+        found.append(results.get())
+    for mine, other in zip(found[:2], found[2:], strict=True):  # the state is shared as well
+        torch.testing.assert_close(torch.from_numpy(mine), torch.from_numpy(other))

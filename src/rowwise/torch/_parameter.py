@@ -243,7 +243,7 @@ class TableParameter(torch.Tensor):
         if values is self:
             return
         if self.base is not None:
-            self._leave_memory(values)
+            self.leave_memory(values)
             return
         if values.dtype != self.dtype or values.shape != self.shape:
             raise RuntimeError(
@@ -264,7 +264,7 @@ class TableParameter(torch.Tensor):
             "shared memory; a layer that has to move there is keras.layers.Embedding"
         )
 
-    def _leave_memory(self, values: torch.Tensor) -> None:
+    def leave_memory(self, values: torch.Tensor) -> None:
         """Make a view an ordinary tensor of `values`."""
         self.__class__ = torch.nn.Parameter if hasattr(self, "_is_param") else torch.Tensor  # type: ignore[assignment]
         self.data = values

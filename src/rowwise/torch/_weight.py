@@ -95,7 +95,7 @@ class Weight(TableParameter):
             ordinary = values.memory.table is None  # its table has left it
             values = values.as_left() if ordinary else values.as_ordinary()
         if self.base is not None:
-            self._leave_memory(values)
+            self.leave_memory(values)
         elif (reason := obstacle(values) or _order_of(values)) is not None:
             self.fall_back_to_dense(reason)
             self.data = values
@@ -186,7 +186,16 @@ def _reduce_for_process(weight: Weight) -> Any:
     return reduce_tensor(weight)
 
 
+def _reduce_state_for_process(tensor: TableParameter) -> Any:
+    """Send a tensor over a slot, of an optimizer's state, to another process."""
+    if tensor.base is None:
+        return tensor.__reduce_ex__(2)
+    tensor.leave_memory(tensor.as_ordinary().clone())  # which lives as long as the state does
+    return reduce_tensor(tensor)
+
+
 ForkingPickler.register(Weight, _reduce_for_process)
+ForkingPickler.register(TableParameter, _reduce_state_for_process)
 
 
 def obstacle(values: torch.Tensor) -> str | None:
