@@ -64,6 +64,8 @@ def test_a_table_that_grows_takes_its_accumulators_along():
     assert model.layers[0].table.shape == (ROWS + 5, DIM)
 
 
-def test_a_start_below_zero_is_refused():
-    with pytest.raises(ValueError, match="initial_accumulator_value must be at least 0, not -1"):
-        RowwiseAdagrad(initial_accumulator_value=-1)
+@pytest.mark.parametrize("name", ["initial_accumulator_value", "epsilon"])
+@pytest.mark.parametrize("value", [-1, float("nan")])
+def test_numbers_below_zero_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be at least 0, not {value}"):
+        RowwiseAdagrad(**{name: value})

@@ -23,7 +23,7 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
         weight_decay, clipnorm, clipvalue, ...: as for every optimizer of Keras's.
 
     Raises:
-        ValueError: initial_accumulator_value below 0.
+        ValueError: initial_accumulator_value or epsilon below 0.
 
     Example:
         >>> import numpy as np
@@ -44,10 +44,12 @@ class RowwiseAdagrad(keras.optimizers.Optimizer):
         **options: Any,
     ) -> None:
         super().__init__(learning_rate=learning_rate, name=name, **options)
-        if not initial_accumulator_value >= 0:
-            raise ValueError(
-                f"initial_accumulator_value must be at least 0, not {initial_accumulator_value}"
-            )
+        for number, value in (
+            ("initial_accumulator_value", initial_accumulator_value),
+            ("epsilon", epsilon),
+        ):
+            if not value >= 0:
+                raise ValueError(f"{number} must be at least 0, not {value}")
         self.initial_accumulator_value = initial_accumulator_value
         self.epsilon = epsilon
 

@@ -265,6 +265,9 @@ class ShardedTable(Table):
         `Table.load`, and with `ShardedTable.load` on any number of ranks. Every rank must see the
         folder. See `Table.save` for what is promised.
 
+        Args:
+            path: of the file. Rank 0's counts, if ranks give others.
+
         Raises:
             OSError: there is no room, or no permission; a file that was there stays.
             ExchangeError: a rank is gone; a file that was there stays.

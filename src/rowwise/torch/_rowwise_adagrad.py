@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 
-class DenseRowwiseAdagrad(torch.optim.Optimizer):
+class RowwiseAdagrad(torch.optim.Optimizer):
     """Adagrad with one accumulator for each vector along a tensor's last axis.
 
     acc <- acc + mean_d g_d^2

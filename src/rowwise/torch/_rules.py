@@ -10,7 +10,7 @@ import torch
 
 from rowwise._binding import DenseFallback
 from rowwise.rules import Rule, pytorch
-from rowwise.torch._rowwise_adagrad import DenseRowwiseAdagrad
+from rowwise.torch import _rowwise_adagrad
 
 Group = dict[str, Any]
 
@@ -42,7 +42,7 @@ _RULES: dict[type, tuple[type[Rule], Callable[[Group], dict[str, Any]]]] = {
             "epsilon": group["eps"],
         },
     ),
-    DenseRowwiseAdagrad: (
+    _rowwise_adagrad.RowwiseAdagrad: (
         pytorch.RowwiseAdagrad,
         lambda group: {
             "initial_accumulator_value": group["initial_accumulator_value"],

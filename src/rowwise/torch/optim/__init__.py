@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import torch
 
-from rowwise.torch._rowwise_adagrad import DenseRowwiseAdagrad
+from rowwise.torch import _rowwise_adagrad
 from rowwise.torch.optim._optimizer import TableOptimizer
 
 __all__ = [
@@ -55,7 +55,7 @@ class Adagrad(TableOptimizer, torch.optim.Adagrad):
     """`torch.optim.Adagrad`; its weight_decay is dense."""
 
 
-class RowwiseAdagrad(TableOptimizer, DenseRowwiseAdagrad):
+class RowwiseAdagrad(TableOptimizer, _rowwise_adagrad.RowwiseAdagrad):
     """Adagrad with one accumulator a row: FBGEMM's `EXACT_ROWWISE_ADAGRAD`, by its defaults.
 
     A table takes a third of the memory that Adam's takes. Of other parameters each vector along
