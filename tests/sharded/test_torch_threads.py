@@ -452,6 +452,20 @@ def test_offsets_that_do_not_fit_are_an_error_on_every_rank(offsets):
     run_ranks(2, run)
 
 
+def test_gradients_climbed_on_one_rank_alone_are_an_error_on_every_rank():
+    def run(exchange):
+        module = sharded(exchange)
+        optimizer = rowwise.torch.optim.SGD(
+            module.parameters(), lr=0.1, maximize=exchange.rank == 1
+        )
+        module(IDS[0]).sum().backward()
+        optimizer.step()
+
+    _, errors = outcomes(2, run)
+    assert [type(error) for _, error in errors] == [RankMismatchError] * 2
+    assert "rank 1 multiplies its gradients with -1.0" in str(errors[0][1])
+
+
 def test_layers_called_in_another_order_are_an_error_on_every_rank():
     def run(exchange):
         user, item = sharded(exchange), sharded(exchange)

@@ -42,6 +42,7 @@ class Call:
         rule: the update rule, as text.
         form: how the call's data is laid out, where it can be in several ways.
         learning_rate, iteration: of an update.
+        factor: what the gradients of an update were multiplied with.
     """
 
     kind: str
@@ -51,13 +52,14 @@ class Call:
     form: int = 0
     learning_rate: float = 0.0
     iteration: int = 0
+    factor: float = 1.0
 
     def numbers(self, error: Exception | None) -> Counts:
-        """Return the call as it travels: eight integers, the last says whether it is refused."""
-        rate = np.float64(self.learning_rate).view(np.int64)
+        """Return the call as it travels: nine integers, the last says whether it is refused."""
+        rate, factor = np.array([self.learning_rate, self.factor]).view(np.int64)
         rule = zlib.crc32(self.rule.encode())
         fields = [KINDS.index(self.kind), self.table, self.steps, rule, self.form, rate]
-        return np.array([*fields, self.iteration, error is not None], np.int64)
+        return np.array([*fields, self.iteration, factor, error is not None], np.int64)
 
 
 def agree(exchange: Exchange, call: Call, counts: Counts, error: Exception | None = None) -> Counts:
@@ -140,6 +142,7 @@ def _mismatch(calls: Counts, rules: list[str]) -> errors.RankMismatchError:
             f"makes the call in form {value}",
             f"has the learning rate {calls[rank, 5:6].view(np.float64)[0]}",
             f"has the iteration {value}",
+            f"multiplies its gradients with {calls[rank, 7:8].view(np.float64)[0]}",
         )[field]
 
     field = int((calls[1:] != calls[0]).any(axis=0).argmax())

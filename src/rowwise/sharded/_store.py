@@ -630,6 +630,7 @@ class ShardedStore:
         frozen_row: int | None = None,
         *,
         iteration: int = 0,
+        factor: float = 1.0,
         error: Exception | None = None,
     ) -> None:
         """Make one step of the rule over all rows, with the gradients of all ranks.
@@ -638,15 +639,21 @@ class ShardedStore:
             gradient: this rank's; those of several passes; or what `exchange_gradient` returned.
             step, frozen_row: see `RowStore.apply`; the same on every rank.
             iteration: the step's number; ranks must agree on it.
+            factor: what the caller has multiplied the gradient with; ranks must agree on it.
             error: what the caller refuses the step with; every rank raises it.
 
         Raises:
-            RankMismatchError: ranks are at another step, or have another rate or rule. Nothing
-                has changed then.
+            RankMismatchError: ranks are at another step, or have another rate, rule or factor.
+                Nothing has changed then.
             IndexError: an id outside the table, on any rank. Nothing has changed then.
             ExchangeError: a rank is gone. The others may have made the step or not.
         """
-        call = replace(self._call("update"), learning_rate=step.learning_rate, iteration=iteration)
+        call = replace(
+            self._call("update"),
+            learning_rate=step.learning_rate,
+            iteration=iteration,
+            factor=factor,
+        )
         if isinstance(gradient, OwnGradient):
             with self.collective(f"step {self.steps + 1}"):
                 agree(self.exchange, replace(call, form=-1), self._no_counts(), error)

@@ -220,6 +220,7 @@ class ShardedTable(Table):
         *,
         iteration: int | None = None,
         frozen_row: int | None = None,
+        factor: float = 1.0,
     ) -> None:
         """Make one step with the gradients of all ranks; see `Table.apply`.
 
@@ -227,8 +228,9 @@ class ShardedTable(Table):
             gradient: this rank's; or a list, of several backward passes, which are summed pass by
                 pass; or, sent already, what `store.exchange_gradient` returned.
             learning_rate, iteration, frozen_row: the same on every rank.
+            factor: what the caller has multiplied the gradient with, the same on every rank.
         """
-        self._apply(gradient, learning_rate, iteration, frozen_row, None)
+        self._apply(gradient, learning_rate, iteration, frozen_row, None, factor)
 
     def _row_gradient(self, ids: Any, gradients: Any, check_finite: bool) -> RowGradient:
         ids = as_ids(ids)
@@ -245,6 +247,7 @@ class ShardedTable(Table):
         iteration: int | None,
         frozen_row: int | None,
         error: Exception | None,
+        factor: float = 1.0,
     ) -> None:
         params = None
         if error is None:
@@ -254,7 +257,7 @@ class ShardedTable(Table):
         step = self.steps + 1 if iteration is None or error is not None else int(iteration)
         if params is None:  # never used: every rank raises
             params = rules.SGD().step_params(0.0, 1)
-        self.store.apply(gradient, params, frozen_row, iteration=step, error=error)
+        self.store.apply(gradient, params, frozen_row, iteration=step, factor=factor, error=error)
 
     # ------------------------------------------------------------------ files and copies
 

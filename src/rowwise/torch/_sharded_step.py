@@ -110,7 +110,7 @@ def _step(optimizer: Any, group: Group, weight: ShardedWeight, factor: float) ->
     given: Any = weight.passes() if weight.exchanged is None else weight.exchanged
     if factor != 1.0:
         given = _scaled(given, factor)
-    table.apply(given, learning_rate(group, iteration), iteration=iteration)
+    table.apply(given, learning_rate(group, iteration), iteration=iteration, factor=factor)
     if table.steps > before:
         state["step"] += 1
     with torch._C.DisableTorchFunctionSubclass():
