@@ -271,7 +271,7 @@ def test_a_writer_interrupted_anywhere_leaves_its_turn(work):
             raise_in(ctypes.c_ulong(thread.ident), ctypes.py_object(KeyboardInterrupt))
             assert stopped.wait(60)
             stopped.clear()
-            assert store._lock.acquire(blocking=False), f"held for good by interrupt {number}"
+            assert store._lock.acquire(timeout=0), f"held for good by interrupt {number}"
             store._lock.release()
             if number == 999:
                 ended.append(True)

@@ -12,8 +12,8 @@ namespace {
 // between the call that takes the turn and the body of `with`, it drops this object.
 class WriterTurn {
   public:
-    WriterTurn(nb::object store, nb::object lock, bool changes_values)
-        : store_(std::move(store)), lock_(std::move(lock)), changes_values_(changes_values) {}
+    WriterTurn(nb::object table, nb::object lock, bool changes_values)
+        : table_(std::move(table)), lock_(std::move(lock)), changes_values_(changes_values) {}
     ~WriterTurn() {
         const nb::error_scope raised;  // the interruption, which goes on afterwards
         try {
@@ -32,12 +32,12 @@ class WriterTurn {
 
     void end() {
         if (!std::exchange(taken_, false)) return;
-        if (changes_values_) store_.attr("version") = nb::cast<int64_t>(store_.attr("version")) + 1;
+        if (changes_values_) table_.attr("version") = nb::cast<int64_t>(table_.attr("version")) + 1;
         lock_.attr("release")();
     }
 
   private:
-    nb::object store_, lock_;
+    nb::object table_, lock_;  // native ones: no code of Python's runs in their methods
     const bool changes_values_;
     bool taken_ = false;
 };
@@ -49,8 +49,8 @@ void bind_turn(nb::module_& m) {
     nb::class_<WriterTurn>(
         m, "WriterTurn",
         "A writer's turn: while `with` it, others that want the lock wait.\n\n"
-        "At its end the store's version rises, if values changed. Interrupted, it ends.")
-        .def(nb::init<nb::object, nb::object, bool>(), "store"_a, "lock"_a,
+        "At its end the table's version rises, if values changed. Interrupted, it ends.")
+        .def(nb::init<nb::object, nb::object, bool>(), "table"_a, "lock"_a,
              "changes_values"_a = true)
         .def("__enter__", &WriterTurn::begin)
         .def(

@@ -350,10 +350,10 @@ class WriterTurn:
     """
     A writer's turn: while `with` it, others that want the lock wait.
 
-    At its end the store's version rises, if values changed. Interrupted, it ends.
+    At its end the table's version rises, if values changed. Interrupted, it ends.
     """
 
-    def __init__(self, store: object, lock: object, changes_values: bool = True) -> None: ...
+    def __init__(self, table: object, lock: object, changes_values: bool = True) -> None: ...
 
     def __enter__(self) -> None: ...
 

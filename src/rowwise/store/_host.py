@@ -326,7 +326,7 @@ class HostStore:
                 for mine, theirs in zip(self._arrays(), new._arrays(), strict=True):
                     theirs[kept] = mine[old]
                 new._native.slots_pristine = self._native.slots_pristine
-                new.steps, new.version = self.steps, self.version
+                new.steps, new.version = self.steps, self.version + 1
                 # At once: Ctrl-C leaves the old rows or the new ones.
                 parts = ("_weights", "_slots", "_row_states", "_native", "_mapping")
                 vars(self).update({name: vars(new)[name] for name in parts})
@@ -363,7 +363,7 @@ class HostStore:
         with self._writing():
             self._native.materialize()
             native = _native.Table(weights, self._row_states.view(np.uint8).reshape(-1))
-            native.steps, native.version = self.steps, self.version
+            native.steps, native.version = self.steps, self.version + 1
             kernel = self.rule or rules.SGD()
             pristine = self._native.slots_pristine
             native.set_rule(kernel.native(), self._slots, slots_pristine=pristine, **kernel.clock())
@@ -498,7 +498,7 @@ class HostStore:
                 "this table's scratch file is shared with the process that made it: a child would "
                 "change its parent's rows; save the table there and load it here"
             )
-        return _native.WriterTurn(self, self._lock, changes_values)
+        return _native.WriterTurn(self._native, self._lock, changes_values)
 
     def _check(self, ids: Ids, bad: int) -> None:
         if bad >= 0:
