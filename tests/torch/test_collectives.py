@@ -129,6 +129,9 @@ def _shard(rank, folder):
                     optimizer.zero_grad()
                     (model(ids) - targets).square().mean().backward()
                     optimizer.step()
+                if isinstance(model, FullyShardedDataParallel):
+                    with FullyShardedDataParallel.summon_full_params(model):
+                        assert sum(p.numel() for p in model.parameters()) == 60 * 5 + 5 + 1
             said = [str(w.message) for w in caught if "dense" in str(w.message)]
             found[name, library.__name__] = model(torch.arange(60)[:, None]).detach(), said
     torch.save(found, f"{folder}/{rank}.pt")

@@ -17,7 +17,7 @@ from rowwise.torch._parameter import TableParameter, materialize, unrecorded
 from rowwise.torch._pretrained import pretrained_weight
 from rowwise.torch._renorm import renormalize
 from rowwise.torch._threads import heed_torch
-from rowwise.torch._weight import Weight, move_to_table, table_can_hold
+from rowwise.torch._weight import Weight, is_part, move_to_table, table_can_hold
 
 _INTEGERS = (torch.int32, torch.int64)
 
@@ -41,8 +41,11 @@ class TableBacked(torch.nn.Module):
 
     def register_parameter(self, name: str, param: Any) -> None:
         """Register a parameter; `weight` is moved to a table."""
+        removed = "untrained" in self.__dict__ and self._parameters.get("weight") is None
         super().register_parameter(name, param)
         if name == "weight":
+            if removed and param is not None and is_part(param):
+                return  # of FSDP's memory, which it resizes, and reads for what was written
             made = type(param) is not Weight and "untrained" in self.__dict__
             self._move_to_table(warn=True)
             if made:  # of a user's values: the constructor is done

@@ -96,7 +96,7 @@ class Weight(TableParameter):
             values = values.as_left() if ordinary else values.as_ordinary()
         if self.base is not None:
             self.leave_memory(values)
-        elif (reason := obstacle(values) or _order_of(values)) is not None:
+        elif (reason := _owner_of(self) or obstacle(values) or _order_of(values)) is not None:
             self.fall_back_to_dense(reason)
             self.data = values
         elif values.shape != self.shape:
@@ -206,7 +206,12 @@ def obstacle(values: torch.Tensor) -> str | None:
         return f"a weight of layout {values.layout}"
     if values.dim() != 2 or not values.numel():
         return f"a weight of shape {tuple(values.shape)}"
-    return "shared memory" if values.is_shared() else None
+    return "shared memory" if values.is_shared() else _owner_of(values)
+
+
+def _owner_of(values: torch.Tensor) -> str | None:
+    """Return who lays a parameter into memory of its own, which it also resizes; None if nobody."""
+    return "FSDP" if getattr(values, "_fsdp_flattened", False) else None
 
 
 def _order_of(values: torch.Tensor) -> str | None:
@@ -216,6 +221,11 @@ def _order_of(values: torch.Tensor) -> str | None:
 def table_can_hold(values: torch.Tensor) -> bool:
     """Return whether a table can take the values of a tensor."""
     return obstacle(values) is None
+
+
+def is_part(values: torch.Tensor) -> bool:
+    """Return whether a tensor's memory is a part of a larger one's."""
+    return values.layout is torch.strided and values.untyped_storage().nbytes() > values.nbytes
 
 
 def move_to_table(parameter: torch.nn.Parameter) -> None:
