@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -22,11 +23,13 @@ def new_lock(kind: Callable[[], Any] = threading.RLock) -> Any:
 def _before_fork() -> None:
     locks = list(_all)
     while len(_held) < len(locks):
-        # A thread that has one of them may wait for another.
+        # A thread that has one of them may wait for another: it gets all that are held here, and
+        # the time to take them.
         if locks[len(_held)].acquire(timeout=0.01):
             _held.append(locks[len(_held)])
         else:
             _after_fork()
+            time.sleep(0.001)
 
 
 def _after_fork() -> None:
