@@ -371,3 +371,14 @@ def test_optimizers_derive_from_their_namesakes_alone():
             ours = getattr(rowwise.torch.optim, name)
             direct = [kind for kind in ours.__mro__ if torch.optim.Optimizer in kind.__bases__]
             assert all(kind.__module__.startswith("torch.optim.") for kind in direct)
+
+
+def test_an_optimizer_of_torchs_beside_one_of_ours_steps_densely_with_one_warning():
+    def run(model, optimizers):
+        first = optimizers.Adam(model.parameters(), lr=0.01)
+        train(model, torch.optim.Adam(model.parameters(), lr=0.01), 40)
+        assert first.param_groups
+
+    with pytest.warns(UserWarning, match="torch.optim.Adam steps it beside") as said:
+        assert_as_exact(*all_three(run))
+    assert len([w for w in said if "steps it beside" in str(w.message)]) == 1

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rowwise._binding import DenseFallback
 from rowwise.rules import Rule, pytorch
 from rowwise.store import BagGradient
 from rowwise.table import Table
+from rowwise.torch._gradient import RowGradientTensor
 from rowwise.torch._lookup import rows_and_gradients
 from rowwise.torch._parameter import TableParameter
 from rowwise.torch._rules import Group, learning_rate, rule_of
@@ -203,6 +205,27 @@ def _rescaled(gradients: Any, scale: torch.Tensor | None, maximize: bool) -> Any
     if scale is not None:
         gradients = gradients / scale.numpy()
     return -gradients if maximize else gradients
+
+
+def _make_gradients_dense(optimizer: Any, args: Any, kwargs: Any) -> None:
+    """Give an optimizer of torch's own the dense gradients that it expects, before its step.
+
+    Gradients are kept by row where one of ours has the weight among its parameters, too.
+    """
+    if isinstance(optimizer, TableOptimizer | torch.optim.SparseAdam):
+        return
+    for group in optimizer.param_groups:
+        for weight in _weights(group):
+            gradient = weight.grad
+            if isinstance(gradient, RowGradientTensor):
+                gradient.make_dense()
+                weight.warn_of_dense_steps(
+                    f"torch.optim.{type(optimizer).__name__} steps it beside an optimizer of "
+                    "rowwise.torch.optim"
+                )
+
+
+register_optimizer_step_pre_hook(_make_gradients_dense)
 
 
 def _weights(group: Group) -> list[Weight]:
