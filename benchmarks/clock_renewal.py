@@ -1,11 +1,11 @@
-"""70,000 steps across the clock's horizon, saved and loaded right at it, beside dense training.
+"""70,000 steps past what the clock remembers, saved and loaded right there, beside dense training.
 
-    python benchmarks/horizon.py [--steps 70000]
+    python benchmarks/clock_renewal.py [--steps 70000]
 
 A table remembers 65,535 steps and then brings every row up to date. Each rule trains a table of 8
 rows three times: by rows, densely in float32, and densely in float64, which is the truth. Rows are
-touched at every 100th step, or at a few steps about the horizon, or once, or never. The table is
-saved and loaded at each of the five steps about the horizon; a twin is never saved, and must have
+touched at every 100th step, or at a few steps about that limit, or once, or never. The table is
+saved and loaded at each of the five steps about that limit; a twin is never saved, and must have
 the same bits. Printed are the largest errors of weights and slots, in units of the last place
 (2^-23) of the largest value that its row had; ends with status 1 if a table is worse than a dense
 float32 run by the tests' criterion, or the bits differ.
@@ -23,7 +23,7 @@ import rowwise
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from test_exactness import Judge, assert_as_good_as_dense, contents, start
 
-HORIZON = 2**16 - 1
+MOST_STEPS = 2**16 - 1
 RULES = {
     "Adam": rowwise.rules.Adam(),
     "Adam, amsgrad": rowwise.rules.Adam(amsgrad=True),
@@ -40,12 +40,12 @@ def touched(step):
     """Rows whose gradients step (from 1) brings."""
     due = [
         step % 100 == 0,
-        step in (1, 2, HORIZON),
-        step in (HORIZON - 1, HORIZON + 1),
-        step in (5, 2**15, HORIZON + 2000),
+        step in (1, 2, MOST_STEPS),
+        step in (MOST_STEPS - 1, MOST_STEPS + 1),
+        step in (5, 2**15, MOST_STEPS + 2000),
         step == 9,
-        step == HORIZON,
-        step == HORIZON + 1,
+        step == MOST_STEPS,
+        step == MOST_STEPS + 1,
         False,
     ]
     return np.flatnonzero(due)
@@ -63,7 +63,7 @@ def run(rule, steps, file):
         table.update(ids, gradients, lr)
         twin.update(ids, gradients, lr)
         judge.step(ids, gradients, lr)
-        if abs(step - HORIZON) <= 2:
+        if abs(step - MOST_STEPS) <= 2:
             table.save(file)
             table = rowwise.Table.load(file, mmap=step % 2 == 0)
             assert_as_good_as_dense(table, judge)
