@@ -382,3 +382,22 @@ def test_an_optimizer_of_torchs_beside_one_of_ours_steps_densely_with_one_warnin
     with pytest.warns(UserWarning, match="torch.optim.Adam steps it beside") as said:
         assert_as_exact(*all_three(run))
     assert len([w for w in said if "steps it beside" in str(w.message)]) == 1
+
+
+def test_an_optimizer_that_wraps_one_of_ours_leaves_it_the_gradient_by_row(recwarn):
+    class Wrapper(torch.optim.Optimizer):
+        def __init__(self, inner):
+            self.inner = inner
+            super().__init__(inner.param_groups, {})
+            self.param_groups = inner.param_groups
+
+        def step(self):
+            self.inner.step()
+
+    def run(model, optimizers):
+        optimizer = Wrapper(optimizers.Adam(model.parameters(), lr=0.01))
+        train(model, optimizer, 40)
+        assert is_by_rows(model)
+
+    assert_as_exact(*all_three(run))
+    assert not recwarn.list

@@ -214,6 +214,8 @@ def _make_gradients_dense(optimizer: Any, args: Any, kwargs: Any) -> None:
     """
     if isinstance(optimizer, TableOptimizer | torch.optim.SparseAdam):
         return
+    if not type(optimizer).step.__module__.startswith("torch.optim."):
+        return  # one that wraps ours may hand it the gradient
     for group in optimizer.param_groups:
         for weight in _weights(group):
             gradient = weight.grad
