@@ -5,6 +5,7 @@
 # make fuzz: damaged files for every reader, killed saves and full disks, for some minutes.
 # make check-native: the native code under the address, undefined-behaviour and thread sanitizers.
 # make check-platforms: compiles the native code, but for the bindings, for other systems; runs nothing there.
+# make check-arm: the native tests built for Linux on ARM and run by qemu-aarch64: the same bits.
 # make test-backends: the Keras tests on JAX and TensorFlow in full, where make test runs every test
 #                     there, but of a test's cases the first and every 40th after that.
 # make test-versions: a short test of every supported version of the frameworks, each in an environment.
@@ -21,7 +22,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export KERAS_BACKEND = torch
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-backends test-versions test-oldest check docs notebooks check-native check-platforms bench fuzz clean
+.PHONY: demo test test-backends test-versions test-oldest check docs notebooks check-native check-platforms check-arm bench fuzz clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -72,14 +73,23 @@ check-native: build/address,undefined/check build/thread/check
 PLATFORMS := aarch64-linux-gnu x86_64-linux-musl aarch64-macos x86_64-macos x86_64-windows-gnu
 ZIG := build/zig/bin/python -m ziglang c++ -std=c++20 -Inative -ffp-contract=off
 
-check-platforms:  # some minutes
+build/zig/bin/python-zig:
 	test -x build/zig/bin/python || $(PYTHON) -m venv build/zig
 	build/zig/bin/pip install --quiet ziglang==0.17.1
+
+check-platforms: build/zig/bin/python-zig  # some minutes
 	for platform in $(PLATFORMS); do \
 	  for source in $(filter-out native/bindings/%,$(filter native/%.cpp,$(CPP))); do \
 	    $(ZIG) -target $$platform -c $$source -o build/zig/compiled.o || exit 1; \
 	  done; echo "$$platform compiles"; \
 	done
+
+check-arm: build/zig/bin/python-zig $(VENV)/.installed  # some minutes; needs qemu-aarch64-static
+	$(BIN)/cmake -S . -B build/arm -DROWWISE_TOOLS=ON -DCMAKE_SYSTEM_NAME=Linux \
+	  -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_BUILD_TYPE=Release -DCMAKE_EXE_LINKER_FLAGS=-static \
+	  "-DCMAKE_CXX_COMPILER=$(CURDIR)/build/zig/bin/python-zig;c++;-target;aarch64-linux-musl"
+	$(BIN)/cmake --build build/arm --target check --parallel 2
+	qemu-aarch64-static build/arm/check
 
 build/%/check: $(SOURCES) $(wildcard tests/native/*) $(VENV)/.installed
 	$(BIN)/cmake -S . -B build/$* -DROWWISE_TOOLS=ON -DROWWISE_SANITIZE=$* -DCMAKE_BUILD_TYPE=Debug

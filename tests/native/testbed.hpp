@@ -145,11 +145,11 @@ class OwnTable : public Arrays, public Table {
 inline std::vector<int64_t> random_ids(int64_t n, int64_t rows, bool zipf,
                                        std::mt19937_64& random) {
     std::vector<int64_t> ids(n);
-    std::uniform_real_distribution<double> unit(0, 1);
     for (auto& id : ids) {
         if (zipf) {
-            const auto rank =
-                static_cast<uint64_t>(std::pow(static_cast<double>(rows), unit(random)));
+            // Not uniform_real_distribution, whose numbers each library chooses.
+            const double unit = static_cast<double>(random() >> 11) * 0x1p-53;
+            const auto rank = static_cast<uint64_t>(std::pow(static_cast<double>(rows), unit));
             id = static_cast<int64_t>(rank * 2654435761u % static_cast<uint64_t>(rows));
         } else {
             id = static_cast<int64_t>(random() % static_cast<uint64_t>(rows));

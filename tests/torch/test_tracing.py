@@ -51,6 +51,13 @@ def test_a_traced_model_reads_other_ids_and_follows_training(way, bag):
     torch.testing.assert_close(traced(OTHERS), model(OTHERS))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:a NumPy array")
+@both
+def test_a_trace_may_be_checked(bag):
+    model, _ = trained(bag)
+    assert torch.equal(torch.jit.trace(model.eval(), (IDS,))(OTHERS), model(OTHERS))
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @both
 @pytest.mark.parametrize("way", ["make_fx", "jit.trace"])

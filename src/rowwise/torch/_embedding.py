@@ -10,7 +10,7 @@ import torch
 from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
 from rowwise.text._vocabulary import Vocabulary
-from rowwise.torch._lookup import lookup, with_untrained_filled
+from rowwise.torch._lookup import is_exporting, lookup, with_untrained_filled
 from rowwise.torch._module import TableBacked
 from rowwise.torch._operator import embed
 from rowwise.vectors import Coverage
@@ -140,7 +140,7 @@ class Embedding(TableBacked, torch.nn.Embedding):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the vectors (..., D) of the rows input (...,)."""
         if torch.compiler.is_dynamo_compiling():
-            return super().forward(input) if torch.compiler.is_exporting() else embed(self, input)
+            return super().forward(input) if is_exporting() else embed(self, input)
         if isinstance(input, torch.fx.Proxy):
             return self._as_leaf(input)
         return self.forward_eagerly(input)

@@ -10,7 +10,7 @@ import torch
 from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
 from rowwise.text import Vocabulary
-from rowwise.torch._lookup import is_tracing, lookup, with_untrained_filled
+from rowwise.torch._lookup import is_exporting, is_tracing, lookup, with_untrained_filled
 from rowwise.torch._module import TableBacked, is_ids
 from rowwise.torch._operator import embed
 from rowwise.torch._pooled import bag_bounds, pool, pool_max, pool_vectors, without_padding
@@ -147,7 +147,7 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         """Return the vectors (B, D) of bags of rows input (B, N), or (n,) with offsets (B,)."""
         given = (input, offsets, per_sample_weights)
         if torch.compiler.is_dynamo_compiling():
-            return super().forward(*given) if torch.compiler.is_exporting() else embed(self, *given)
+            return super().forward(*given) if is_exporting() else embed(self, *given)
         if isinstance(input, torch.fx.Proxy):
             return self._as_leaf(*given)
         return self.forward_eagerly(*given)

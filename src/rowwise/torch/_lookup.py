@@ -170,12 +170,14 @@ def check_range(ids: torch.Tensor, rows: int) -> None:
         raise outside(values, int(bad.argmax()), rows)
 
 
+# torch 2.6 has no such name; there a strict export records our operator.
+is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+
+
 def is_tracing() -> bool:
     """Return whether torch is recording a graph, in which only its own operations are seen."""
     return (
-        torch.compiler.is_exporting()
-        or torch.jit.is_tracing()
-        or get_proxy_mode() is not None  # make_fx
+        is_exporting() or torch.jit.is_tracing() or get_proxy_mode() is not None  # make_fx
     )
 
 

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rowwise._init import Init, standard_normal
 from rowwise._untrained import Untrained
 from rowwise.table import Table
-from rowwise.torch._lookup import is_tracing
+from rowwise.torch._lookup import is_exporting, is_tracing
 from rowwise.torch._operator import register
 from rowwise.torch._parameter import TableParameter, materialize, unrecorded
 from rowwise.torch._pretrained import pretrained_weight
@@ -117,6 +117,11 @@ class TableBacked(torch.nn.Module):
             )
         return weight.table
 
+    def __dir__(self) -> list[str]:
+        """Return the attributes that can be read: who goes through them all meets no error."""
+        on_table = isinstance(self.weight, Weight)
+        return [name for name in super().__dir__() if name != "table" or on_table]
+
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy or a pickle holds; each has a number and anchor of its own."""
         return {k: v for k, v in self.__dict__.items() if k not in ("_number", "_anchor")}
@@ -207,7 +212,7 @@ class TableBacked(torch.nn.Module):
 
     def _prepare_trace(self, weight: Any) -> None:
         """Leave the table where the trace may be trained: the gradient would miss the weight."""
-        trained = self.training and weight.requires_grad and not torch.compiler.is_exporting()
+        trained = self.training and weight.requires_grad and not is_exporting()
         if trained and isinstance(weight, Weight):
             with unrecorded():
                 weight.fall_back_to_dense("a trace made in training mode may be trained")

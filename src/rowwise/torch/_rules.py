@@ -53,9 +53,10 @@ _RULES: dict[type, tuple[type[Rule], Callable[[Group], dict[str, Any]]]] = {
         pytorch.Adadelta,
         lambda group: {"rho": group["rho"], "epsilon": group["eps"]},
     ),
-    torch.optim.Adam: (
-        pytorch.Adam,
-        lambda group: {**_adam(group), "amsgrad": group["amsgrad"]},
+    # AdamW is no kind of Adam before torch 2.7.
+    **dict.fromkeys(
+        (torch.optim.Adam, torch.optim.AdamW),
+        (pytorch.Adam, lambda group: {**_adam(group), "amsgrad": group["amsgrad"]}),
     ),
     torch.optim.Adamax: (pytorch.Adamax, _adam),
     torch.optim.NAdam: (
@@ -107,8 +108,10 @@ def _decoupled_decay(optimizer: torch.optim.Optimizer, group: Group) -> float | 
     if not decay:
         return None
     # lr (g + decay w) is a decay of w by itself where nothing but lr stands before it
-    plain = isinstance(optimizer, torch.optim.SGD) and not group["momentum"]
-    if not plain and not group.get("decoupled_weight_decay"):
+    apart = group.get("decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW))
+    if isinstance(optimizer, torch.optim.SGD):
+        apart = not group["momentum"]
+    if not apart:
         raise DenseFallback(
             f"{type(optimizer).__name__}(weight_decay={decay:g}) gives every row a gradient at "
             "every step (AdamW's does not)"
