@@ -303,6 +303,15 @@ def test_labels_of_a_one_vs_all_model_are_those_of_one_half_and_more(tmp_path):
     likely = made.probabilities("tea") >= 0.5
     assert sorted(given) == [label for label, one in zip("abc", likely, strict=True) if one]
     assert len(given) == 2
+    best = made.probabilities("tea").max()
+    for options, count in (
+        (["--threshold", f"{best - 0.001:.4f}"], 1),
+        (["--threshold", f"{best + 0.001:.4f}"], 0),
+        (["--threshold", "0"], 3),
+        (["--threshold", "0", "--top", "2"], 2),
+    ):
+        lines = run("predict", tmp_path / "model.bin", "tea", "tea", *options).output.split("\n")
+        assert [len(line.split()) for line in lines] == [count, count, 0]
 
 
 def test_words_of_a_model_are_written_as_vec(model, tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+ADDED = 1e-5  # to what is printed; with hierarchical softmax, to each factor of it
 LOSSES = {"hs": 1, "ns": 2, "softmax": 3, "ova": 4}
 
 
@@ -30,20 +31,24 @@ class Model:
     scale: float = 1.0
     quantized: bool = False
     norms: bool = False
+    given: list[np.ndarray] | None = None  # matrices in place of random ones
     matrices: list[np.ndarray] = field(init=False)
 
     def __post_init__(self):
         rng = np.random.default_rng(self.seed)
         grams = self.buckets if self.pruned is None else len(self.pruned)
         shapes = [len(self.words) + grams, len(self.labels)]
-        self._parts = [self._matrix(rng, rows) for rows in shapes]
+        if self.given is None:
+            self._parts = [self._matrix(rng, rows) for rows in shapes]
+        else:
+            self._parts = [(self._plain(matrix), matrix) for matrix in self.given]
         self.matrices = [matrix for _, matrix in self._parts]
 
     def _matrix(self, rng, rows):
         """Return a matrix as bytes and as numbers."""
         if not self.quantized:
             matrix = (self.scale * rng.standard_normal((rows, self.dim))).astype("<f4")
-            return struct.pack("<?2q", False, rows, self.dim) + matrix.tobytes(), matrix
+            return self._plain(matrix), matrix
         widths = [2] * ((self.dim - 1) // 2) + [self.dim - (self.dim - 1) // 2 * 2]
         codes = rng.integers(256, size=(rows, len(widths)), dtype=np.uint8)
         centroids = [rng.standard_normal((256, width)).astype("<f4") for width in widths]
@@ -56,6 +61,9 @@ class Model:
             raw += norms.tobytes() + struct.pack("<4i", 1, 1, 1, 1) + sizes.tobytes()
             matrix = matrix * sizes[norms][:, None]
         return raw, matrix
+
+    def _plain(self, matrix):
+        return struct.pack("<?2q", False, *matrix.shape) + matrix.astype("<f4").tobytes()
 
     def to_bytes(self, model=3):
         """Return the file's content."""
@@ -74,18 +82,18 @@ class Model:
         return raw + b"".join(part for part, _ in self._parts)
 
     def probabilities(self, text):
-        """Return each label's probability of a text, by its definition."""
+        """Return what fastText prints as each label's probability of a text, by its definition."""
         given, output = (matrix.astype(np.float64) for matrix in self.matrices)
         rows = self.rows_of(text)
         hidden = given[rows].mean(axis=0) if rows else np.zeros(self.dim)
         scores = output @ hidden
         if self.loss == "softmax":
             powers = np.exp(scores - scores.max())
-            return powers / powers.sum()
+            return powers / powers.sum() + ADDED
         if self.loss == "hs":
             return np.array([self._leaf(leaf, scores) for leaf in range(len(self.labels))])
         return np.array([0.0 if x < -8 else 1.0 if x > 8 else _sigmoid(math.floor(x * 32) / 32)
-                         for x in scores])  # fmt: skip
+                         for x in scores]) + ADDED  # fmt: skip
 
     def rows_of(self, text):
         """Return the rows of a text: words with their n-grams of characters, then of words."""
@@ -131,7 +139,7 @@ class Model:
         while at in parent:
             inner, is_right = parent[at]
             up = _sigmoid(scores[inner])
-            product *= up if is_right else 1 - up
+            product *= (up if is_right else 1 - up) + ADDED
             at = parent[("node", inner)]
         return product
 

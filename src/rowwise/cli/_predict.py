@@ -37,6 +37,16 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Least probability of a label that is printed. [default: 0; one half, if a text "
+            "may have several]",
+            show_default=False,
+        ),
+    ] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", "-p", help="Print the probability of each label.")
     ] = False,
@@ -54,7 +64,7 @@ def predict(
     """
     with exit_on_error("predict"):
         wanted = _texts(texts, file, text, Layout(encoding, header, quotes))
-        for line in label(model, wanted, top):
+        for line in label(model, wanted, top, threshold):
             if as_json:
                 typer.echo(to_json(line))
                 continue
@@ -80,26 +90,39 @@ def _texts(texts: list[str] | None, file: Path | None, column: str, layout: Layo
     return list(read_lines(Path("-"), layout.encoding)) if texts == ["-"] else list(texts or ())
 
 
-def label(folder: Path, texts: list[str], count: int | None) -> list[dict[str, Any]]:
-    """Return each text with its most probable labels and its unknown words."""
+def label(
+    folder: Path, texts: list[str], count: int | None = None, threshold: float | None = None
+) -> list[dict[str, Any]]:
+    """Return each text with its most probable labels and its unknown words.
+
+    Args:
+        folder: a model's.
+        texts: to label.
+        count: most labels of a text; 1 unless given, any number if texts may have several.
+        threshold: least probability of a label; 0 unless given, or, where texts may have several
+            and count is not given either, one half.
+    """
     from rowwise.cli._model_folder import load_any_classifier
 
     model = load_any_classifier(folder)
     probabilities = model.predict_proba(texts)
-    best = (-probabilities).argsort(axis=1, kind="stable")
-    if count is None:
-        several = model.multilabel_
-        counts = model.predict(texts).sum(axis=1).tolist() if several else [1] * len(texts)
+    if count is None and threshold is None and model.multilabel_:
+        given = model.predict(texts).astype(bool)
     else:
-        counts = [count] * len(texts)
+        given = probabilities >= (threshold or 0)
+    if count is None:
+        count = len(model.classes_) if model.multilabel_ else 1
     return [
         {
             "text": text,
             "labels": [
                 {"label": str(model.classes_[i]), "probability": float(row[i])}
-                for i in order[:some]
+                for i in order[:count]
+                if chosen[i]
             ],
             "unknown": model.unknown_words(text),
         }
-        for text, row, order, some in zip(texts, probabilities, best, counts, strict=True)
+        for text, row, order, chosen in zip(
+            texts, probabilities, model._ranking(probabilities), given, strict=True
+        )
     ]

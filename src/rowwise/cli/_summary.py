@@ -37,15 +37,15 @@ def score(model: TextClassifier | FastTextClassifier, data: Labelled, k: int = 1
     """
     classes = [str(label) for label in model.classes_]
     column = {label: i for i, label in enumerate(classes)}
-    scores = model.decision_function(data.texts)
+    probabilities = model.predict_proba(data.texts)
     wanted = np.zeros((len(data.texts), len(classes)), bool)
     for row, labels in enumerate(data.labels):
         wanted[row, [column[label] for label in labels if label in column]] = True
     counts = np.array([len(labels) for labels in data.labels])
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    best = model._ranking(probabilities)[:, :k]
     given = np.zeros_like(wanted)
     if model.multilabel_:
-        given = scores > 0
+        given = probabilities > 0.5
     else:
         given[np.arange(len(given)), best[:, 0]] = True
     hits = np.take_along_axis(wanted, best, axis=1).sum()

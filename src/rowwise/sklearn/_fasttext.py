@@ -10,27 +10,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rowwise.sklearn._fasttext_model import END, MOST_COUNT, PREFIX, Model, read_model
+from rowwise.sklearn._fasttext_losses import Output
+from rowwise.sklearn._fasttext_model import END, PREFIX, Model, read_model
 from rowwise.sklearn._features import distinct
-from rowwise.sklearn._losses import Floats, softmax
+from rowwise.sklearn._losses import Floats
 from rowwise.sklearn._words import Words, checked_texts
 from rowwise.table import Table
 from rowwise.text._columns import cells
-from rowwise.vectors import _fasttext_file as parts
+from rowwise.vectors import _fasttext_file
 from rowwise.vectors._packed_strings import encode_word
 
 _AT_ONCE = 1024  # texts
 _TOKEN = re.compile(r"[^ \n\r\t\v\f\0]+")
-_SIGMOID_LIMIT, _SIGMOID_STEPS = 8.0, 32  # per unit: fastText has a table of the sigmoid
 
 
 class FastTextClassifier:
     """Predict with a model that fastText's `supervised` trained: a `.bin` or a quantized `.ftz`.
 
-    Labels and probabilities are fastText's own, with n-grams of words and characters and with any
-    loss. It adds 0.00001 to each probability that it prints (with hierarchical softmax, to each
-    factor of it), which is not done here. As in fastText, texts are split at ASCII's white space
-    alone; give them as the training texts were prepared, in lower case for instance.
+    Labels and probabilities are those that fastText prints, with n-grams of words and characters
+    and with any loss. As in fastText, texts are split at ASCII's white space alone; give them as
+    the training texts were prepared, in lower case for instance.
 
     `rowwise.vectors.load` reads the vectors of a `.bin`'s words.
 
@@ -47,11 +46,12 @@ class FastTextClassifier:
 
     def __init__(self, model: Model) -> None:
         self._model = model
+        self._output = Output(model.output, model.header.loss, model.counts)
         labels = [label.decode("utf-8", "replace") for label in model.labels]
         if all(label.startswith(PREFIX) for label in labels):
             labels = [label.removeprefix(PREFIX) for label in labels]
         self.classes_ = np.array(labels)
-        self.multilabel_ = model.header.loss == parts.ONE_VS_ALL
+        self.multilabel_ = model.header.loss == _fasttext_file.ONE_VS_ALL
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FastTextClassifier:
@@ -65,31 +65,42 @@ class FastTextClassifier:
         return cls(read_model(os.fspath(path)))
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Return the most probable label (n,) of each text, or which labels (n, K) it has."""
-        scores = self.decision_function(X)
+        """Return the most probable label (n,) of each text, or which labels (n, K) it has.
+
+        A text has the labels with a probability of a half or more.
+        """
+        probabilities = self.predict_proba(X)
         if self.multilabel_:
-            return (scores > 0).astype(np.int64)
-        return self.classes_[scores.argmax(axis=1)]
+            return (probabilities > 0.5).astype(np.int64)
+        return self.classes_[self._ranking(probabilities)[:, 0]]
 
     def predict_proba(self, X: Any) -> Floats:
-        """Return the probabilities (n, K) of labels, in the order of `classes_`.
+        """Return the probabilities (n, K) of labels that fastText prints, as in `classes_`.
 
-        Those of negative sampling and one-vs-all do not sum to 1.
+        fastText adds 0.00001 to each; with hierarchical softmax, to each factor of it. So those
+        of softmax sum to 1 + 0.00001 K, those of hierarchical softmax to a little more than 1.
+        Those of negative sampling and one-vs-all are each for itself, sigmoids from fastText's
+        table with steps of 1/32, and sum to anything.
         """
-        scores = self.decision_function(X)
-        if self._model.header.loss == parts.HIERARCHICAL_SOFTMAX:
-            return np.exp(scores)
-        if self._model.header.loss == parts.SOFTMAX:
-            return softmax(scores)
-        return _sigmoid(scores)
+        return self._output.probabilities(self.decision_function(X))
 
     def decision_function(self, X: Any) -> Floats:
-        """Return the scores (n, K) of labels; of hierarchical softmax, log-probabilities."""
-        hidden, output = self.transform(X), self._model.output
-        scores = hidden @ output[np.arange(output.shape[0])].T
-        if self._model.header.loss == parts.HIERARCHICAL_SOFTMAX:
-            return _log_probabilities(scores, self._model.counts)
+        """Return the scores (n, K) that the probabilities are made of.
+
+        Those of hierarchical softmax are the logarithms of the probabilities.
+        """
+        vectors = self.transform(X)
+        scores = np.empty((len(vectors), len(self.classes_)), np.float32)
+        for start in range(0, len(vectors), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            scores[part] = self._output.scores(vectors[part])
         return scores
+
+    def _ranking(self, probabilities: Floats) -> NDArray[np.int64]:
+        """Return labels (n, K), the most probable first."""
+        preferred = self._output.preferred
+        order = np.argsort(-probabilities[:, preferred], axis=1, kind="stable")
+        return preferred[order]
 
     def transform(self, X: Any) -> Floats:
         """Return the mean (n, dim) of the rows of each text's words and n-grams.
@@ -108,7 +119,7 @@ class FastTextClassifier:
             rows, ids = distinct(ids.view(np.uint64))
             if len(rows):
                 table = Table.from_pretrained(self._model.input[rows.view(np.int64)])
-                found[start : start + _AT_ONCE] = table.pool(ids, offsets)
+                found[start : start + _AT_ONCE] = _mean(table, ids, offsets)
         return found
 
     def _tokens(self, texts: list[str], first: int) -> Iterator[list[str]]:
@@ -127,51 +138,7 @@ class FastTextClassifier:
         ]
 
 
-def _sigmoid(scores: Floats) -> Floats:
-    """Return fastText's sigmoid: that of the score rounded down to a 32nd, 0 or 1 beyond 8."""
-    floor = np.floor(np.clip(scores, -_SIGMOID_LIMIT, _SIGMOID_LIMIT) * _SIGMOID_STEPS)
-    found = 1 / (1 + np.exp(-floor / _SIGMOID_STEPS))
-    found[scores < -_SIGMOID_LIMIT] = 0
-    found[scores > _SIGMOID_LIMIT] = 1
-    return found.astype(np.float32)
-
-
-def _log_probabilities(scores: Floats, counts: list[int]) -> Floats:
-    """Return the logarithms (n, K) of the leaves' probabilities in the tree of labels.
-
-    Args:
-        scores: (n, K), of the inner nodes; the last is not used.
-        counts: of the labels, descending.
-    """
-    labels = len(counts)
-    found = np.zeros((len(scores), labels), np.float32)
-    # From the root down: what a node's leaves have in common.
-    common = {2 * labels - 2: np.zeros(len(scores), np.float32)}
-    children = _huffman(counts)
-    for node in range(2 * labels - 2, labels - 1, -1):
-        score, above = scores[:, node - labels], common.pop(node)
-        for child, sign in zip(children[node - labels], (1, -1), strict=True):
-            common[child] = (above - np.logaddexp(0, sign * score)).astype(np.float32)
-    for label, value in common.items():
-        found[:, label] = value
-    return found
-
-
-def _huffman(counts: list[int]) -> list[tuple[int, int]]:
-    """Return the left and right child of each inner node; leaves are numbered first."""
-    labels = len(counts)
-    weights = [*counts, *[MOST_COUNT] * (labels - 1)]
-    leaf, node = labels - 1, labels
-    children = []
-    for inner in range(labels, 2 * labels - 1):
-        pair = []
-        for _ in range(2):
-            if leaf >= 0 and weights[leaf] < weights[node]:
-                pair.append(leaf)
-                leaf -= 1
-            else:
-                pair.append(node)
-                node += 1
-        weights[inner] = weights[pair[0]] + weights[pair[1]]
-        children.append((pair[0], pair[1]))
-    return children
+def _mean(table: Table, ids: NDArray[np.int64], offsets: NDArray[np.int64]) -> Floats:
+    """Return the means (n, dim) of bags of rows, as fastText rounds them."""
+    parts = 1 / np.maximum(np.diff(offsets), 1)
+    return table.pool(ids, offsets, combiner="sum") * parts.astype(np.float32)[:, None]

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 from rowwise.errors import VectorsFileError
+from rowwise.sklearn._fasttext_losses import MOST_COUNT
 from rowwise.sklearn._words import Words, ranges
 from rowwise.vectors import _fasttext_file as parts
 from rowwise.vectors._packed_strings import encode_word, pack
@@ -18,7 +19,6 @@ Ids = NDArray[np.int64]
 
 END = "</s>"  # stands at the end of every text
 PREFIX = "__label__"
-MOST_COUNT = 10**15  # of labels in the training texts; fastText's own bound
 _NGRAM_FACTOR = np.uint64(116049371)
 _FNV_START, _FNV_FACTOR = 2166136261, np.uint32(16777619)
 
@@ -78,8 +78,8 @@ class Model:
         return rows
 
     def _word_ngrams(self, hashes: NDArray[np.uint64], texts: Ids) -> tuple[Ids, Ids]:
-        """Return the rows of n-grams of words, and the text of each."""
-        rows, owners, combined = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], hashes
+        """Return the rows of n-grams of words by where they begin, and the text of each."""
+        rows, first, combined = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], hashes
         for n in range(2, self.header.word_ngrams + 1):
             if len(combined) < 2 or not self.header.buckets:
                 break
@@ -88,8 +88,10 @@ class Model:
             found = (combined[begins] % np.uint64(self.header.buckets)).astype(np.int64)
             left = self._is_kept(found)
             rows.append(self._rows_of_hashes(found[left]))
-            owners.append(texts[begins[left]])
-        return np.concatenate(rows), np.concatenate(owners)
+            first.append(begins[left])
+        begins = np.concatenate(first)
+        order = np.argsort(begins, kind="stable")
+        return np.concatenate(rows)[order], texts[begins[order]]
 
     def _is_kept(self, hashes: Ids) -> NDArray[np.bool_]:
         if self.pruned is None:

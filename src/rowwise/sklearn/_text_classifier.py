@@ -357,6 +357,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             )
         return scores
 
+    def _ranking(self, probabilities: Floats) -> Ids:
+        """Return labels (n, K), the most probable first."""
+        return np.argsort(-probabilities, axis=1, kind="stable")
+
     def transform(self, X: Any) -> Floats:
         """Return the weighted sums (n, dim) of the texts' rows, which the linear layer reads."""
         check_is_fitted(self)

@@ -250,10 +250,18 @@ class _QuantizedMatrix:
         return len(self.codes), self.quantizer.dim
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Floats:
-        found = self.quantizer(self.codes[rows])
-        if self.norm_codes is not None and self.norm_quantizer is not None:
-            found *= self.norm_quantizer(self.norm_codes[rows])
-        return found
+        found, norms = unscaled(self, rows)
+        return found if norms is None else found * norms[:, None]
+
+
+def unscaled(matrix: Matrix, rows: NDArray[np.int64]) -> tuple[Floats, Floats | None]:
+    """Return rows (n, columns), and what each is yet to be multiplied by (n,); None: nothing."""
+    if not isinstance(matrix, _QuantizedMatrix):
+        return matrix[rows], None
+    norms = None
+    if matrix.norm_codes is not None and matrix.norm_quantizer is not None:
+        norms = matrix.norm_quantizer(matrix.norm_codes[rows])[:, 0]
+    return matrix.quantizer(matrix.codes[rows]), norms
 
 
 def _read_quantized(reader: Reader, header: Header) -> _QuantizedMatrix:
