@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import torch
 from keras.src.backend import in_stateless_scope
+from keras.src.backend.torch.core import get_device
+from keras.src.backend.torch.random import torch_seed_generator
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rowwise._binding import DenseFallback
@@ -15,6 +17,7 @@ from rowwise._untrained import Untrained
 from rowwise.keras import _scopes
 from rowwise.keras._gradients import RowAccumulator, SparseGradient, coalesce
 from rowwise.keras._ids import explain_float_ids
+from rowwise.keras._initial_values import Draw, Sampler
 from rowwise.keras._optimizer import (
     SparseGradientOptimizer,
     TableOptimizer,
@@ -34,6 +37,34 @@ supports_jit = False  # torch.compile would have to break the graph at every loo
 export_scope = _scopes.export_scope
 
 
+# ---------------------------------------------------------------------- initial values
+
+
+def sampler(draw: Draw) -> Sampler:
+    """Return what draws the numbers of `keras.random` block by block, on the CPU.
+
+    PyTorch's generator is sequential: the blocks of an array must be drawn in order.
+    """
+    a, b = draw.a, draw.b
+    generator = None if draw.distribution == "constant" else torch_seed_generator(draw.seed)
+
+    def sample(first: int, shape: tuple[int, int]) -> Any:
+        values = torch.empty(shape)
+        if draw.distribution == "constant":
+            values.fill_(a)
+        elif draw.distribution == "uniform":
+            values.uniform_(generator=generator).mul_(b - a).add_(a)
+        elif draw.distribution == "normal":
+            values.normal_(a, b, generator=generator)
+        else:  # the first of four that is within two deviations, or the first
+            four = torch.empty((*shape, 4)).normal_(generator=generator)
+            chosen = ((four > -2) & (four < 2)).max(-1, keepdim=True)[1]
+            values = four.gather(-1, chosen).squeeze(-1).mul_(b).add_(a)
+        return values.numpy()
+
+    return sample
+
+
 # ---------------------------------------------------------------------- variables
 
 
@@ -44,10 +75,17 @@ class TableVariable(TableVariableBase, keras.Variable):
     """
 
     def _initialize(self, value: Any) -> None:
-        array = keras.ops.convert_to_tensor(value).detach().cpu().numpy()
-        self.table = Table(*array.shape, init=lambda _: array)
+        if isinstance(value, Table):
+            self.table = value
+        else:
+            array = keras.ops.convert_to_tensor(value).detach().cpu().numpy()
+            self.table = Table(*array.shape, init=lambda _: array)
         self._value = TableParameter(self.table, requires_grad=self.trainable)
         self.forget_optimizers()
+
+    def sampler(self, draw: Draw) -> Sampler | None:
+        """Return what draws Keras's numbers block by block; None on a device."""
+        return sampler(draw) if get_device() == "cpu" else None
 
     def make_slot(self, slot: str, name: str) -> SlotVariable:
         """Return a variable `name` of a slot of the table."""

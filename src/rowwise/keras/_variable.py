@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from rowwise._binding import DenseFallback, OptimizerBinding
+from rowwise.keras._initial_values import Draw, Sampler, blocks, draw_of
 from rowwise.store import RowGradient
 from rowwise.table import Table
 
@@ -44,7 +45,28 @@ class TableVariableBase:
         self.slots: weakref.WeakKeyDictionary[Any, dict[str, Any]] = weakref.WeakKeyDictionary()
         self.accumulators: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
+    def _initialize_with_initializer(self, initializer: Any) -> None:
+        """Start the rows with what an initializer gives, drawn straight into the table."""
+        draw = draw_of(initializer, self.shape)
+        sample = None if draw is None else self.sampler(draw)
+        if sample is None:
+            super()._initialize_with_initializer(initializer)  # type: ignore[misc]
+            return
+        table = Table(*self.shape, init="zeros")
+        for first, end in blocks(self.shape):
+            values = sample(first * table.dim, (end - first, table.dim))
+            table.store.write(values, np.arange(first, end))
+        self._initialize(table)
+
     # ------------------------------------------------------------------ what a backend defines
+
+    def _initialize(self, value: Any) -> None:
+        """Start with a table, or with values (rows, dim)."""
+        raise NotImplementedError
+
+    def sampler(self, draw: Draw) -> Sampler | None:
+        """Return what draws Keras's numbers block by block; None: it would draw others."""
+        raise NotImplementedError
 
     def make_slot(self, slot: str, name: str) -> Any:
         """Return a variable `name` of a slot of the table."""

@@ -27,8 +27,10 @@ from rowwise._untrained import Untrained
 from rowwise._untrained import fill_untrained as fill
 from rowwise.keras._gradients import nonzero_rows
 from rowwise.keras._ids import validate_ids
+from rowwise.keras._initial_values import Draw, Sampler
 from rowwise.keras._jax.deferred_errors import DeferredErrors, defers_errors
 from rowwise.keras._jax.host_callback import HostCallback, call, call_table
+from rowwise.keras._jax.initial_values import sampler
 from rowwise.keras._jax.step_formula import step_formula
 from rowwise.keras._variable import TableVariableBase, slot_shape
 from rowwise.rules import Rule
@@ -151,8 +153,11 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
     _frozen_row: int | None = None
 
     def _initialize(self, value: Any) -> None:
-        array = np.asarray(value)
-        self._table = Table(*array.shape, init=lambda _: array)
+        if isinstance(value, Table):
+            self._table = value
+        else:
+            array = np.asarray(value)
+            self._table = Table(*array.shape, init=lambda _: array)
         self._shape, self._value = self._table.shape, None
         self.forget_optimizers()
 
@@ -164,6 +169,10 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
         if changed >= 0:
             in_memory(self._table.store).rule = self._rules[changed]
         return self._table
+
+    def sampler(self, draw: Draw) -> Sampler | None:
+        """Return what draws Keras's numbers block by block; None: JAX is set to draw others."""
+        return sampler(draw)
 
     def make_slot(self, slot: str, name: str) -> SlotVariable:
         """Return a variable `name` of a slot of the table."""

@@ -23,7 +23,9 @@ from rowwise import _native
 from rowwise._binding import DenseFallback
 from rowwise.keras._gradients import RowAccumulator
 from rowwise.keras._ids import validate_ids
+from rowwise.keras._initial_values import Draw, Sampler
 from rowwise.keras._tensorflow.host_callback import WeakCallback, call, deferred_errors
+from rowwise.keras._tensorflow.initial_values import sampler
 from rowwise.keras._tensorflow.internals import (
     BaseResourceVariable,
     ResourceVariable,
@@ -260,9 +262,12 @@ class TableVariable(TableVariableBase, TableBacked):
     """The embeddings: a trainable (rows, dim) float32 variable on a `rowwise.Table`."""
 
     def _initialize(self, value: Any) -> None:
-        with tf.init_scope():
-            array = np.asarray(value() if callable(value) else value)
-        self._table = Table(*array.shape, init=lambda _: array)
+        if isinstance(value, Table):
+            self._table = value
+        else:
+            with tf.init_scope():
+                array = np.asarray(value() if callable(value) else value)
+            self._table = Table(*array.shape, init=lambda _: array)
         self._make_token()
         self._shape = self._table.shape
         self.forget_optimizers()
@@ -273,6 +278,10 @@ class TableVariable(TableVariableBase, TableBacked):
         if self._array is not None:
             self._table.store.write(self.numpy())
         return self._table
+
+    def sampler(self, draw: Draw) -> Sampler | None:
+        """Return what draws Keras's numbers block by block; None where there is a GPU."""
+        return sampler(draw)
 
     def make_slot(self, slot: str, name: str) -> SlotVariable:
         """Return a variable `name` of a slot of the table."""
