@@ -282,8 +282,9 @@ print(told[0])
             "Functional._convert_inputs_to_tensors = lambda self, flat, deep=1: real(self, flat)",
             "Functional._convert_inputs_to_tensors takes ('self', 'flat', 'deep'), not",
         ),
+        ("del keras.src.backend.AutocastScope", "cannot import name 'AutocastScope'"),
     ],
-    ids=["newer", "a method is gone", "other arguments"],
+    ids=["newer", "a method is gone", "other arguments", "a name is gone"],
 )
 def test_on_a_keras_that_is_not_known_layers_train_densely_with_one_warning(change, says, tmp_path):
     run = subprocess.run(
