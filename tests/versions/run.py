@@ -33,7 +33,8 @@ ENVIRONMENTS = {
     # Keras 3.8 and 3.9 call what JAX 0.6 has no more.
     "keras-3.10-jax": ("jax", ["keras==3.10.*", "jax==0.6.*"]),
     "keras-3.15-jax": ("jax", ["keras==3.15.*", "jax"]),
-    "keras-3.8-tensorflow": ("tensorflow", ["keras==3.8.*", "tensorflow-cpu==2.20.*"]),
+    "keras-3.8-tensorflow": ("tensorflow", ["keras==3.8.*", "tensorflow-cpu==2.19.*"]),
+    "keras-3.10-tensorflow": ("tensorflow", ["keras==3.10.*", "tensorflow-cpu==2.20.*"]),
     "keras-3.15-tensorflow": ("tensorflow", ["keras==3.15.*", "tensorflow-cpu"]),
 }
 BETWEEN = {

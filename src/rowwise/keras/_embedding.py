@@ -405,14 +405,15 @@ class Embedding(keras.layers.Embedding):
         """Write into a `.keras` file how often and when each row was trained."""
         if self._has_table():
             with open(os.path.join(folder, _STATISTICS), "wb") as file:
-                np.savez(file, allow_pickle=False, **in_memory(self.table.store).counts())
+                np.savez(file, **in_memory(self.table.store).counts())  # type: ignore[arg-type]
 
     def load_assets(self, folder: str | None) -> None:
         """Read what `save_assets` wrote, in this version or in 0.1.0; nothing in Keras's files."""
         path = os.path.join(folder or "", _STATISTICS)
         if self._has_table() and os.path.exists(path):
             with np.load(path, allow_pickle=False) as arrays:
-                counts = dict(arrays)
+                # NumPy before 2.2 took an option of 0.1.0's for one more array.
+                counts = {name: arrays[name] for name in arrays if name != "allow_pickle"}
             if "updates" in counts:
                 counts["update_counts"] = counts.pop("updates")
             in_memory(self.table.store).load_counts(**counts)
