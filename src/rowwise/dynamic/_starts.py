@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,6 +12,8 @@ from rowwise import _native
 from rowwise._init import checked_seed
 
 RowInit = Literal["uniform", "normal", "zeros"]
+
+_UNKNOWN = 0x9E3779B97F4A7C15  # changes the seed for rows that belong to no id
 
 _SCALES = {"uniform": 0.05, "normal": 0.05, "zeros": 0.0}
 
@@ -52,3 +54,7 @@ class RowStarts:
         elif self.init == "normal":
             _native.fill_normal(starts, self.seed, 0.0, self.scale, ids=keys)
         return starts
+
+    def unknown_rows(self, count: int, dim: int) -> NDArray[np.float32]:
+        """Return the starts (count, dim) of the rows that ids without a row read."""
+        return replace(self, seed=self.seed ^ _UNKNOWN).rows(np.arange(count), dim)

@@ -25,7 +25,6 @@ OnEvict = Callable[[NDArray[Any], Floats], None]
 
 _RENEWED_AT_ONCE = 1 << 16  # rows
 _ID_ARRAY = "ids."  # how the index's arrays are called in the file
-_UNKNOWN = 0x9E3779B97F4A7C15  # changes the seed for rows that belong to no id
 _TRIES = 8
 
 
@@ -75,6 +74,7 @@ class DynamicTable:
     Attributes:
         table: the rows themselves, capacity + unknown_rows; unknown rows come last.
         index: from ids to rows.
+        starts: what rows start with.
         on_evict: see above; it may be set, and is not saved.
 
     Raises:
@@ -123,12 +123,32 @@ class DynamicTable:
         )
         starts = RowStarts.of(init, init_scale, seed)
         table = Table(index.rows, dim, rule, init="zeros", scratch=scratch, memory=memory)
-        unknown = np.arange(index.unknown_rows)
         table.store.write(
-            replace(starts, seed=starts.seed ^ _UNKNOWN).rows(unknown, dim),
-            index.capacity + unknown,
+            starts.unknown_rows(index.unknown_rows, dim), np.arange(index.capacity, index.rows)
         )
         self._begin(table, index, starts, 0, on_evict)
+
+    @classmethod
+    def over(
+        cls,
+        table: Table,
+        index: IdIndex,
+        starts: RowStarts,
+        *,
+        steps: int = 0,
+        on_evict: OnEvict | None = None,
+    ) -> Self:
+        """Put an index in front of the rows of a table that is there; they stay what they are.
+
+        Args:
+            table, index: of as many rows as each other.
+            starts: what rows start with.
+            steps: updates that count as made.
+            on_evict: see the class.
+        """
+        dynamic = cls.__new__(cls)
+        dynamic._begin(table, index, starts, steps - table.steps, on_evict)
+        return dynamic
 
     def _begin(
         self,
@@ -139,7 +159,7 @@ class DynamicTable:
         on_evict: OnEvict | None = None,
     ) -> None:
         self.on_evict = on_evict
-        self.table, self.index, self._starts = table, index, starts
+        self.table, self.index, self.starts = table, index, starts
         self._steps_before = steps_before
         self._writing = new_lock()
         self._moves = 0  # odd while rows change their ids
@@ -333,7 +353,7 @@ class DynamicTable:
                 self.table.state(),
                 self.index.config(),
                 self.index.state(),
-                self._starts,
+                self.starts,
                 self._steps_before,
             )
 
@@ -364,12 +384,19 @@ class DynamicTable:
             KeyError, TypeError, ValueError: ids for another number of rows, or damaged ones.
                 Nothing has changed then.
         """
-        index = IdIndex.from_state(config, ids)
+        self.set_index(IdIndex.from_state(config, ids), starts, steps)
+
+    def set_index(self, index: IdIndex, starts: RowStarts, steps: int) -> None:
+        """Put another index in front of the rows; see `load_ids`.
+
+        Raises:
+            ValueError: an index of another number of rows. Nothing has changed then.
+        """
         if index.rows != self.table.rows:
             raise ValueError(f"ids for {index.rows} rows do not fit a table of {self.table.rows}")
         with self._writing:
             self._moves += 1
-            self.index, self._starts = index, starts
+            self.index, self.starts = index, starts
             self._steps_before = steps - self.table.steps
             self._moves += 1
 
@@ -399,7 +426,7 @@ class DynamicTable:
     def _renew(self, rows: Integers, keys: Integers) -> None:
         for start in range(0, len(rows), _RENEWED_AT_ONCE):
             part = slice(start, start + _RENEWED_AT_ONCE)
-            self.table.store.renew(rows[part], self._starts.rows(keys[part], self.table.dim))
+            self.table.store.renew(rows[part], self.starts.rows(keys[part], self.table.dim))
 
     def _reading(self, read: Callable[[], Floats]) -> Floats:
         """Find and read rows while none changes its id in between."""

@@ -8,17 +8,21 @@ try:
     import rowwise.keras._backend  # noqa: F401  (first: says what is missing, if anything is)
     from rowwise.keras import _patches
     from rowwise.keras._backup import BackupAndRestore
+    from rowwise.keras._dynamic import DynamicEmbedding
     from rowwise.keras._embed_reduce import EmbedReduce
     from rowwise.keras._embedding import Embedding
+    from rowwise.keras._encoded_ids import encode_ids
     from rowwise.keras._export import export_scope
     from rowwise.keras._loading import load_model
     from rowwise.keras._rowwise_adagrad import RowwiseAdagrad
 
     __all__ = [
         "BackupAndRestore",
+        "DynamicEmbedding",
         "EmbedReduce",
         "Embedding",
         "RowwiseAdagrad",
+        "encode_ids",
         "export_scope",
         "load_model",
     ]

@@ -27,6 +27,10 @@ class Backend(Protocol):
         """The embeddings as a `keras.Variable`, a `TableVariableBase`."""
 
     @property
+    def DynamicVariable(self) -> Any:
+        """Embeddings with an index in front, a `DynamicVariableBase`."""
+
+    @property
     def SlotVariable(self) -> Any:
         """A slot of a table, as an optimizer's variable."""
 
@@ -47,6 +51,9 @@ class Backend(Protocol):
 
     def lookup(self, variable: Any, ids: Any) -> Any:
         """Return rows ids (...,) of a variable (V, ...), differentiable, cast as Keras would."""
+
+    def find_rows(self, variable: Any, ids: Any, observe: bool) -> Any:
+        """Return the rows (...,) of ids as a layer is given them; count them, if asked to."""
 
     def pool(self, variable: Any, ids: Any, weights: Any, learned: bool) -> Any:
         """Return weighted sums (..., D) of the rows ids (..., length); None: not a table's."""

@@ -17,6 +17,7 @@ from rowwise.errors import DamagedFileError
 from rowwise.files._atomic import replacing
 from rowwise.files._container import Container, write
 from rowwise.keras._backend import backend
+from rowwise.keras._dynamic_variable import DynamicVariableBase
 from rowwise.keras._variable import TableVariableBase
 from rowwise.table import Table
 
@@ -86,6 +87,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         state = f"rowwise-backup-{epoch + 1}.safetensors"
         arrays = {str(i): keras.ops.convert_to_numpy(v) for i, v in enumerate(others)}
         arrays |= {f"touched.{i}": v.sums.touched for i, v in _accumulators(others)}
+        for i, variable in _dynamic(tables):
+            arrays |= {f"ids-{i}.{name}": a for name, a in variable.save_ids().items()}
         write(self.backup_dir / state, arrays | _random_arrays(), {"random": _random_numbers()})
         latest = {
             "format": _FORMAT,
@@ -141,6 +144,12 @@ class BackupAndRestore(keras.callbacks.Callback):
         for variable, table in zip(tables, loaded, strict=True):
             variable.table.load_state(table.state())
             variable.rebind_table()
+        for i, variable in _dynamic(tables):
+            own = f"ids-{i}."
+            variable.load_ids(
+                {n.removeprefix(own): a for n, a in arrays.items() if n.startswith(own)},
+                counts=False,  # they are the table's
+            )
         for i, variable in enumerate(others):
             variable.assign(arrays[str(i)].reshape(variable.shape))
         for i, accumulator in _accumulators(others):
@@ -173,6 +182,11 @@ def _read_latest(path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError) as error:
         raise DamagedFileError(path, str(error)) from None
     return dict(latest)
+
+
+def _dynamic(tables: list[Any]) -> list[tuple[int, Any]]:
+    """Return the tables with an index in front, each with its number."""
+    return [(i, v) for i, v in enumerate(tables) if isinstance(v, DynamicVariableBase)]
 
 
 def _accumulators(variables: list[Any]) -> list[tuple[int, Any]]:

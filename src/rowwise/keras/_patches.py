@@ -21,7 +21,7 @@ from typing import Any
 
 import keras
 
-from rowwise.keras import _export, _ids, _loading, _optimizer
+from rowwise.keras import _dynamic, _export, _ids, _loading, _optimizer
 from rowwise.keras._backend import BACKEND, backend
 from rowwise.keras._variable import TableVariableBase, variable_of
 
@@ -94,6 +94,7 @@ def build_optimizer(original: Any, optimizer: Any, variables: Any) -> Any:
 
 
 def _everywhere() -> list[Patch]:
+    from keras.src.legacy.saving import legacy_h5_format
     from keras.src.models import Functional
     from keras.src.optimizers.base_optimizer import BaseOptimizer
     from keras.src.saving import serialization_lib
@@ -105,6 +106,7 @@ def _everywhere() -> list[Patch]:
         Patch(BaseOptimizer, "build", build_optimizer, ("self", "variables")),
         Patch(Functional, "_convert_inputs_to_tensors", _ids.convert_inputs, flat),
         Patch(serialization_lib, "_retrieve_class_or_fn", _loading.retrieve_class, opening),
+        Patch(legacy_h5_format, "save_weights_to_hdf5_group", _dynamic.refuse_legacy_file),
         Patch(Trainer, "compile", _loading.compile_model),
         Patch(Trainer, "get_compile_config", _loading.compile_config, ("self",)),
         Patch(Trainer, "compile_from_config", _loading.compile_from_config, ("self", "config")),

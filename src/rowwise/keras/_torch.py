@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import keras
@@ -15,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from rowwise._binding import DenseFallback
 from rowwise._untrained import Untrained
 from rowwise.keras import _scopes
+from rowwise.keras._dynamic_variable import DynamicVariableBase
 from rowwise.keras._gradients import RowAccumulator, SparseGradient, coalesce
 from rowwise.keras._ids import explain_float_ids
 from rowwise.keras._initial_values import Draw, Sampler
@@ -108,6 +110,20 @@ class TableVariable(TableVariableBase, keras.Variable):
             accumulator.reset(*self.table.shape)
 
 
+class DynamicVariable(DynamicVariableBase, TableVariable):
+    """Embeddings with an index in front."""
+
+    def put_index(self, *args: Any, **kwargs: Any) -> None:
+        """Put an index in front of the table."""
+        super().put_index(*args, **kwargs)
+        _dynamic_variables[self.table] = self
+
+
+_dynamic_variables: weakref.WeakValueDictionary[Table, DynamicVariable] = (
+    weakref.WeakValueDictionary()
+)
+
+
 class SlotVariable(keras.Variable):
     """One slot of a table, as the optimizer's variable: (rows, dim or 1) float32, not trainable."""
 
@@ -197,6 +213,17 @@ def lookup(variable: Any, ids: Any) -> Any:
         if frozen is not None:
             rows = torch.where((ids == frozen)[..., None], rows.detach(), rows)
     return cast_like_variable(variable, rows)
+
+
+def find_rows(variable: DynamicVariable, ids: Any, observe: bool) -> Any:
+    """Return the rows (...,) of ids as a layer is given them; count them, if asked to.
+
+    Raises:
+        TypeError, ValueError: no ids.
+    """
+    if is_symbolic_call():
+        return ids[..., 0] if variable.encoded else ids
+    return torch.from_numpy(variable.rows_of(ids.cpu().numpy(), observe))
 
 
 def pool(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> Any:
@@ -295,6 +322,9 @@ def _make_gradients_dense(optimizer: Any, args: Any, kwargs: Any) -> None:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if type(parameter) is TableParameter and parameter.grad is not None:
+                variable = _dynamic_variables.get(parameter.table)
+                if variable is not None:
+                    variable.refuse_dense(f"{type(optimizer).__name__} of torch's")
                 parameter.grad = parameter.grad.to_dense()
 
 

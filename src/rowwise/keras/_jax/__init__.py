@@ -8,6 +8,7 @@ docs/backends.md tells why.
 
 from rowwise.keras._jax.lookup import (
     fill_untrained,
+    find_rows,
     lookup,
     pool,
     random_state,
@@ -16,17 +17,24 @@ from rowwise.keras._jax.lookup import (
     to_ids,
 )
 from rowwise.keras._jax.optimizer import LossScaleMixin, OptimizerMixin
-from rowwise.keras._jax.variable import AccumulatorVariable, SlotVariable, TableVariable
+from rowwise.keras._jax.variable import (
+    AccumulatorVariable,
+    DynamicVariable,
+    SlotVariable,
+    TableVariable,
+)
 from rowwise.keras._scopes import export_scope
 
 __all__ = [
     "AccumulatorVariable",
+    "DynamicVariable",
     "LossScaleMixin",
     "OptimizerMixin",
     "SlotVariable",
     "TableVariable",
     "export_scope",
     "fill_untrained",
+    "find_rows",
     "lookup",
     "pool",
     "random_state",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 from jax.experimental.sparse import JAXSparse
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from rowwise._ids import as_ids
 from rowwise._untrained import (
@@ -17,10 +18,17 @@ from rowwise._untrained import (
     untrained_mask_and_default_of_all,
 )
 from rowwise.keras import _gradients
+from rowwise.keras._dynamic_variable import NO_INDEX
 from rowwise.keras._ids import validate_ids, validate_ids_in_range
 from rowwise.keras._jax.deferred_errors import Rows, running
 from rowwise.keras._jax.host_callback import call, call_table
-from rowwise.keras._jax.variable import TableBacked, TableVariable, is_token, next_order
+from rowwise.keras._jax.variable import (
+    DynamicVariable,
+    TableBacked,
+    TableVariable,
+    is_token,
+    next_order,
+)
 from rowwise.keras._scopes import cast_like_variable, exporting, is_symbolic_call, uncast_value
 
 supports_jit = True
@@ -39,7 +47,7 @@ def to_ids(inputs: Any) -> Any:
         return keras.ops.convert_to_tensor(inputs)
     ids = validate_ids(np.asarray(inputs))
     check_bits(ids)
-    return jnp.asarray(ids, "int32")
+    return jnp.asarray(ids)
 
 
 def check_bits(integers: Any) -> None:
@@ -54,7 +62,8 @@ def check_bits(integers: Any) -> None:
             raise IndexError(
                 f"id {most if most >= 2**31 else least} (or a feature that is no id) is outside "
                 "-2^31..2^31 - 1, where JAX's integers lie; set jax_enable_x64, take the backend "
-                "torch or tensorflow, or give a feature as floats"
+                "torch or tensorflow, give a feature as floats, or a DynamicEmbedding with "
+                "encoded=True what rowwise.keras.encode_ids makes of ids"
             )
 
 
@@ -125,6 +134,36 @@ def _rows_of_array(variable: Any, array: Any, ids: Any) -> Any:
     frozen = getattr(variable, "frozen_row", None)
     if frozen is not None:
         rows = jnp.where((ids == frozen)[..., None], jax.lax.stop_gradient(rows), rows)
+    return rows
+
+
+def find_rows(variable: DynamicVariable, ids: Any, observe: bool) -> Any:
+    """Return the rows (...,) of ids as a layer is given them; count them, if asked to.
+
+    Only a trainer's program counts them: nothing else trains the rows.
+
+    Raises:
+        NotImplementedError: the program is for a place where there is no Python.
+    """
+    one = ids[..., 0] if variable.encoded else ids
+    if is_symbolic_call():
+        return jnp.zeros(one.shape, "uint32")
+    if exporting.get():
+        raise NotImplementedError(NO_INDEX)
+    token = variable.given
+    if not is_token(token):
+        if not isinstance(ids, jax.core.Tracer):
+            return jnp.asarray(variable.rows_of(np.asarray(ids), False), "uint32")
+        return call(variable.callback("find_rows_now", False), one.shape, np.uint32, ids)
+    # Of several calls in a program each comes after the one before.
+    scope = get_stateless_scope()
+    before = scope.__dict__.setdefault("_rowwise_found", {})
+    after = before.get(id(variable), jnp.zeros(1, "uint32"))
+    batch = (jax.lax.stop_gradient(token), after, ids)
+    found = variable.callback("find_rows", observe)
+    rows = call(found, one.shape, np.uint32, *batch, changes=observe)
+    if rows.size:
+        before[id(variable)] = rows.ravel()[:1]
     return rows
 
 

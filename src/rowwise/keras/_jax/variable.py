@@ -25,6 +25,7 @@ from rowwise._binding import DenseFallback
 from rowwise._ids import as_ids
 from rowwise._untrained import Untrained
 from rowwise._untrained import fill_untrained as fill
+from rowwise.keras._dynamic_variable import DynamicVariableBase
 from rowwise.keras._gradients import nonzero_rows
 from rowwise.keras._ids import validate_ids
 from rowwise.keras._initial_values import Draw, Sampler
@@ -370,6 +371,26 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
         dropped = ("program", "_errors", "_callbacks", "_rules", "token_size", "_warned_of_loop")
         state = super().__getstate__()
         return {name: value for name, value in state.items() if name not in dropped}
+
+
+class DynamicVariable(DynamicVariableBase, TableVariable):
+    """Embeddings with an index in front."""
+
+    def find_rows_now(self, out: Any, observe: bool, ids: Any) -> None:
+        """Write rows (...,) for whoever has no token, and gets the error."""
+        out[...] = self.rows_of(ids, observe)
+
+    @defers_errors
+    def find_rows(self, out: Any, observe: bool, token: Any, _: Any, ids: Any) -> None:
+        """Write rows (...,); rows that start anew belong to the version of the token."""
+        store = in_memory(self._table.store)
+        version = store.version
+        if token.reshape(-1)[0] != self.program.version:
+            raise RuntimeError(f"{self.path}: the state given is not the table's present one")
+        try:
+            self.find_rows_now(out, observe, ids)
+        finally:
+            store.version = version
 
 
 class _BesideWeights(TableBacked):

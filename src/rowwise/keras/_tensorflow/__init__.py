@@ -8,6 +8,7 @@ steps are stateful operations, whose order a `tf.function` keeps. docs/backends.
 from rowwise.keras._tensorflow.internals import export_scope
 from rowwise.keras._tensorflow.lookup import (
     fill_untrained,
+    find_rows,
     lookup,
     pool,
     random_state,
@@ -16,16 +17,23 @@ from rowwise.keras._tensorflow.lookup import (
     to_ids,
 )
 from rowwise.keras._tensorflow.optimizer import LossScaleMixin, OptimizerMixin
-from rowwise.keras._tensorflow.variable import AccumulatorVariable, SlotVariable, TableVariable
+from rowwise.keras._tensorflow.variable import (
+    AccumulatorVariable,
+    DynamicVariable,
+    SlotVariable,
+    TableVariable,
+)
 
 __all__ = [
     "AccumulatorVariable",
+    "DynamicVariable",
     "LossScaleMixin",
     "OptimizerMixin",
     "SlotVariable",
     "TableVariable",
     "export_scope",
     "fill_untrained",
+    "find_rows",
     "lookup",
     "pool",
     "random_state",

@@ -12,12 +12,14 @@ from rowwise._ids import as_ids
 from rowwise._untrained import Untrained, untrained_mask_and_default_of_all
 from rowwise._untrained import fill_untrained as fill
 from rowwise.keras import _gradients
+from rowwise.keras._dynamic_variable import NO_INDEX
+from rowwise.keras._encoded_ids import as_texts
 from rowwise.keras._gradients import exclude_row
 from rowwise.keras._ids import validate_ids, validate_ids_in_range
 from rowwise.keras._scopes import cast_like_variable, is_symbolic_call, uncast_value
 from rowwise.keras._tensorflow.host_callback import WeakCallback, call, deferred_errors
 from rowwise.keras._tensorflow.internals import custom_gradient, is_exporting
-from rowwise.keras._tensorflow.variable import TableVariable
+from rowwise.keras._tensorflow.variable import DynamicVariable, TableVariable
 
 supports_jit = False  # XLA cannot call the host
 
@@ -85,6 +87,29 @@ def _in_range(variable: Any, ids: Any) -> Any:
     ids = call(validated, tf.int64, ids, errors=errors)
     ids.set_shape(shape)
     return ids
+
+
+def find_rows(variable: DynamicVariable, ids: Any, observe: bool) -> Any:
+    """Return the rows (...,) of ids as a layer is given them; count them, if asked to.
+
+    Raises:
+        NotImplementedError: the graph is for a place where there is no Python.
+    """
+    if isinstance(ids, tf.RaggedTensor):
+        return ids.with_flat_values(find_rows(variable, ids.flat_values, observe))
+    if is_exporting():
+        raise NotImplementedError(NO_INDEX)
+    one = ids[..., 0] if variable.encoded else ids
+    if is_symbolic_call():
+        return tf.zeros(tf.shape(one), tf.int64)
+    found = WeakCallback(_found, variable, observe)
+    rows = call(found, tf.int64, ids, errors=variable.errors)
+    rows.set_shape(one.shape)
+    return rows
+
+
+def _found(variable: DynamicVariable, observe: bool, ids: Any) -> Any:
+    return variable.rows_of(as_texts(ids) if ids.dtype == object else ids, observe)
 
 
 def fill_untrained(variable: TableVariable, ids: Any, vectors: Any, untrained: Untrained) -> Any:

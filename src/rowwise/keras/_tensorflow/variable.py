@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 from rowwise._binding import DenseFallback
+from rowwise.keras._dynamic_variable import DynamicVariableBase
 from rowwise.keras._gradients import RowAccumulator
 from rowwise.keras._ids import validate_ids
 from rowwise.keras._initial_values import Draw, Sampler
@@ -361,6 +362,10 @@ class TableVariable(TableVariableBase, TableBacked):
                 slot.rebind(self._table)
         for accumulator in self.accumulators.values():
             accumulator.reset(*self._table.shape)
+
+
+class DynamicVariable(DynamicVariableBase, TableVariable):
+    """Embeddings with an index in front."""
 
 
 def _gather(variable: TableVariable, ids: Any) -> Any:

@@ -1,0 +1,282 @@
+"""`rowwise.keras.DynamicEmbedding`: Keras's layer for ids that nobody numbered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from keras.initializers import RandomNormal, RandomUniform, Zeros
+from numpy.typing import NDArray
+
+from rowwise.dynamic import DynamicTable, IdIndex
+from rowwise.dynamic._batches import IdKind
+from rowwise.dynamic._index import Evict
+from rowwise.dynamic._starts import RowStarts
+from rowwise.dynamic._table import OnEvict
+from rowwise.keras._backend import BACKEND, backend
+from rowwise.keras._dynamic_variable import DynamicVariableBase
+from rowwise.keras._ids import id_layers_in, takes_ids
+
+_WEIGHTS = "0"  # the name that Keras gives a layer's first variable in files
+
+
+@takes_ids
+@keras.saving.register_keras_serializable(package="rowwise")
+class DynamicEmbedding(keras.layers.Layer):
+    """Turn any 64-bit integers, or any strings, into vectors, within bounded memory.
+
+    In `fit` and `train_on_batch` a call counts its ids, and gives rows to those due one; a row may
+    be taken from an id that stays away. `predict`, `evaluate` and the layer called by itself read:
+    they count nothing, and admit nobody. The numbers are those of `rowwise.dynamic.DynamicTable`,
+    which is the attribute `dynamic`.
+
+    Files hold ids, counts and sketch with the embeddings: `.keras` files, `.weights.h5` files, and
+    checkpoints of `rowwise.keras.BackupAndRestore`. Checkpointing activations
+    (`keras.remat`) would count ids again at each recomputation.
+
+    Args:
+        capacity: number of rows for ids.
+        output_dim: length D of a vector.
+        embeddings_initializer: what a row starts with when an id gets it: "uniform", "normal",
+            "zeros", or `keras.initializers.RandomUniform(-a, a)`, `RandomNormal` of mean 0 or
+            `Zeros`. It depends on the initializer's seed and the id alone.
+        mask_zero: whether id 0, or the empty string, is padding, to be masked out by the layers
+            that follow. (It has a row like any other.)
+        ids: "integers" (of 64 bits; any value) or "strings" (TensorFlow's; elsewhere `encoded`).
+        encoded: whether ids come as `rowwise.keras.encode_ids` makes them, with one axis more. So
+            does every backend hold strings, and JAX integers of 64 bits without `jax_enable_x64`.
+        admit_after, evict, ttl, unknown_rows, evict_share, in_flight: see
+            `rowwise.dynamic.IdIndex`.
+        on_evict: see `rowwise.dynamic.DynamicTable`; it is not saved. It runs in the midst of a
+            step: on JAX and TensorFlow it must not call them.
+        **kwargs: of `keras.layers.Layer` (name, dtype, trainable...).
+
+    Input shape:
+        (...,) ids; (..., 2) or (..., width) if `encoded`. Declare their dtype, as in
+        `keras.Input((10,), dtype="int64")`.
+
+    Output shape:
+        (..., D).
+
+    Raises:
+        ValueError: an argument out of its bounds, or strings that the backend has no tensors of;
+            when it is trained, an optimizer without an exact lazy update.
+        IndexError: on JAX, an integer that JAX would cut to 32 bits.
+        NotImplementedError: a model with this layer is exported.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> from rowwise.keras import DynamicEmbedding
+        >>> layer = DynamicEmbedding(1000, 8, admit_after=2)
+        >>> model = keras.Sequential(
+        ...     [keras.Input((2,), dtype="int64"), layer, keras.layers.Flatten()]
+        ... )
+        >>> model.compile("adam", "mse")
+        >>> clicks = np.array([[70_000, -5], [70_000, 8]])
+        >>> history = model.fit(clicks, np.ones((2, 16)), verbose=0)
+        >>> layer.has_row([70_000, -5]).tolist()
+        [True, False]
+    """
+
+    _embeddings: Any  # a DynamicVariableBase
+
+    def __init__(
+        self,
+        capacity: int,
+        output_dim: int,
+        embeddings_initializer: Any = "uniform",
+        mask_zero: bool = False,
+        *,
+        ids: IdKind = "integers",
+        encoded: bool = False,
+        admit_after: int = 1,
+        evict: Evict = "lru",
+        ttl: int | None = None,
+        unknown_rows: int = 1,
+        evict_share: float = 0.05,
+        in_flight: int = 2,
+        on_evict: OnEvict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._index_options = {
+            "capacity": capacity,
+            "ids": ids,
+            "admit_after": admit_after,
+            "evict": evict,
+            "ttl": ttl,
+            "unknown_rows": unknown_rows,
+            "evict_share": evict_share,
+            "in_flight": in_flight,
+        }
+        IdIndex(**self._index_options)  # type: ignore[arg-type]  # raises what is out of bounds
+        if ids == "strings" and not encoded and BACKEND != "tensorflow":
+            raise ValueError(
+                f"Keras on {BACKEND} has no tensors of strings: DynamicEmbedding(..., "
+                "ids='strings', encoded=True), and give it rowwise.keras.encode_ids(strings, width)"
+            )
+        if output_dim < 1:
+            raise ValueError(f"output_dim={output_dim} must be at least 1")
+        if self.variable_dtype != "float32":
+            raise ValueError(
+                f"{self.name}: a table's rows are float32, not {self.variable_dtype}; take a dtype "
+                "policy with variables of float32, such as 'mixed_bfloat16'"
+            )
+        self.capacity, self.output_dim = int(capacity), int(output_dim)
+        self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
+        self._starts_of_rows = _starts_of(self.embeddings_initializer)
+        self.mask_zero, self.encoded = mask_zero, encoded
+        self.supports_masking = mask_zero
+        self.supports_jit = backend.supports_jit
+        self._on_evict = on_evict
+
+    def build(self, input_shape: Any = None) -> None:
+        """Make the rows."""
+        if DynamicVariableBase.refused is not None:
+            raise ValueError(
+                f"a DynamicEmbedding cannot be trained here: {DynamicVariableBase.refused}"
+            )
+        index = IdIndex(**self._index_options)  # type: ignore[arg-type]
+        with keras.name_scope(self.name, caller=self):
+            self._embeddings = backend.DynamicVariable(
+                index,
+                self._starts_of_rows,
+                encoded=self.encoded,
+                initializer="zeros",  # the variable gives unknown rows their starts
+                shape=(index.rows, self.output_dim),
+                dtype="float32",
+                trainable=True,
+                name="embeddings",
+            )
+        self._track_variable(self._embeddings)
+        self._embeddings.trainable = self.trainable
+        self._embeddings.on_evict = self._on_evict
+        self.built = True
+
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        """Return the vectors (..., D) of ids inputs (...,)."""
+        observe = bool(training) and self._embeddings.trainable
+        rows = backend.find_rows(self._embeddings, backend.to_ids(inputs), observe)
+        return ops.cast(backend.lookup(self._embeddings, rows), self.compute_dtype)
+
+    # ------------------------------------------------------------------ the index
+
+    @property
+    def dynamic(self) -> DynamicTable:
+        """Return the table of ids and rows: `lookup`, `has_row`, `evicted_since`, `save`.
+
+        Raises:
+            ValueError: the layer is not built.
+        """
+        if not self.built:
+            raise ValueError(f"layer {self.name!r} has no rows before it is built")
+        self._embeddings.table  # noqa: B018  (waits for steps that are being made)
+        return self._embeddings.dynamic
+
+    def has_row(self, ids: Any) -> NDArray[np.bool_]:
+        """Return whether ids (...,), integers or strings as in logs, have a row of their own."""
+        return self.dynamic.has_row(ids)
+
+    @property
+    def on_evict(self) -> OnEvict | None:
+        """What is called with the ids that lost their rows, and their vectors; it may be set."""
+        return self._on_evict
+
+    @on_evict.setter
+    def on_evict(self, function: OnEvict | None) -> None:
+        self._on_evict = function
+        if self.built:
+            self._embeddings.on_evict = function
+
+    # ------------------------------------------------------------------ Keras
+
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
+        """Return which ids (...,) are no padding, if `mask_zero` is set."""
+        if not self.mask_zero:
+            return None
+        if self.encoded:
+            return ops.any(ops.not_equal(inputs, 0), axis=-1)
+        return (
+            ops.not_equal(inputs, 0) if self._index_options["ids"] == "integers" else inputs != ""
+        )
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Return (..., D)."""
+        shape = tuple(input_shape)
+        return (*(shape[:-1] if self.encoded else shape), self.output_dim)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what `from_config` needs to make the layer again."""
+        return {
+            **super().get_config(),
+            **self._index_options,
+            "output_dim": self.output_dim,
+            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
+            "mask_zero": self.mask_zero,
+            "encoded": self.encoded,
+        }
+
+    def save_own_variables(self, store: Any) -> None:
+        """Write embeddings, ids, counts and sketch to a file of weights."""
+        # So that what is loaded goes on to the bits of what was saved: the rows that a file holds
+        # are up to date, rounded.
+        self._embeddings.table.materialize()
+        store[_WEIGHTS] = self._embeddings.numpy()
+        for name, array in self._embeddings.save_ids().items():
+            store[name] = array
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read what `save_own_variables` wrote.
+
+        Raises:
+            ValueError: a file without ids, of other ids, or of another number of rows.
+        """
+        names = set(store.keys())
+        if not {_WEIGHTS, "about"} <= names:
+            raise ValueError(
+                f"layer {self.name!r}: the file holds no ids of a DynamicEmbedding, but {names}"
+            )
+        arrays = {name: np.asarray(store[name]) for name in names}
+        weights = arrays.pop(_WEIGHTS)
+        if weights.shape != tuple(self._embeddings.shape):
+            raise ValueError(
+                f"layer {self.name!r}: the file's embeddings are {weights.shape}, and the layer's "
+                f"{tuple(self._embeddings.shape)}"
+            )
+        self._embeddings.load_ids(arrays)
+        self._embeddings.assign(weights)
+
+
+def refuse_legacy_file(original: Any, group: Any, model: Any) -> Any:
+    """Write weights as Keras 2 did, which has no place for ids. Wraps Keras's function."""
+    found = [one for one in id_layers_in(model) if isinstance(one, DynamicEmbedding)]
+    if found:
+        raise ValueError(
+            f"an .h5 file of a whole model holds no ids, and {found[0].name!r} is a "
+            "DynamicEmbedding; save the model as .keras, or its weights as .weights.h5"
+        )
+    return original(group, model)
+
+
+def _starts_of(initializer: Any) -> RowStarts:
+    """Return the starts by id that an initializer of Keras stands for.
+
+    Raises:
+        ValueError: one that stands for no starts by id.
+    """
+    seed = getattr(initializer, "seed", 0)
+    if isinstance(seed, int):
+        seed %= 2**64
+        if type(initializer) is Zeros:
+            return RowStarts.of("zeros", None, 0)
+        if type(initializer) is RandomUniform and initializer.minval == -initializer.maxval:
+            return RowStarts.of("uniform", initializer.maxval, seed)
+        if type(initializer) is RandomNormal and initializer.mean == 0:
+            return RowStarts.of("normal", initializer.stddev, seed)
+    raise ValueError(
+        f"embeddings_initializer={initializer!r}: a row's start depends on a seed and its id "
+        "alone; take 'uniform', 'normal', 'zeros', RandomUniform(-a, a), RandomNormal of mean 0, "
+        "or Zeros, with an integer as their seed or none"
+    )
