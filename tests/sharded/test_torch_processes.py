@@ -102,6 +102,50 @@ if rank < 2:
     except RuntimeError as error:
         found["without an optimizer"] = str(error)
 
+# ---- any ids: a checkpoint of torch.distributed, written by two, read by three
+def dynamic(group=None):
+    module = rowwise.torch.ShardedDynamicEmbedding(
+        48, DIM, buckets=8, admit_after=2, evict_share=0.2, seed=1, average=False,
+        process_group=group,
+    )
+    return module, rowwise.torch.optim.AdamW(module.parameters(), lr=0.1)
+
+def click(module, optimizer, steps, start, rank=rank, ranks=ranks):
+    for step in range(start, start + steps):
+        generator = torch.Generator().manual_seed(step)
+        ids = torch.randint(30, (BATCH,), generator=generator) * 10**12 + step // 3
+        share = slice(BATCH * rank // ranks, BATCH * (rank + 1) // ranks)
+        optimizer.zero_grad()
+        weights = torch.randn(BATCH, DIM, generator=generator)[share]
+        (module(ids[share]) * weights).sum().backward()
+        optimizer.step()
+
+def save_dynamic(module, name):
+    module.dynamic.save(FOLDER + "/" + name)
+    return hashlib.sha256(open(FOLDER + "/" + name, "rb").read()).hexdigest()[:16]
+
+if rank < 2:
+    module, optimizer = dynamic(PAIR)
+    click(module, optimizer, 12, 0, ranks=2)
+    dcp.save(module.state_dict(), checkpoint_id=FOLDER + "/dcp-dynamic", process_group=PAIR)
+    found["dynamic saved"] = save_dynamic(module, "dynamic-2")
+dist.barrier()
+module, optimizer = dynamic()
+state = module.state_dict()
+dcp.load(state, checkpoint_id=FOLDER + "/dcp-dynamic")
+module.load_state_dict(state)
+found["dynamic loaded by 3"] = save_dynamic(module, "dynamic-3")
+click(module, optimizer, 12, 12)
+found["dynamic evictions"] = module.dynamic.evictions().sum().item()
+found["dynamic trained on"] = save_dynamic(module, "dynamic-3-on")
+if rank == 0:
+    module = rowwise.torch.ShardedDynamicEmbedding.load(
+        FOLDER + "/dynamic-2", FIRST, average=False
+    )
+    optimizer = rowwise.torch.optim.AdamW(module.parameters(), lr=0.1)
+    click(module, optimizer, 12, 12, ranks=1)
+    found["dynamic trained on by 1"] = save_dynamic(module, "dynamic-1-on")
+
 # ---- PyTorch's own state_dict
 plain = torch.nn.Embedding(30, 4)
 torch.nn.init.constant_(plain.weight, 0.5)
@@ -194,6 +238,14 @@ def test_a_checkpoint_is_trained_on_to_the_same_bits(found):
 
 def test_a_checkpoint_is_not_loaded_without_the_slots(found):
     assert "make the optimizer before you load" in found[0][0]["without an optimizer"]
+
+
+def test_ids_of_a_checkpoint_of_two_processes_go_on_in_three_and_in_one(found):
+    ours, *others = [each[0] for each in found]
+    assert [one["dynamic loaded by 3"] for one in others] == [ours["dynamic saved"]] * 2
+    assert ours["dynamic evictions"] > 20
+    assert ours["dynamic trained on by 1"] == ours["dynamic trained on"]
+    assert ours["dynamic trained on"] != ours["dynamic saved"]
 
 
 def test_a_plain_state_dict_fills_a_sharded_module_and_the_other_way_round(found):

@@ -63,3 +63,49 @@ def unpack(packed: Packed) -> NDArray[Any]:
     strings = np.empty(len(bounds) - 1, object)
     strings[:] = [whole[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise(bounds)]
     return strings
+
+
+def count(packed: Packed) -> int:
+    """Return how many ids there are."""
+    return len(packed[1]) - 1 if isinstance(packed, tuple) else len(packed)
+
+
+def lengths(packed: PackedStrings) -> NDArray[np.int64]:
+    """Return the bytes of each string (n,)."""
+    return np.diff(packed[1])
+
+
+def take(packed: Packed, positions: NDArray[np.int64]) -> Packed:
+    """Return the ids at some positions (m,)."""
+    if not isinstance(packed, tuple):
+        return packed[positions]
+    text, offsets = packed
+    sizes = lengths(packed)[positions]
+    ends = np.zeros(len(positions) + 1, np.int64)
+    np.cumsum(sizes, out=ends[1:])
+    moved = np.repeat(offsets[positions] - ends[:-1], sizes)
+    return text[np.arange(ends[-1]) + moved], ends
+
+
+_PRIME = np.uint64(0x9E3779B97F4A7C15)
+
+
+def hashes(packed: Packed) -> NDArray[np.uint64]:
+    """Return a hash (n,) of each id, the same in every process and version."""
+    if not isinstance(packed, tuple):
+        return _mixed(packed.view(np.uint64))
+    text, offsets = packed
+    sizes = lengths(packed)
+    place = np.arange(len(text)) - np.repeat(offsets[:-1], sizes)
+    powers = np.cumprod(np.full(int(sizes.max(initial=0)), _PRIME), dtype=np.uint64)
+    sums = np.zeros(len(text) + 1, np.uint64)
+    np.cumsum((text.astype(np.uint64) + np.uint64(1)) * powers[place], out=sums[1:])
+    return _mixed(sums[offsets[1:]] - sums[offsets[:-1]] + sizes.astype(np.uint64))
+
+
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return numbers whose every bit depends on every bit (the finalizer of SplitMix64)."""
+    mixed = numbers + _PRIME
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

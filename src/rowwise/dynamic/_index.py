@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 from rowwise._checks import positive
-from rowwise.dynamic._batches import IdKind, Integers, Packed, pack, pack_strings, unpack
+from rowwise.dynamic._batches import (
+    IdKind,
+    Integers,
+    Packed,
+    count,
+    pack,
+    pack_strings,
+    unpack,
+)
 
 Evict = Literal["lru", "lfu"]
 
@@ -126,9 +134,13 @@ class IdIndex:
             TypeError, ValueError: ids of the other kind, or no ids.
         """
         packed, shape = pack(ids, self.kind)
-        rows = np.empty(int(np.prod(shape)), np.int64)
+        return self.find_packed(packed).reshape(shape)
+
+    def find_packed(self, packed: Packed) -> Integers:
+        """Return the rows (n,) of packed ids; see `find`."""
+        rows = np.empty(count(packed), np.int64)
         self._native.find(packed, rows)
-        return rows.reshape(shape)
+        return rows
 
     def has_row(self, ids: Any) -> NDArray[np.bool_]:
         """Return whether ids (...,) have a row of their own."""
@@ -169,7 +181,12 @@ class IdIndex:
         packed, shape = pack(ids, self.kind)
         if isinstance(packed, np.ndarray):
             packed = packed.copy()  # another thread may change its own
-        rows = np.empty(int(np.prod(shape)), np.int64)
+        changes = self.observe_packed(packed, step, made)
+        return replace(changes, rows=changes.rows.reshape(shape))
+
+    def observe_packed(self, packed: Packed, step: int, made: list[Any] | None = None) -> Changes:
+        """Count a batch of packed ids, which nobody else may change; see `observe`."""
+        rows = np.empty(count(packed), np.int64)
         made = [] if made is None else made
         self._native.observe(packed, step, rows, made)
         admitted, keys, evicted_rows, left, refused = made[-1]
@@ -177,7 +194,7 @@ class IdIndex:
         if len(evicted):
             self._evictions += len(evicted)
             self._evicted = np.concatenate([self._evicted, evicted])[-self.capacity :]
-        return Changes(rows.reshape(shape), admitted, keys, evicted_rows, evicted, refused)
+        return Changes(rows, admitted, keys, evicted_rows, evicted, refused)
 
     @property
     def evictions(self) -> int:

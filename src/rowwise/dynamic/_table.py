@@ -330,6 +330,8 @@ class DynamicTable:
             if "ids" not in file.about:
                 raise ValueError("it holds no ids; rowwise.Table.load opens it")
             about = json.loads(file.about["ids"])
+            if "buckets" in about:
+                raise ValueError("its ids are those of a rowwise.sharded.ShardedDynamicTable")
             names = [name for name in file.entries if name.startswith(_ID_ARRAY)]
             return cls.from_state(
                 DynamicState(

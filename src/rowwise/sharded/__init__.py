@@ -6,7 +6,8 @@ threads of one process.
 """
 
 from rowwise.sharded._buckets import Layout
+from rowwise.sharded._dynamic import ShardedDynamicTable
 from rowwise.sharded._exchange import Exchange, Pending, ThreadExchange
 from rowwise.sharded._table import ShardedTable
 
-__all__ = ["Exchange", "Layout", "Pending", "ShardedTable", "ThreadExchange"]
+__all__ = ["Exchange", "Layout", "Pending", "ShardedDynamicTable", "ShardedTable", "ThreadExchange"]

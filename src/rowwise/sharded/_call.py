@@ -18,6 +18,7 @@ Counts = NDArray[np.int64]
 KINDS = (
     "make", "lookup", "count", "change", "prefetch", "gradient", "update", "save", "load",
     "to_numpy", "slot", "update_counts", "last_update", "is_trained",
+    "observe", "find", "renew",
 )  # fmt: skip
 
 # What a rank may refuse, by the name that travels to the others.

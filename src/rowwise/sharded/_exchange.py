@@ -129,6 +129,16 @@ def all_gather_bytes(exchange: Exchange, data: bytes) -> list[bytes]:
     return [whole[end - n : end].tobytes() for end, n in zip(ends, lengths, strict=True)]
 
 
+def gather(exchange: Exchange, array: Array) -> Array | None:
+    """Return the arrays (n, ...) of all ranks, one after the other, on rank 0; else None."""
+    lengths = all_gather(exchange, np.array([len(array)]))[:, 0].tolist()
+    first = exchange.rank == 0
+    none = [0] * exchange.ranks
+    sent = [len(array), *none[1:]]
+    whole = all_to_all(exchange, np.ascontiguousarray(array), sent, lengths if first else none)
+    return whole if first else None
+
+
 def all_reduce(exchange: Exchange, array: Array, ufunc: np.ufunc = np.add) -> Array:
     """Return the sums (n,) over all ranks; each rank sums its share of the numbers."""
     share = -(-len(array) // exchange.ranks)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,11 @@ _AT_ONCE = 1 << 22  # bytes of an array that a rank handles at a time
 _POLYNOMIAL = 0xEDB88320  # of CRC-32, its bits reversed
 
 Ids = NDArray[np.int64]
+T = TypeVar("T")
 
 
-class _Spec(NamedTuple):
-    """An array that is in no one's memory as a whole."""
+class Spec(NamedTuple):
+    """An array that is in no one's memory as a whole, or in that of rank 0 alone."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -47,26 +48,45 @@ class _Spec(NamedTuple):
 # ---------------------------------------------------------------------- writing
 
 
-def save(store: ShardedStore, state: TableState, path: str | os.PathLike[str]) -> None:
-    """Write the table of which `state` is this rank's part; see `ShardedTable.save`."""
+def save(
+    store: ShardedStore,
+    state: TableState,
+    path: str | os.PathLike[str],
+    *,
+    arrays: Mapping[str, Any] | None = None,
+    about: Mapping[str, str] | None = None,
+) -> None:
+    """Write the table of which `state` is this rank's part; see `ShardedTable.save`.
+
+    Args:
+        store, state, path: what is written, and where.
+        arrays: that go into the same file; on ranks other than 0 a `Spec` of each will do.
+        about: strings that go with them, the same on every rank.
+    """
     first = store.exchange.rank == 0
     with store.collective("a save"), ExitStack() as stack:
         name, error = attempt(lambda: stack.enter_context(replacing(path)) if first else "")
         store.agree("save", error)
         temporary = all_gather_bytes(store.exchange, (name or "").encode())[0].decode()
-        _write(store, state, temporary)
+        _write(store, state, temporary, arrays or {}, about or {})
         _, error = attempt(stack.close)  # flushes and renames
     store.agree("save", error)
 
 
-def _write(store: ShardedStore, state: TableState, temporary: str) -> None:
-    own, others = row_arrays_of(state), other_arrays(state)
+def _write(
+    store: ShardedStore,
+    state: TableState,
+    temporary: str,
+    arrays: Mapping[str, Any],
+    about: Mapping[str, str],
+) -> None:
+    own, others = row_arrays_of(state), {**other_arrays(state), **arrays}
     specs: dict[str, Any] = {
-        name: _Spec(array.dtype, (store.layout.rows, *array.shape[1:]))
+        name: Spec(array.dtype, (store.layout.rows, *array.shape[1:]))
         for name, array in own.items()
     }
     specs = in_file_order({**specs, **others})
-    about, sums = describe(state), dict.fromkeys(specs, NO_SUM)
+    about, sums = {**describe(state), **about}, dict.fromkeys(specs, NO_SUM)
     begins = _begins(specs, len(make_header(specs, about, sums)))
     file, error = attempt(lambda: open_for_writing(temporary))
     store.agree("save", error)
@@ -136,12 +156,17 @@ def load(
     *,
     exchange: Exchange,
     scratch: Folder | None,
+    also: Callable[[Container], T] | None = None,
     **options: Any,
-) -> tuple[ShardedStore, TableState]:
+) -> tuple[ShardedStore, TableState, T | None]:
     """Read a table's file; see `ShardedTable.load`.
 
+    Args:
+        path, exchange, scratch, options: see there.
+        also: reads what else is in the file.
+
     Returns:
-        the store, and the state of this rank's part of it.
+        the store, the state of this rank's part of it, and what `also` returned.
     """
     with ExitStack() as stack:
 
@@ -168,7 +193,9 @@ def load(
         for name, array in big.items():
             failed = _read_rows(file, name, array, layout, exchange)
             error = error or failed
-        state = None
+        state = more = None
+        if error is None and also is not None:
+            more, error = attempt(lambda: _read_more(file, also))
         if error is None:
             state, error = attempt(lambda: _complete(file, big, scratch))
         agree(exchange, call, nothing, error)
@@ -177,7 +204,12 @@ def load(
     store = ShardedStore.from_local(
         lambda: HostStore.from_state(loaded), rows, exchange=exchange, **options
     )
-    return store, loaded
+    return store, loaded, more
+
+
+def _read_more(file: Container, also: Callable[[Container], T]) -> T:
+    with blaming(file):
+        return also(file)
 
 
 def _checksums(file: Container) -> dict[str, int]:

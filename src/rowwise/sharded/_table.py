@@ -19,7 +19,7 @@ from rowwise.rules import Rule
 from rowwise.sharded import _file
 from rowwise.sharded._exchange import Exchange
 from rowwise.sharded._store import Given, ShardedStore, attempt, refuse_table
-from rowwise.store import Folder, RowGradient
+from rowwise.store import Folder, RowGradient, TableState
 from rowwise.table import Floats, Table
 
 
@@ -296,10 +296,16 @@ class ShardedTable(Table):
         Raises:
             FileNotFoundError, DamagedFileError: see `Table.load`; on every rank.
         """
-        table = cls.__new__(cls)
-        table.store, state = _file.load(
+        store, state, _ = _file.load(
             path, exchange=exchange, scratch=scratch, sums=sums, parts=parts
         )
+        return cls.of(store, state)
+
+    @classmethod
+    def of(cls, store: ShardedStore, state: TableState) -> Self:
+        """Make the table of which a file's `store` and `state` are."""
+        table = cls.__new__(cls)
+        table.store = store
         table._learning_rate = check_learning_rate(state.learning_rate)
         table._vocabulary = state.vocabulary
         return table

@@ -19,11 +19,13 @@ from rowwise.torch._dynamic import DynamicEmbedding
 from rowwise.torch._embedding import Embedding
 from rowwise.torch._embedding_bag import EmbeddingBag
 from rowwise.torch._sharded import ShardedEmbedding, ShardedEmbeddingBag
+from rowwise.torch._sharded_dynamic import ShardedDynamicEmbedding
 
 __all__ = [
     "DynamicEmbedding",
     "Embedding",
     "EmbeddingBag",
+    "ShardedDynamicEmbedding",
     "ShardedEmbedding",
     "ShardedEmbeddingBag",
     "clip_grad_norm_",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -116,7 +117,7 @@ class DynamicEmbedding(torch.nn.Module):
     @torch.compiler.disable
     def forward(self, input: Any) -> torch.Tensor:
         """Return the vectors (..., D) of ids input (...,)."""
-        ids = _as_array(input)
+        ids = as_array(input)
         training = self.training and torch.is_grad_enabled() and self.weight.requires_grad
         if training:
             if self.weight.binding.mode != "sparse":
@@ -127,12 +128,13 @@ class DynamicEmbedding(torch.nn.Module):
             rows = self.dynamic.index.find(ids)
         vectors = lookup(self.weight, torch.from_numpy(rows), sparse=True)
         if training:
-            self._refuse_late_gradients(vectors)
+            dynamic = self.dynamic
+            refuse_late_gradients(vectors, lambda: dynamic.steps, dynamic.index.in_flight)
         return vectors.to(input.device) if isinstance(input, torch.Tensor) else vectors
 
     def has_row(self, ids: Any) -> torch.Tensor:
         """Return whether ids (...,) have a row of their own."""
-        return torch.from_numpy(self.dynamic.has_row(_as_array(ids)))
+        return torch.from_numpy(self.dynamic.has_row(as_array(ids)))
 
     def _bind_loaded_slots(self) -> None:
         """Bring slots that the optimizer loaded to the table, before rows are renewed there."""
@@ -140,19 +142,6 @@ class DynamicEmbedding(torch.nn.Module):
         state = optimizer.state.get(self.weight)
         if state and not has_slots(self.weight, state):
             bind_slots(self.weight, optimizer.rule_of(self.weight), state)
-
-    def _refuse_late_gradients(self, vectors: torch.Tensor) -> None:
-        dynamic, step = self.dynamic, self.dynamic.steps
-
-        def check(_: torch.Tensor) -> None:
-            late = dynamic.steps - step
-            if late >= dynamic.index.in_flight:
-                raise RuntimeError(
-                    f"the gradient of a batch comes {late} steps after its forward pass, and "
-                    f"in_flight={dynamic.index.in_flight}: its rows may have gone to other ids"
-                )
-
-        vectors.register_hook(check)
 
     # ------------------------------------------------------------------ state
 
@@ -208,5 +197,21 @@ class DynamicEmbedding(torch.nn.Module):
         return ", ".join(f"{name}={value!r}" for name, value in given.items())
 
 
-def _as_array(ids: Any) -> Any:
+def refuse_late_gradients(vectors: torch.Tensor, steps: Callable[[], int], in_flight: int) -> None:
+    """Let the backward pass of vectors raise once their rows may have gone to other ids."""
+    step = steps()
+
+    def check(_: torch.Tensor) -> None:
+        late = steps() - step
+        if late >= in_flight:
+            raise RuntimeError(
+                f"the gradient of a batch comes {late} steps after its forward pass, and "
+                f"in_flight={in_flight}: its rows may have gone to other ids"
+            )
+
+    vectors.register_hook(check)
+
+
+def as_array(ids: Any) -> Any:
+    """Return ids as NumPy's, if they are a tensor."""
     return ids.detach().cpu().numpy() if isinstance(ids, torch.Tensor) else ids
