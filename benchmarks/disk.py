@@ -19,7 +19,7 @@ import numpy as np
 
 import rowwise
 
-STEPS, SKIPPED, IN_MEMORY = 14, 6, 1_000_000
+STEPS, SKIPPED, IN_MEMORY = 40, 10, 1_000_000
 
 
 def zipf(rng: np.random.Generator, rows: int, batch: int) -> np.ndarray:
@@ -34,7 +34,7 @@ def seconds(
     before: Callable[[np.ndarray], object],
     model: float | None = None,
 ) -> float:
-    """Return the median time of a step; `before` is called with each batch, and not counted.
+    """Return the mean time of a step; `before` is called with each batch, and not counted.
 
     With `model`, the step has a model that takes so many seconds, not counted, between lookup and
     update, and the next batch is prefetched meanwhile.
@@ -50,7 +50,7 @@ def seconds(
             time.sleep(model)
         table.update(ids, gradients)
         times.append(time.perf_counter() - begin - (model or 0.0))
-    return float(np.median(times[SKIPPED:]))
+    return float(np.mean(times[SKIPPED:]))
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def main() -> None:
             batches = [draw(rows) for _ in range(STEPS)]
             taken = seconds(table, batches, before, 2 * limit if ahead else None)
             if not ahead:
-                missing = float(np.median(cold[SKIPPED:]))
+                missing = float(np.mean(cold[SKIPPED:]))
                 limit = missing / reads
             print(
                 f"{name + (', prefetched' if ahead else ''):32}{1e3 * taken:>8.0f}{missing:>12,.0f}"

@@ -24,17 +24,18 @@ namespace rowwise {
 namespace {
 
 constexpr int64_t kRecordsPerTurn = 16;  // that a thread takes, and moves at once where it can
-constexpr std::size_t kAlignment = 4096;
+constexpr int64_t kAlignment = 4096;
 
 struct Free {
     void operator()(std::byte* memory) const {
-        ::operator delete(memory, std::align_val_t{kAlignment});
+        ::operator delete(memory, std::align_val_t{static_cast<std::size_t>(kAlignment)});
     }
 };
 using Aligned = std::unique_ptr<std::byte, Free>;
 
 Aligned aligned(std::size_t bytes) {
-    void* memory = ::operator new(bytes, std::align_val_t{kAlignment}, std::nothrow);
+    const std::align_val_t alignment{static_cast<std::size_t>(kAlignment)};
+    void* memory = ::operator new(bytes, alignment, std::nothrow);
     return Aligned(static_cast<std::byte*>(memory));
 }
 
@@ -74,66 +75,109 @@ int move_bytes(int file, std::byte* memory, int64_t bytes, int64_t at, bool writ
     return 0;
 }
 
-}  // namespace
+int64_t rounded_up(int64_t bytes, int64_t block) {
+    return (bytes + block - 1) / block * block;
+}
 
-int move_records(int file, std::span<const RecordPart> parts, int64_t stride,
-                 std::span<const int64_t> rows, std::span<const int64_t> frames, int depth,
-                 bool write) {
-    const auto n = static_cast<int64_t>(rows.size());
-    const auto room = (static_cast<std::size_t>(stride * kRecordsPerTurn) + kAlignment - 1) /
-                      kAlignment * kAlignment;
-    std::atomic<int64_t> next{0};
-    std::atomic<int> failed{0};
-    // Records that lie side by side in the file: rows[begin] and those after it.
-    const auto move = [&](std::byte* records, int64_t begin, int64_t count) {
-        const auto each_part = [&](auto&& copy) {
-            for (int64_t i = 0; i < count; ++i) {
-                std::byte* at = records + i * stride;
-                for (const RecordPart& part : parts) {
-                    copy(at, part.memory + part.bytes * frames[begin + i], part.bytes);
-                    at += part.bytes;
-                }
-            }
-        };
-        if (write)
-            each_part([](std::byte* at, const std::byte* of, int64_t bytes) {
-                std::memcpy(at, of, static_cast<std::size_t>(bytes));
-            });
-        const int64_t at = rows[begin] * stride;
-        if (const int error = move_bytes(file, records, count * stride, at, write)) return error;
-        if (!write)
-            each_part([](const std::byte* at, std::byte* of, int64_t bytes) {
-                std::memcpy(of, at, static_cast<std::size_t>(bytes));
-            });
-        return 0;
-    };
-    const auto work = [&] {
-        const Aligned records = aligned(room);
-        if (records == nullptr) {
-            failed = ENOMEM;
-            return;
-        }
-        std::memset(records.get(), 0, room);
-        while (failed == 0) {
-            const int64_t first = next.fetch_add(kRecordsPerTurn);
-            if (first >= n) return;
-            const int64_t last = std::min(n, first + kRecordsPerTurn);
-            for (int64_t begin = first, end; begin < last; begin = end) {
-                for (end = begin + 1; end < last && rows[end] == rows[end - 1] + 1;) ++end;
-                if (const int error = move(records.get(), begin, end - begin)) failed = error;
-            }
-        }
-    };
-    const int64_t useful = (n + kRecordsPerTurn - 1) / kRecordsPerTurn;
+// Calls work() on up to `depth` threads at once, of which this is one.
+template <class Work>
+void share(int64_t depth, const Work& work) {
     std::vector<std::thread> others;
     try {
-        for (int64_t t = 1; t < std::min<int64_t>(depth, useful); ++t) others.emplace_back(work);
+        for (int64_t t = 1; t < depth; ++t) others.emplace_back(work);
     } catch (const std::system_error&) {
         // fewer do the work
     }
     work();
     for (std::thread& other : others) other.join();
+}
+
+template <class Copy>
+void each_part(std::span<const RecordPart> parts, int64_t frame, const Copy& copy) {
+    int64_t at = 0;
+    for (const RecordPart& part : parts) {
+        copy(part.memory + part.bytes * frame, at, static_cast<std::size_t>(part.bytes));
+        at += part.bytes;
+    }
+}
+
+void put(std::byte* home, const std::byte* source, const Moves& moves, int64_t stride) {
+    for (std::size_t i = 0; i < moves.slots.size(); ++i)
+        std::memcpy(home + moves.slots[i] * stride, source + moves.from[i],
+                    static_cast<std::size_t>(stride));
+}
+
+}  // namespace
+
+int read_records(const RecordFile& file, std::span<const RecordPart> parts,
+                 std::span<const int64_t> at, std::span<const int64_t> frames, int depth) {
+    const auto n = static_cast<int64_t>(at.size());
+    const int64_t room = rounded_up(file.stride * kRecordsPerTurn, kAlignment) + 2 * kAlignment;
+    std::atomic<int64_t> next{0};
+    std::atomic<int> failed{0};
+    // Records that lie side by side in the file: at[begin] and those after it.
+    const auto read = [&](std::byte* buffer, int64_t begin, int64_t count) {
+        const int64_t first = at[begin] / file.block * file.block;
+        const int64_t last = rounded_up(at[begin] + count * file.stride, file.block);
+        if (const int error = move_bytes(file.file, buffer, last - first, first, false))
+            return error;
+        for (int64_t i = begin; i < begin + count; ++i)
+            each_part(parts, frames[i], [&](std::byte* to, int64_t part, std::size_t bytes) {
+                std::memcpy(to, buffer + (at[i] - first) + part, bytes);
+            });
+        return 0;
+    };
+    share(std::min<int64_t>(depth, (n + kRecordsPerTurn - 1) / kRecordsPerTurn), [&] {
+        const Aligned buffer = aligned(static_cast<std::size_t>(room));
+        if (buffer == nullptr) {
+            failed = ENOMEM;
+            return;
+        }
+        while (failed == 0) {
+            const int64_t first = next.fetch_add(kRecordsPerTurn);
+            if (first >= n) return;
+            const int64_t last = std::min(n, first + kRecordsPerTurn);
+            for (int64_t begin = first, end; begin < last; begin = end) {
+                for (end = begin + 1; end < last && at[end] == at[end - 1] + file.stride;) ++end;
+                if (const int error = read(buffer.get(), begin, end - begin)) failed = error;
+            }
+        }
+    });
     return failed;
+}
+
+void pack_records(std::span<const RecordPart> parts, std::span<const int64_t> frames,
+                  std::span<const int64_t> to, std::byte* out) {
+    for (std::size_t i = 0; i < frames.size(); ++i)
+        each_part(parts, frames[i], [&](const std::byte* of, int64_t part, std::size_t bytes) {
+            std::memcpy(out + to[i] + part, of, bytes);
+        });
+}
+
+int write_pieces(const RecordFile& file, std::byte* memory, std::span<const int64_t> from,
+                 std::span<const int64_t> bytes, std::span<const int64_t> at, int depth) {
+    const auto n = static_cast<int64_t>(at.size());
+    std::atomic<int64_t> next{0};
+    std::atomic<int> failed{0};
+    share(std::min<int64_t>(depth, n), [&] {
+        for (int64_t i; failed == 0 && (i = next.fetch_add(1)) < n;)
+            if (const int error = move_bytes(file.file, memory + from[i], bytes[i], at[i], true))
+                failed = error;
+    });
+    return failed;
+}
+
+int merge_records(const RecordFile& file, Stretch home, Stretch log, const Moves& logged,
+                  const std::byte* fresh, const Moves& newest) {
+    const Aligned records = aligned(static_cast<std::size_t>(home.size));
+    const Aligned newer = aligned(static_cast<std::size_t>(std::max<int64_t>(log.size, 1)));
+    if (records == nullptr || newer == nullptr) return ENOMEM;
+    if (const int error = move_bytes(file.file, records.get(), home.size, home.at, false))
+        return error;
+    if (const int error = move_bytes(file.file, newer.get(), log.size, log.at, false)) return error;
+    put(records.get(), newer.get(), logged, file.stride);
+    put(records.get(), fresh, newest, file.stride);
+    return move_bytes(file.file, records.get(), home.size, home.at, true);
 }
 
 }  // namespace rowwise

@@ -14,13 +14,43 @@ struct RecordPart {
     int64_t bytes;
 };
 
-// Reads the records of rows[i] into frames frames[i] of the parts, or writes them from there. A
-// record takes `stride` bytes of the file, of which those beyond the parts are zeros. `depth`
-// requests are under way at once, each from a buffer that begins at a multiple of 4096, as a file
-// that bypasses the system's cache asks for. Returns 0, or the errno of a request that failed;
-// others may have been carried out then. A record that the file ends before is EIO.
-int move_records(int file, std::span<const RecordPart> parts, int64_t stride,
-                 std::span<const int64_t> rows, std::span<const int64_t> frames, int depth,
-                 bool write);
+// A file of records of `stride` bytes each, of which those beyond the parts are zeros. Where it
+// bypasses the system's cache, offsets, sizes and addresses of requests are multiples of `block`,
+// which is then 512 or 4096.
+struct RecordFile {
+    int file;
+    int64_t stride;
+    int64_t block;
+};
+
+// Reads the records that begin at bytes at[i] of the file into frames frames[i] of the parts, with
+// `depth` requests under way at once. Returns 0, or the errno of a request that failed; others may
+// have been carried out then. A record that the file ends before is EIO.
+int read_records(const RecordFile& file, std::span<const RecordPart> parts,
+                 std::span<const int64_t> at, std::span<const int64_t> frames, int depth);
+
+// Writes frames frames[i] of the parts as records, which begin at out + to[i].
+void pack_records(std::span<const RecordPart> parts, std::span<const int64_t> frames,
+                  std::span<const int64_t> to, std::byte* out);
+
+// Writes pieces of memory, bytes[i] at memory + from[i], to at[i] of the file, `depth` at once.
+// Returns 0, or an errno.
+int write_pieces(const RecordFile& file, std::byte* memory, std::span<const int64_t> from,
+                 std::span<const int64_t> bytes, std::span<const int64_t> at, int depth);
+
+// Records to put into a buffer: that at from[i] of a source becomes the one of number slots[i].
+struct Moves {
+    std::span<const int64_t> slots;
+    std::span<const int64_t> from;
+};
+
+// Reads `home.size` bytes of records, and the log of newer ones; puts into the first what the log
+// has of them, and what `fresh` has, which is newer still; and writes them where they were. A log of
+// no bytes is not read. Returns 0, or an errno.
+struct Stretch {
+    int64_t at, size;
+};
+int merge_records(const RecordFile& file, Stretch home, Stretch log, const Moves& logged,
+                  const std::byte* fresh, const Moves& newest);
 
 }  // namespace rowwise

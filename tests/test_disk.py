@@ -234,23 +234,66 @@ def test_a_failing_disk_is_an_error_of_the_step(tmp_path, monkeypatch):
     table = tables[1]
     cold = np.flatnonzero(table.store._frame_of < 0)[:20]
     with monkeypatch.context() as failing:
-        failing.setattr(_native, "move_records", lambda *_, **__: errno.EIO)
+        for call in ("read_records", "write_pieces", "merge_records"):
+            failing.setattr(_native, call, lambda *_: errno.EIO)
         with pytest.raises(OSError, match="rows of a table on disk: Input/output error"):
             table.update(cold, np.ones((20, DIM)))
-    move = _native.move_records
     with monkeypatch.context() as failing:
-        failing.setattr(
-            _native,
-            "move_records",
-            lambda *given, write, **depth: (
-                move(*given, write=write, **depth) if write else errno.EIO
-            ),
-        )
+        failing.setattr(_native, "read_records", lambda *_: errno.EIO)
         table.prefetch(cold)
         table.store._prefetching._thread.join()
     table.lookup(cold)
     train(tables, 10, seed=1)
     assert everything(table) == everything(tables[0])
+
+
+def test_logs_that_fill_up_are_merged_into_their_regions(tmp_path, monkeypatch):
+    tables = pair(tmp_path, "adamw", rows=3000, memory=60_000)
+    file, merges = tables[1].store._file, []
+    assert len(file._log_used) > 8
+
+    def merge(*given):
+        merges.append(given)
+        return merge_records(*given)
+
+    merge_records = _native.merge_records
+    monkeypatch.setattr(_native, "merge_records", merge)
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        for step in range(150):
+            ids = rng.integers(0, 3000, 100)
+            if step % 10 == 0:
+                tables[1].prefetch(ids)
+            assert tables[0].lookup(ids).tobytes() == tables[1].lookup(ids).tobytes()
+            for table in tables:
+                table.update(ids, np.ones((100, DIM)), 0.01)
+        assert file._log_used.any()
+        tables[1].save(tmp_path / "table")  # in the order of rows
+        assert not file._log_used.any()
+        assert everything(Table.load(tmp_path / "table")) == everything(tables[0])
+    assert len(merges) > 100
+
+
+@pytest.mark.parametrize("call", ["write_pieces", "merge_records"])
+def test_what_the_disk_does_not_take_is_kept_until_it_does(call, tmp_path, monkeypatch):
+    tables = pair(tmp_path, rows=3000, memory=60_000)
+    rng = np.random.default_rng(0)
+    refused = []
+    for _ in range(20):
+        with monkeypatch.context() as failing:
+            failing.setattr(_native, call, lambda *_: errno.EIO)
+            for _ in range(8):
+                ids = rng.integers(0, 3000, 100)
+                try:
+                    tables[1].update(ids, np.ones((100, DIM)), 0.01)
+                except OSError as error:
+                    refused.append(str(error))
+                else:
+                    tables[0].update(ids, np.ones((100, DIM)), 0.01)
+        tables[1].lookup(ids)
+    assert len(refused) > 20
+    assert set(refused) == {"[Errno 5] writing rows of a table on disk: Input/output error"}
+    assert everything(tables[1]) == everything(tables[0])
 
 
 def test_a_forked_child_leaves_its_parents_rows_alone(tmp_path):

@@ -159,7 +159,7 @@ DISK_ROWS = 300
 
 def trained_on_a_disk(rule):
     """Return a table whose cache holds a few of its rows."""
-    table = rowwise.Table(DISK_ROWS, 3, rule, seed=0, scratch=".", memory=9_000)
+    table = rowwise.Table(DISK_ROWS, 3, rule, seed=0, scratch=".", memory=10_000)
     assert len(table.store._row_of) < DISK_ROWS / 2
     for row in range(0, DISK_ROWS, 37):
         table.update([row, row + 3], np.ones((2, 3)))
@@ -193,6 +193,22 @@ def test_rows_on_a_disk_are_changed_or_not(change, tmp_path, monkeypatch):
         return False
 
     assert_happened_or_not(change, "adam", interrupted, 1, trained_on_a_disk)
+
+
+def test_rows_on_a_disk_interrupted_at_every_seventh_line_are_changed_or_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cold = np.arange(50, 80)  # for which others are written
+
+    def change(table):
+        table.update(cold, np.ones((len(cold), 3)))
+
+    assert_happened_or_not(
+        change,
+        "adam",
+        lambda number, table: interrupted_at(7 * number, lambda: change(table)),
+        20,
+        trained_on_a_disk,
+    )
 
 
 # ---------------------------------------------------------------------- ids that get rows

@@ -23,9 +23,12 @@ from rowwise.store._records import RecordFile
 from rowwise.store._state import TableState
 
 _MOST_STEPS = 65_535  # steps that the clock remembers
-_NEVER = 0  # the era of a row that was never written: it still has what it started with
-_BOOKKEEPING = 4 + 4  # bytes of each row, cached or not
+# The era of a row on the disk: it was never written, and still has what it started with; or the
+# clock started anew since; or not.
+_NEVER, _PAST, _PRESENT = 0, 1, 2
+_BOOKKEEPING = 4 + 4 + 1  # bytes of each row, cached or not
 _FRAME_BOOKKEEPING = 8 + 8 + 1 + 1
+_FRAMES_AT_ONCE = 8  # one in so many frames may be on its way to the disk
 
 
 class DiskStore:
@@ -76,12 +79,15 @@ class DiskStore:
     def _open(self, dim: int, rule: Rule | None) -> None:
         _refuse_dense(rule)
         slots = len(rule.slot_names) if rule else 0
-        record = dim * 4 * (1 + slots) + ROW_STATE.itemsize
-        each = record + _FRAME_BOOKKEEPING
-        frames = min(self._rows, (self._memory - self._rows * _BOOKKEEPING) // each)
+        slot_dim = rule.slot_dim(dim) if rule else 0
+        record = 4 * (dim + slots * slot_dim) + ROW_STATE.itemsize
+        each = record + _FRAME_BOOKKEEPING + record // _FRAMES_AT_ONCE
+        # A region and its log are in memory when they are written in order.
+        region, room = self._memory // 32, self._memory * 15 // 16
+        frames = min(self._rows, (room - self._rows * _BOOKKEEPING) // each)
         least = min(self._rows, 4096 // record + 1)
         if frames < least:
-            needed = self._rows * _BOOKKEEPING + least * each
+            needed = -(-16 * (self._rows * _BOOKKEEPING + least * each) // 15)
             raise MemoryError(
                 f"memory={self._memory:,} bytes leave no room for rows beside the bookkeeping of "
                 f"{self._rows:,}; give at least {needed:,}"
@@ -89,15 +95,16 @@ class DiskStore:
         self._cache = HostStore(frames, dim, rule)
         state = self._cache.state()
         self._arrays: list[NDArray[Any]] = [state.weights, *state.slots, state.row_states]
-        self._file = RecordFile(self._scratch, self._rows, self._arrays)
+        self._file = RecordFile(self._scratch, self._rows, self._arrays, region)
+        self._at_once = max(1, frames // _FRAMES_AT_ONCE)
         self._frame_of = np.full(self._rows, -1, np.int32)
-        self._era_of = np.full(self._rows, _NEVER, np.uint32)
+        self._era_of = np.full(self._rows, _NEVER, np.uint8)
         self._row_of = np.full(frames, -1, np.int64)
         self._tick_of = np.zeros(frames, np.uint64)  # when it was last used
         self._used = np.zeros(frames, np.bool_)  # since the hand last passed
         self._dirty = np.zeros(frames, np.bool_)
         self._hand = self._tick = 0
-        self._era, self._steps_in_era, self._epsilon_factor = 1, 0, 0.0
+        self._steps_in_era, self._epsilon_factor = 0, 0.0
 
     # ------------------------------------------------------------------ what it is
 
@@ -125,7 +132,7 @@ class DiskStore:
     def memory_bytes(self) -> int:
         """Bytes in memory."""
         own = (self._frame_of, self._era_of, self._row_of, self._tick_of, self._used, self._dirty)
-        return self._cache.nbytes + sum(array.nbytes for array in own)
+        return self._cache.nbytes + sum(array.nbytes for array in own) + self._file.memory_bytes
 
     @property
     def version(self) -> int:
@@ -178,8 +185,8 @@ class DiskStore:
     def prefetch(self, ids: Ids) -> None:
         """Begin to read rows ids (...,) that are not in memory, while others are trained.
 
-        Calls that need these rows wait for them, and so does the next prefetch. A batch that is too
-        large for the cache is left alone.
+        Calls that need these rows wait for them, and so does the next prefetch. Of a batch that is
+        too large for the cache a part is read.
 
         Raises:
             IndexError: an id outside the table.
@@ -187,12 +194,14 @@ class DiskStore:
         check_range(ids, self._rows)
         with self._lock:
             self._finish_prefetch()
-            missing = np.unique(ids[self._frame_of[ids] < 0])
-            if not missing.size or 2 * missing.size > len(self._row_of):
+            missing = np.unique(ids[self._frame_of[ids] < 0])[: self._at_once]
+            if not missing.size:
                 return
             self._tick += 1
+            places = self._file.places(missing)
             frames = self._free_frames(missing.size)
-            self._prefetching = _Prefetch(self, missing, frames)
+            self._prefetching = _Prefetch(self, missing, places, frames)
+            self._prefetching.start()
 
     # ------------------------------------------------------------------ gradients
 
@@ -290,7 +299,9 @@ class DiskStore:
             finally:
                 # The clock starts anew. Rows on the disk keep their last steps, of the old era.
                 if native.clocks > clocks:
-                    self._era, self._steps_in_era, self._epsilon_factor = self._era + 1, 0, 0.0
+                    self._steps_in_era, self._epsilon_factor = 0, 0.0
+                    # Every row was written: none is of an era before the last.
+                    np.minimum(self._era_of, _PAST, out=self._era_of)
 
     def renew(self, ids: Ids, starts: Floats) -> None:
         """Start rows of distinct ids (n,) anew with starts (n, dim): fresh slots, no updates."""
@@ -420,7 +431,7 @@ class DiskStore:
         since the clock started anew, are written first.
         """
         with self._lock:
-            stale = np.flatnonzero(self._era_of != self._era)
+            stale = np.flatnonzero(self._era_of != _PRESENT)
             for part in _parts(stale.size, len(self._row_of)):
                 self._dirty[self._frames(stale[part])] = True
             self._flush()
@@ -490,15 +501,17 @@ class DiskStore:
             missing = np.unique(ids[absent])
             if missing.size + here.size > len(self._row_of):
                 self._check_room(np.unique(ids).size)
-            taken = self._free_frames(missing.size)
-            try:
-                self._load(missing, taken)
-            except BaseException:
-                self._row_of[taken] = -1
-                raise
-            self._publish(missing, taken)
+            # What makes room for one part is written while that part is read.
+            for part in _parts(missing.size, self._at_once):
+                self._bring(missing[part])
             frames = self._frame_of[ids]
         return frames.astype(np.int64)
+
+    def _bring(self, rows: Ids) -> None:
+        places = self._file.places(rows)
+        frames = self._free_frames(rows.size)
+        self._load(rows, places, frames)
+        self._publish(rows, frames)
 
     def _check_room(self, rows: int) -> None:
         if rows > len(self._row_of):
@@ -510,16 +523,19 @@ class DiskStore:
     def _free_frames(self, count: int) -> Ids:
         """Take frames from rows that were not used lately, whose changes are written back.
 
-        A hand goes round: it passes over frames that were used since it last came by, and those of
-        this turn.
+        A hand goes round: it passes over frames that were used since it last came by, those of
+        this turn, and those that rows are being read into.
         """
         frames, taken, total = len(self._row_of), [], 0
+        coming = None if self._prefetching is None else self._prefetching.frames
         passed = 0
         while total < count:
             if passed > 3 * frames:
                 raise MemoryError("the rows that are prefetched leave no room for a batch")
             window = (self._hand + np.arange(min(frames, 2 * (count - total) + 64))) % frames
-            loose = (self._tick_of[window] != self._tick) & (self._row_of[window] != _RESERVED)
+            loose = self._tick_of[window] != self._tick
+            if coming is not None:
+                loose &= ~np.isin(window, coming)
             free = loose & ~self._used[window]
             chosen = window[free][: count - total]
             last = len(window)
@@ -534,23 +550,28 @@ class DiskStore:
         found = np.concatenate(taken)
         self._write_back(found[self._dirty[found]])
         left = self._row_of[found]
-        self._frame_of[left[left >= 0]] = -1
-        self._row_of[found] = _RESERVED
+        left = left[(left >= 0) & (self._frame_of[left] == found)]  # not so after Ctrl-C
+        self._frame_of[left] = -1
+        self._row_of[found] = -1
         return found
 
     def _write_back(self, frames: Ids) -> None:
-        rows = self._row_of[frames]
-        self._file.write(rows, frames)
-        self._era_of[rows] = self._era
-        self._dirty[frames] = False
+        if not frames.size:
+            return
+        self._finish_prefetch()  # places that it reads may be written to
+        for part in _parts(frames.size, self._at_once):
+            rows = self._row_of[frames[part]]
+            self._file.write(rows, frames[part])
+            self._era_of[rows] = _PRESENT
+            self._dirty[frames[part]] = False
 
-    def _load(self, rows: Ids, frames: Ids) -> None:
-        """Bring the records of rows into frames that nobody else uses."""
+    def _load(self, rows: Ids, places: Ids, frames: Ids) -> None:
+        """Bring the records of rows, which are at places, into frames that nobody else uses."""
         era = self._era_of[rows]
         new = era == _NEVER
-        self._file.read(rows[~new], frames[~new])
+        self._file.read(places[~new], frames[~new])
         states = self._arrays[-1]
-        states["last_step"][frames[era != self._era]] = 0
+        states["last_step"][frames[era != _PRESENT]] = 0
         if new.any():
             starts = np.zeros((int(new.sum()), self.shape[1]), np.float32)
             fill_rows(starts, self._init, self._seed, rows[new])
@@ -564,13 +585,12 @@ class DiskStore:
         self._used[frames] = True
 
     def _finish_prefetch(self) -> None:
-        prefetch, self._prefetching = self._prefetching, None
+        prefetch = self._prefetching
         if prefetch is None:
             return
-        if prefetch.has_come():
+        if prefetch.has_come():  # else whoever needs these rows reads them, and gets the error
             self._publish(prefetch.rows, prefetch.frames)
-        else:  # whoever needs these rows reads them, and gets the error
-            self._row_of[prefetch.frames] = -1
+        self._prefetching = None
 
     def _slot_starts(self) -> tuple[float, ...]:
         return self.rule.slot_starts if self.rule else ()
@@ -621,16 +641,16 @@ class DiskStore:
         return values
 
 
-_RESERVED = -2  # in row_of: a frame that a row is being read into
-
-
 class _Prefetch:
     """Rows on their way from the disk into frames that nobody else uses."""
 
-    def __init__(self, store: DiskStore, rows: Ids, frames: Ids) -> None:
-        self.rows, self.frames = rows, frames
+    def __init__(self, store: DiskStore, rows: Ids, places: Ids, frames: Ids) -> None:
+        self.rows, self._places, self.frames = rows, places, frames
         self._read_all = False
         self._thread = threading.Thread(target=self._read, args=(store,), daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
         self._thread.start()
 
     @property
@@ -644,12 +664,13 @@ class _Prefetch:
 
     def has_come(self) -> bool:
         """Wait for the rows; return whether the disk gave them."""
-        self._thread.join()
+        if self._thread.ident is not None:  # Ctrl-C kept it from starting
+            self._thread.join()
         return self._read_all
 
     def _read(self, store: DiskStore) -> None:
         with suppress(OSError):
-            store._load(self.rows, self.frames)
+            store._load(self.rows, self._places, self.frames)
             self._read_all = True
 
 
