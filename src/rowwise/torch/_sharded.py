@@ -16,13 +16,14 @@ from rowwise._untrained import Untrained, check_untrained
 from rowwise.sharded import ShardedTable
 from rowwise.sharded._store import attempt, refuse_table
 from rowwise.text import Vocabulary
+from rowwise.torch._distant import check_place
+from rowwise.torch._distant_step import upcoming_step
 from rowwise.torch._group import exchange_of
 from rowwise.torch._lookup import whole_ids
 from rowwise.torch._pooled import bag_bounds, pool_vectors, without_padding
 from rowwise.torch._renorm import renormalize_rows
 from rowwise.torch._sharded_lookup import Lookup, Pool, PoolMax
 from rowwise.torch._sharded_state import put_state, take_state
-from rowwise.torch._sharded_step import upcoming_step
 from rowwise.torch._sharded_weight import ShardedWeight
 from rowwise.vectors import Coverage, pretrained_rows
 
@@ -68,7 +69,7 @@ class _Sharded(torch.nn.Module):
         def check() -> None:
             construct()
             check_untrained(untrained)
-            _check_place(torch.empty(0, device=place[0], dtype=place[1]))
+            check_place(torch.empty(0, device=place[0], dtype=place[1]), ShardedWeight.of)
 
         _, error = attempt(check)
         if isinstance(given, ShardedTable):
@@ -234,7 +235,7 @@ class _Sharded(torch.nn.Module):
         return torch.where(torch.from_numpy(mask)[..., None], torch.from_numpy(default), vectors)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        _check_place(fn(torch.empty(0)))
+        self.weight.check_place(fn(torch.empty(0)))
         weight = self._parameters.pop("weight")
         try:
             super()._apply(fn, recurse)
@@ -503,19 +504,6 @@ def _draw_normal(table: ShardedTable) -> None:
         table.store.write(block.numpy(), np.arange(start, stop))
         if stop == rows:
             break
-
-
-def _check_place(like: torch.Tensor) -> None:
-    """Refuse another dtype or device than that of a table's rows.
-
-    Raises:
-        RuntimeError: with both.
-    """
-    if like.dtype is not torch.float32 or like.device.type != "cpu":
-        raise RuntimeError(
-            f"a sharded embedding cannot become {like.dtype} on {like.device}: its rows are "
-            "float32 on the CPU; leave out device and dtype, and move the other modules one by one"
-        )
 
 
 def _sharing(options: dict[str, Any]) -> dict[str, Any]:

@@ -10,54 +10,70 @@ import torch
 
 from rowwise.sharded import ShardedTable
 from rowwise.sharded._batch import Request
+from rowwise.sharded._exchange import all_reduce
 from rowwise.sharded._store import OwnGradient, Pass
 from rowwise.store import RowGradient
+from rowwise.torch._distant import DistantWeight
 from rowwise.torch._lookup import rows_and_gradients
-
-_NOT_HERE = """{name} of a sharded embedding's weight: no process has all of its rows.
-Call the module for the vectors of ids, module.full_state_dict() for all rows, and step the weight
-with an optimizer of rowwise.torch.optim"""
 
 _LOCAL = """{name} of a sharded embedding's gradient, which is that of this process's batch alone;
 instead of torch.nn.utils.clip_grad_norm_ call rowwise.torch.clip_grad_norm_, which takes the norm
 over all processes"""
 
 
-class ShardedWeight(torch.Tensor):
+class ShardedWeight(DistantWeight):
     """The (rows, dim) weight of a sharded table, as a parameter without memory of its own.
 
     It has the shape of the whole table, and a gradient: that of this rank's batch, by row. Its
     values cannot be read or written as a tensor's.
 
     Attributes:
-        table: the sharded table.
         share: what a rank's gradient is multiplied with, as DDP does to dense ones: 1 / ranks, or
             1 where gradients are summed.
         exchanged: the gradient of this rank's rows, once `exchange` was called.
-        optimizer: the optimizer that steps it, weakly, or None.
-        resumes: whether the table was loaded, so that its next optimizer goes on with its slots.
     """
+
+    of = "a sharded embedding"
+    why = "no process has all of its rows"
+    instead = "module.full_state_dict() has all rows"
 
     table: ShardedTable
     share: float
     exchanged: OwnGradient | None
-    optimizer: weakref.ref[Any] | None
-    resumes: bool
+    _owner: weakref.ref[Any] | None
     _passes: list[Pass]
     _lengths: list[int]  # of the passes whose rows are in torch's own gradient
 
     def __new__(cls, table: ShardedTable, average: bool, requires_grad: bool = True) -> Self:
         """Make the parameter of a table."""
-        shape_only = torch.zeros(()).expand(table.shape)
-        self: Self = torch.Tensor._make_subclass(cls, shape_only, requires_grad)
-        self._is_param = True  # torch's own sign: isinstance(self, torch.nn.Parameter)
-        self.table, self.share = table, 1 / table.store.exchange.ranks if average else 1.0
-        self.optimizer = None
-        self.exchanged, self.resumes, self._passes, self._lengths = None, False, [], []
+        self = cls._over(table, requires_grad)
+        self.share = 1 / table.store.exchange.ranks if average else 1.0
+        self._owner = None
+        self.exchanged, self._passes, self._lengths = None, [], []
         return self
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        pass
+    # ------------------------------------------------------------------ steps
+
+    @property
+    def owner(self) -> Any:
+        """The optimizer that steps it, held weakly, or None."""
+        return None if self._owner is None else self._owner()
+
+    def attach(self, optimizer: Any) -> None:
+        """Make `optimizer` the one that steps it."""
+        self._owner = weakref.ref(optimizer)
+
+    def is_skipped(self, found_inf: float) -> bool:
+        """Return whether a gradient scaler found infinity on any rank; every rank calls it."""
+        exchange = self.table.store.exchange
+        return bool(all_reduce(exchange, np.array([found_inf]), np.maximum)[0])
+
+    def step(self, rate: float, iteration: int, factor: float) -> None:
+        """Make a step with the gradients of all ranks, times factor; every rank calls it."""
+        given: Any = self.passes() if self.exchanged is None else self.exchanged
+        if factor != 1.0:
+            given = _scaled(given, factor)
+        self.table.apply(given, rate, iteration=iteration, factor=factor)
 
     # ------------------------------------------------------------------ gradients
 
@@ -131,23 +147,6 @@ class ShardedWeight(torch.Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             self.grad, self._passes = hidden
 
-    # ------------------------------------------------------------------ torch's functions
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func == torch.Tensor.grad.__get__:
-            return args[0]._gradient()
-        if func in _GRADIENT_SETTERS:
-            args[0]._forget_gradient()
-        elif func is torch.full_like:  # of an optimizer's constructor, which makes a slot of it
-            return torch.full((), *args[1:]).expand(args[0].shape)
-        elif func not in _METADATA:
-            raise RuntimeError(_NOT_HERE.format(name=getattr(func, "__name__", str(func))))
-        with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **(kwargs or {}))
-
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"Parameter of {self.table!r}"
 
@@ -176,27 +175,10 @@ class ShardedGradient(torch.Tensor):
             return func(*args, **(kwargs or {}))
 
 
-_GRADIENT_SETTERS = (torch.Tensor.grad.__set__, torch.Tensor.grad.__delete__)
-
-# What can be asked of the parameter: questions of shape, and what autograd and modules do to it.
-_METADATA = {
-    getattr(torch.Tensor, name).__get__
-    for name in (
-        "shape", "dtype", "device", "layout", "ndim", "requires_grad", "is_leaf", "grad_fn",
-        "is_sparse", "is_cuda", "is_cpu", "is_meta", "is_quantized", "is_mkldnn", "is_nested",
-        "itemsize", "nbytes", "_version", "_backward_hooks", "is_mps", "is_xpu",
-    )
-} | {
-    getattr(torch.Tensor, name)
-    for name in (
-        "__hash__", "__len__", "size", "dim", "numel", "stride", "is_complex", "is_contiguous",
-        "is_floating_point", "element_size", "requires_grad_", "register_hook", "is_shared",
-        "register_post_accumulate_grad_hook",
-    )
-} | {
-    torch.Tensor.requires_grad.__set__, torch.Tensor.backward, torch.is_complex,
-    torch.is_floating_point, torch.autograd.grad, torch.autograd.backward,
-}  # fmt: skip
+def _scaled(gradient: Any, factor: float) -> Any:
+    if isinstance(gradient, list):
+        return [_scaled(part, factor) for part in gradient]
+    return gradient.with_values(gradient.values * np.float32(factor))
 
 
 def as_sparse(ids: Any, values: Any, shape: tuple[int, ...]) -> torch.Tensor:

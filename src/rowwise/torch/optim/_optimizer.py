@@ -12,16 +12,16 @@ from rowwise._binding import DenseFallback
 from rowwise.rules import Rule, pytorch
 from rowwise.store import BagGradient
 from rowwise.table import Table
+from rowwise.torch._distant_step import (
+    bind_distant,
+    distant_set_aside,
+    distant_weights,
+    step_distant,
+)
 from rowwise.torch._gradient import RowGradientTensor
 from rowwise.torch._lookup import rows_and_gradients
 from rowwise.torch._parameter import TableParameter
 from rowwise.torch._rules import Group, learning_rate, rule_of
-from rowwise.torch._sharded_step import (
-    bind_sharded,
-    sharded_set_aside,
-    sharded_weights,
-    step_sharded,
-)
 from rowwise.torch._weight import Weight, optimizers
 from rowwise.torch.optim._state import bind_slots, has_slots, release_slots
 
@@ -49,7 +49,7 @@ class TableOptimizer(_Base):
     def ensure_bound(self, group: Group) -> None:
         """Make this optimizer the owner of the group's embeddings."""
         optimizers.add(self)
-        bind_sharded(self, group)
+        bind_distant(self, group)
         for weight in _weights(group):
             weight.binding.attach(self, "dense")
             self._decide(weight, group, aloud=False)
@@ -81,8 +81,8 @@ class TableOptimizer(_Base):
             for group in self.param_groups:
                 for weight in _weights(group):
                     weight.grad = None
-                for sharded in sharded_weights(group):
-                    sharded.grad = None
+                for distant in distant_weights(group):
+                    distant.grad = None
         super().zero_grad(set_to_none)
 
     @torch.compiler.disable
@@ -112,14 +112,14 @@ class TableOptimizer(_Base):
         try:
             for weight, _, _, _ in sparse_steps:
                 weight.grad = None  # which torch's step passes over
-            with sharded_set_aside(self):
+            with distant_set_aside(self):
                 _unhooked(super().step)(self)
         finally:
             for weight, gradient, _, _ in sparse_steps:
                 weight.set_gradient(gradient)
         for entry in sparse_steps:
             self._step_table(*entry)
-        step_sharded(self)
+        step_distant(self)
         if first:
             self._order_state(known)
         return loss
