@@ -60,8 +60,10 @@ def fill_rows(
         _native.fill_uniform(weights, checked_seed(seed), -0.05, 0.05, ids=ids)
     elif name == "normal":
         _native.fill_normal(weights, checked_seed(seed), 0.0, 0.05, ids=ids)
+    elif name == "unit-normal":
+        _native.fill_normal(weights, checked_seed(seed), 0.0, 1.0, ids=ids)
     elif name != "zeros":
-        raise ValueError(f"init={name!r} is not 'uniform', 'normal' or 'zeros'")
+        raise ValueError(f"init={name!r} is not 'uniform', 'normal', 'unit-normal' or 'zeros'")
 
 
 def checked_seed(seed: int | None) -> int:

@@ -53,14 +53,14 @@ class Table:
         rule: a `Rule`, the name of one ("sgd", "rmsprop", "adagrad", "adam", "adamw"), or None for
             a table that is only read.
         init: what the rows start with: "uniform" (in -0.05..0.05), "normal" (deviation 0.05),
-            "zeros", an array (rows, dim), or a function of the shape that returns one. The rows of
-            an array count as trained.
+            "unit-normal" (deviation 1), "zeros", an array (rows, dim), or a function of the shape
+            that returns one. The rows of an array count as trained.
         seed: for "uniform" and "normal". A row's start depends on the seed and its id alone.
         scratch: a folder on a disk, in whose room the table then lies instead of in memory; for
             tables larger than that. It leaves no file behind.
         memory: with scratch, bytes of memory (a number, or "8GiB") for the rows used lately. The
             others are read from the disk row by row, many at once, where without it they are
-            pages of the system's. Layers of frameworks need a table without it.
+            pages of the system's.
 
     Raises:
         ValueError: rows or dim below 1, an unknown rule or init, an array of another shape.
@@ -507,9 +507,11 @@ class Table:
 
     def __repr__(self) -> str:
         words = "" if self._vocabulary is None else f", vocabulary={self._vocabulary!r}"
+        # To count them on a disk is a pass over it.
+        count = "" if self.store.device == "disk" else f", untrained={len(self.untrained())}"
         return (
-            f"Table(rows={self.rows}, dim={self.dim}, rule={self.rule!r}, steps={self.steps}, "
-            f"untrained={len(self.untrained())}{words})"
+            f"Table(rows={self.rows}, dim={self.dim}, rule={self.rule!r}, steps={self.steps}"
+            f"{count}{words})"
         )
 
     # ------------------------------------------------------------------ files and copies

@@ -140,6 +140,16 @@ class DiskStore:
         return self._writes
 
     @property
+    def scratch(self) -> Folder:
+        """The folder on whose disk the rows lie."""
+        return self._scratch
+
+    @property
+    def memory(self) -> int:
+        """Bytes of memory, at most."""
+        return self._memory
+
+    @property
     def slot_names(self) -> tuple[str, ...]:
         """Names of the rule's slots."""
         return self._cache.slot_names
@@ -345,9 +355,26 @@ class DiskStore:
                 self.materialize()
                 self._cache.set_rule(rule, keep_state=True)
                 self._writes += 1
+            elif self._is_untouched():
+                self._start_with(rule)
             else:
                 rows = np.arange(self._rows)
                 self._move(rows, rule, self._init, self._seed, keep_slots=False)
+
+    def _is_untouched(self) -> bool:
+        """Return whether all rows are what they start with."""
+        return not (self.steps or self._era_of.any() or self._dirty.any())
+
+    def _start_with(self, rule: Rule | None) -> None:
+        """Take a rule before anything was written: the old file makes room for the new one."""
+        before = self.rule
+        del self._file
+        try:
+            self._open(self.shape[1], rule)
+        except BaseException:
+            self._open(self.shape[1], before)
+            raise
+        self._writes += 1
 
     def remap(self, source_rows: Ids, init: Init, seed: int | None) -> None:
         """Make row i what row source_rows[i] was, with slots and counts; -1 makes a new row.
@@ -356,7 +383,7 @@ class DiskStore:
         """
         check_source_rows(source_rows, self._rows)
         if not isinstance(init, str):
-            raise ValueError("rows on a disk start by name: 'uniform', 'normal' or 'zeros'")
+            raise ValueError("rows on a disk start by name, such as 'normal' or 'zeros'")
         with self._lock:
             self._move(source_rows, self.rule, init, checked_seed(seed), keep_slots=True)
 

@@ -9,6 +9,7 @@ import torch
 
 from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
+from rowwise.store import Folder
 from rowwise.text._vocabulary import Vocabulary
 from rowwise.torch._lookup import is_exporting, lookup, with_untrained_filled
 from rowwise.torch._module import TableBacked
@@ -34,6 +35,9 @@ class Embedding(TableBacked, torch.nn.Embedding):
         sparse: whether the gradient is sparse under an optimizer of `torch.optim` too.
         untrained: what a row gives in evaluation (`module.eval()`) that was never trained: "as-is",
             "zeros", "mean" (of the rows trained) or "error"; see `rowwise.Table.lookup`.
+        scratch, memory: for rows on a disk, of which those used lately are in memory; see
+            `rowwise.Table` and docs/larger-than-memory.md. Rows start normal with deviation 1, by
+            numbers of their own.
         device, dtype: on the CPU and in float32 the rows lie on a table; else the module is
             PyTorch's, with a warning.
 
@@ -68,14 +72,17 @@ class Embedding(TableBacked, torch.nn.Embedding):
         norm_type: float = 2.0,
         scale_grad_by_freq: bool = False,
         sparse: bool = False,
-        _weight: torch.Tensor | None = None,
+        _weight: Any = None,
         _freeze: bool = False,
         device: Any = None,
         dtype: Any = None,
         *,
         untrained: Untrained = "as-is",
+        scratch: Folder | None = None,
+        memory: int | str | None = None,
     ) -> None:
         check_untrained(untrained)
+        on_disk = scratch is not None or memory is not None
         super().__init__(
             num_embeddings,
             embedding_dim,
@@ -84,12 +91,15 @@ class Embedding(TableBacked, torch.nn.Embedding):
             norm_type,
             scale_grad_by_freq,
             sparse,
-            _weight,
+            None if on_disk else _weight,
             _freeze,
-            device,
+            "meta" if on_disk else device,
             dtype,
         )
-        self._finish_init(untrained, _weight)
+        if on_disk:
+            self._lie_on_disk(_weight, untrained, scratch, memory, (device, dtype), _freeze)
+        else:
+            self._finish_init(untrained, _weight)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]

@@ -9,7 +9,9 @@ import torch
 
 from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
+from rowwise.store import Folder
 from rowwise.text import Vocabulary
+from rowwise.torch._disk import DiskWeight
 from rowwise.torch._lookup import is_exporting, is_tracing, lookup, with_untrained_filled
 from rowwise.torch._module import TableBacked, is_ids
 from rowwise.torch._operator import embed
@@ -39,6 +41,9 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         include_last_offset: whether offsets end with the number of ids.
         padding_idx: a row that starts with zeros and is left out of its bags.
         untrained: as for `Embedding`: what a row gives in evaluation that was never trained.
+        scratch, memory: for rows on a disk, of which those used lately are in memory; see
+            `rowwise.Table` and docs/larger-than-memory.md. Rows start normal with deviation 1, by
+            numbers of their own.
         device, dtype: as for `Embedding`.
 
     Input shape:
@@ -67,15 +72,18 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         scale_grad_by_freq: bool = False,
         mode: str = "mean",
         sparse: bool = False,
-        _weight: torch.Tensor | None = None,
+        _weight: Any = None,
         include_last_offset: bool = False,
         padding_idx: int | None = None,
         device: Any = None,
         dtype: Any = None,
         *,
         untrained: Untrained = "as-is",
+        scratch: Folder | None = None,
+        memory: int | str | None = None,
     ) -> None:
         check_untrained(untrained)
+        on_disk = scratch is not None or memory is not None
         super().__init__(
             num_embeddings,
             embedding_dim,
@@ -84,13 +92,16 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
             scale_grad_by_freq,
             mode,
             sparse,
-            _weight,
+            None if on_disk else _weight,
             include_last_offset,
             padding_idx,
-            device,
+            "meta" if on_disk else device,
             dtype,
         )
-        self._finish_init(untrained, _weight)
+        if on_disk:
+            self._lie_on_disk(_weight, untrained, scratch, memory, (device, dtype))
+        else:
+            self._finish_init(untrained, _weight)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -162,6 +173,9 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         bags = (
             self._bags(input, offsets, per_sample_weights) if self._can_use_table(input) else None
         )
+        own = self._parameters.get("weight")
+        if bags is None and isinstance(own, DiskWeight):
+            own.refuse("PyTorch's own bags (scale_grad_by_freq, shapes that do not fit)")
         if bags is None:  # torch's own, errors included
             return super().forward(input, offsets, per_sample_weights)
         try:

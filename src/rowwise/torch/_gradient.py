@@ -77,7 +77,7 @@ class RowGradientTensor(torch.Tensor):
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         with torch._C.DisableTorchFunctionSubclass():
-            return repr(self.to_dense())
+            return repr(self._as_ordinary())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
         twin = memo[id(self)] = self.clone()
@@ -85,7 +85,11 @@ class RowGradientTensor(torch.Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            return self.to_dense().__reduce_ex__(protocol)
+            return self._as_ordinary().__reduce_ex__(protocol)
+
+    def _as_ordinary(self) -> torch.Tensor:
+        """Return what is shown, and sent to others; outside of dispatch."""
+        return self.to_dense()
 
 
 def as_row_gradient(gradient: torch.Tensor, parameter: torch.Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import Any, Self
 
@@ -10,8 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rowwise._init import Init, standard_normal
 from rowwise._untrained import Untrained
+from rowwise.store import Folder
 from rowwise.table import Table
-from rowwise.torch._lookup import is_exporting, is_tracing
+from rowwise.torch._disk import DiskWeight, weight_on_disk
+from rowwise.torch._lookup import is_exporting, is_tracing, whole_ids
 from rowwise.torch._operator import register
 from rowwise.torch._parameter import TableParameter, materialize, unrecorded
 from rowwise.torch._pretrained import pretrained_weight
@@ -34,6 +37,8 @@ class TableBacked(torch.nn.Module):
     untrained: Untrained = "as-is"
     pretrained: Any = None
     num_embeddings: int
+    embedding_dim: int
+    padding_idx: int | None
     sparse: bool
     scale_grad_by_freq: bool
     max_norm: float | None
@@ -57,6 +62,64 @@ class TableBacked(torch.nn.Module):
         register(self)
         if given is not None:
             self._mark_trained()
+
+    def _lie_on_disk(
+        self,
+        given: torch.Tensor | Table | None,
+        untrained: Untrained,
+        scratch: Folder | None,
+        memory: int | str | None,
+        place: tuple[Any, Any],
+        freeze: bool = False,
+    ) -> None:
+        """Complete a constructor that made a weight on the meta device; see `weight_on_disk`."""
+        shape = self.num_embeddings, self.embedding_dim
+        weight = weight_on_disk(shape, given, self.padding_idx, scratch, memory, place, freeze)
+        self.weight = weight
+        self._finish_init(untrained, None)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], *, scratch: Folder, memory: int | str, **options: Any
+    ) -> Self:
+        """Make a module on a disk from a table's file.
+
+        An optimizer that is made for the module goes on with the slots of the file and its count
+        of steps.
+
+        Args:
+            path: what `save` wrote, or `rowwise.Table.save`.
+            scratch, memory: see the module.
+            options: the module's other arguments.
+
+        Raises:
+            FileNotFoundError, DamagedFileError, MemoryError, OSError: see `rowwise.Table.load`.
+        """
+        table = Table.load(path, scratch=scratch, memory=memory)
+        module = cls(*table.shape, _weight=table, scratch=scratch, memory=memory, **options)  # type: ignore[call-arg]
+        module.weight.remember(path)
+        module.weight.resumes = True
+        return module
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the table with all that training needs to go on; see `rowwise.Table.save`."""
+        if isinstance(self.weight, DiskWeight):
+            self.weight.save(path)
+        else:
+            self.table.save(path)
+
+    def prefetch(self, *next_batch: torch.Tensor) -> None:
+        """Begin to read the next batch's rows, where they lie on a disk, while this one is trained.
+
+        No value depends on it.
+
+        Args:
+            next_batch: arguments of the next `forward`.
+
+        Raises:
+            IndexError, TypeError, ValueError: bad ids, see `rowwise.Table.lookup`.
+        """
+        self.table.prefetch(whole_ids(next_batch[0]).cpu().numpy())
 
     @classmethod
     def _pretrained(cls, embeddings: Any, freeze: bool, words: Any, **options: Any) -> Self:
@@ -93,6 +156,14 @@ class TableBacked(torch.nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         before = self._parameters.get("weight")
+        if isinstance(before, DiskWeight):
+            before.check_place(fn(torch.empty(0)))
+            del self._parameters["weight"]
+            try:
+                super()._apply(fn, recurse)
+            finally:
+                self._parameters["weight"] = before
+            return self
         dense = type(before) is torch.nn.Parameter and not before.is_meta
         super()._apply(fn, recurse)
         if "weight" in self._parameters:
@@ -110,16 +181,17 @@ class TableBacked(torch.nn.Module):
                 than the CPU, parametrized).
         """
         weight = self.weight
-        if not isinstance(weight, Weight):
+        if not isinstance(weight, Weight | DiskWeight):
             raise ValueError(
                 f"the weight is a {type(weight).__name__} of {weight.dtype} on {weight.device}, "
                 "not on a table: those are float32 parameters on the CPU"
             )
-        return weight.table
+        table: Table = weight.table
+        return table
 
     def __dir__(self) -> list[str]:
         """Return the attributes that can be read: who goes through them all meets no error."""
-        on_table = isinstance(self.weight, Weight)
+        on_table = isinstance(self.weight, Weight | DiskWeight)
         return [name for name in super().__dir__() if name != "table" or on_table]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,6 +218,8 @@ class TableBacked(torch.nn.Module):
                 f"untrained={self.untrained!r} cannot be scripted; use torch.export or "
                 'torch.jit.trace, or set module.untrained = "as-is" first'
             )
+        if isinstance(self.weight, DiskWeight):
+            self.weight.refuse("a script")
         if isinstance(self.weight, Weight):
             self.weight.fall_back_to_dense("torch.jit.script compiles PyTorch's own module")
         twin: torch.nn.Module = object.__new__(kind)
@@ -163,34 +237,86 @@ class TableBacked(torch.nn.Module):
         The weight stays the same parameter, its optimizer goes on; gradients are dropped. New
         rows start as PyTorch's do, from a normal distribution of deviation 1.
         """
-        self.table.grow(num_embeddings, init=_unit_normal(init, seed), seed=seed)
+        self.table.grow(num_embeddings, init=self._unit_normal(init, seed), seed=seed)
         self._rebind()
 
     def remap(self, source_rows: Any, *, init: Init = "normal", seed: int | None = None) -> None:
         """Make row i what row source_rows[i] was; -1 makes a new row; see `rowwise.Table.remap`."""
-        self.table.remap(source_rows, init=_unit_normal(init, seed), seed=seed)
+        self.table.remap(source_rows, init=self._unit_normal(init, seed), seed=seed)
         self._rebind()
+
+    def _unit_normal(self, init: Init, seed: int | None) -> Init:
+        if not (isinstance(init, str) and init == "normal"):
+            return init
+        if isinstance(self.weight, DiskWeight):
+            return "unit-normal"
+        return lambda shape: standard_normal(shape, seed)
 
     def _rebind(self) -> None:
         """Lie over the new memory of the table, and so do the slots in its optimizer's state."""
         weight = self.weight
         weight.grad = None  # of other rows
         weight.rebind(weight.table)
+        self.num_embeddings = weight.table.rows
+        if isinstance(weight, DiskWeight):
+            return
         state = {} if weight.binding.owner is None else weight.binding.owner.state.get(weight, {})
         for name in weight.table.slot_names:
             if isinstance(state.get(name), TableParameter):
                 state[name] = TableParameter(weight.table, name, requires_grad=False).detach()
-        self.num_embeddings = weight.table.rows
 
-    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
-        super()._load_from_state_dict(*args, **options)
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        weight = self._parameters.get("weight")
+        if isinstance(weight, DiskWeight):
+            destination[prefix + "weight.file"] = weight.saved_file()
+        else:
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, *args: Any, **options: Any
+    ) -> None:
+        weight = self._parameters.get("weight")
+        if isinstance(weight, DiskWeight):
+            self._load_on_disk(weight, state_dict, prefix, *args[2:])
+            return
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
         self._mark_trained()  # somebody trained what is in a file
+
+    def _load_on_disk(
+        self,
+        weight: DiskWeight,
+        state_dict: Any,
+        prefix: str,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Take the file that a state_dict names, or the values of a module in memory."""
+        file, values = state_dict.get(prefix + "weight.file"), state_dict.get(prefix + "weight")
+        if values is not None and tuple(values.shape) == weight.table.shape:
+            weight.table.store.write(values.detach().numpy())
+            weight.table.mark_trained()
+        elif values is not None:
+            error_msgs.append(
+                f"{prefix}weight has shape {tuple(values.shape)}, the table {weight.table.shape}"
+            )
+        elif file is None:
+            missing_keys.append(prefix + "weight.file")
+        else:
+            try:
+                weight.load(file)
+            except (OSError, ValueError) as error:
+                error_msgs.append(f"{prefix}weight: {error}")
 
     def _can_use_table(self, ids: Any) -> bool:
         """Return whether the table can answer; if not, its memory is brought up to date."""
         heed_torch()
         # Not self.weight: a parametrization computes that anew, and some change with each time.
         own = self._parameters.get("weight")
+        if isinstance(own, DiskWeight):
+            if is_tracing() or torch._C._are_functorch_transforms_active():
+                own.refuse("a trace, or a function transformed by torch.func,")
+            return True
         if not isinstance(own, Weight):
             self._warn_of_dense_steps(own)
         if own is None:
@@ -247,6 +373,8 @@ class TableBacked(torch.nn.Module):
     def _wants_sparse_gradient(self) -> bool:
         """Return whether the gradient of this forward pass is made sparse."""
         weight = self.weight
+        if isinstance(weight, DiskWeight):
+            return True
         weight.asked_sparse = self.sparse
         if self.sparse or weight.binding.mode == "dense":
             return self.sparse
@@ -260,18 +388,12 @@ class TableBacked(torch.nn.Module):
 
     def _expire_mean(self) -> None:
         """Let the mean of trained rows be computed anew where it may have changed unnoticed."""
-        if self.weight.memory.is_exposed:
+        if isinstance(self.weight, Weight) and self.weight.memory.is_exposed:
             self.weight.materialize()
 
     def _renormalize(self, ids: torch.Tensor) -> None:
         if self.max_norm is not None:
             renormalize(self.weight, ids, self.max_norm, self.norm_type)
-
-
-def _unit_normal(init: Init, seed: int | None) -> Init:
-    if not (isinstance(init, str) and init == "normal"):
-        return init
-    return lambda shape: standard_normal(shape, seed)
 
 
 def is_ids(ids: Any) -> bool:

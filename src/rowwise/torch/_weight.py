@@ -20,30 +20,15 @@ from rowwise.torch._parameter import TableMemory, TableParameter
 optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-class Weight(TableParameter):
-    """A table's weights as the parameter of a module, with the optimizer that steps it.
-
-    What a table cannot hold (another dtype or device, memory shared between processes) makes an
-    ordinary `torch.nn.Parameter` of it, in place.
-    """
+class SteppedByRow:
+    """Mixed into a parameter whose gradient may be one of rows, and of bags not yet summed."""
 
     binding: OptimizerBinding
     asked_sparse: bool = False  # whether the module was asked for sparse gradients
     bags: BagGradient | None = None  # a part of the gradient, not yet summed by row
-
-    def __new__(cls, data: Any = None, requires_grad: bool = True) -> Any:
-        """Return a `torch.nn.Parameter`: for `type(weight)(values)`, by which programs make one."""
-        return torch.nn.Parameter(data, requires_grad)
-
-    @classmethod
-    def over(cls, table: Table, requires_grad: bool = True) -> Weight:
-        """Return a parameter over the table's weights."""
-        return super().__new__(cls, table, None, requires_grad)
-
-    def _bind(self, memory: TableMemory) -> None:
-        super()._bind(memory)
-        if "binding" not in self.__dict__:
-            self.binding = OptimizerBinding()
+    table: Any
+    grad: Any
+    shape: Any
 
     def can_defer_bags(self, accumulation: Any) -> bool:
         """Return whether the next step takes the bags, and nobody sees this gradient before."""
@@ -85,6 +70,37 @@ class Weight(TableParameter):
                 "the gradient is dense: no optimizer of rowwise.torch.optim had this embedding "
                 "among its parameters at the forward pass"
             )
+
+    def sum_bags(self) -> Any:
+        """Return torch's gradient, in which the bags are summed by row; outside of dispatch."""
+        if self.bags is not None:
+            summed = self.table.store.coalesce(self.bags)
+            rows = sparse_rows(summed.ids, summed.values, tuple(self.shape))
+            self.grad = rows if self.grad is None else self.grad + rows
+            self.bags = None
+        return self.grad
+
+
+class Weight(SteppedByRow, TableParameter):
+    """A table's weights as the parameter of a module, with the optimizer that steps it.
+
+    What a table cannot hold (another dtype or device, memory shared between processes) makes an
+    ordinary `torch.nn.Parameter` of it, in place.
+    """
+
+    def __new__(cls, data: Any = None, requires_grad: bool = True) -> Any:
+        """Return a `torch.nn.Parameter`: for `type(weight)(values)`, by which programs make one."""
+        return torch.nn.Parameter(data, requires_grad)
+
+    @classmethod
+    def over(cls, table: Table, requires_grad: bool = True) -> Weight:
+        """Return a parameter over the table's weights."""
+        return super().__new__(cls, table, None, requires_grad)
+
+    def _bind(self, memory: TableMemory) -> None:
+        super()._bind(memory)
+        if "binding" not in self.__dict__:
+            self.binding = OptimizerBinding()
 
     def set_data(self, values: torch.Tensor) -> None:
         """Lie over the memory of `values`, as `data` is assigned; views of the old stay there."""
@@ -264,12 +280,7 @@ def sparse_rows(ids: Any, gradients: Any, shape: tuple[int, ...]) -> torch.Tenso
 
 def _gradient_of(weight: Any) -> Any:
     with torch._C.DisableTorchFunctionSubclass():
-        gradient, bags = weight.grad, weight.bags
-        if bags is not None:
-            summed = weight.table.store.coalesce(bags)
-            rows = sparse_rows(summed.ids, summed.values, tuple(weight.shape))
-            gradient = rows if gradient is None else gradient + rows
-            weight.grad, weight.bags = gradient, None
+        gradient = weight.sum_bags()
         if gradient is None or type(gradient) is not torch.Tensor or not gradient.is_sparse:
             return gradient
         if weight.asked_sparse and weight.binding.mode == "dense":

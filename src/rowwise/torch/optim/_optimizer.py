@@ -212,10 +212,16 @@ def _make_gradients_dense(optimizer: Any, args: Any, kwargs: Any) -> None:
 
     Gradients are kept by row where one of ours has the weight among its parameters, too.
     """
-    if isinstance(optimizer, TableOptimizer | torch.optim.SparseAdam):
+    if isinstance(optimizer, TableOptimizer):
         return
     if not type(optimizer).step.__module__.startswith("torch.optim."):
         return  # one that wraps ours may hand it the gradient
+    for group in optimizer.param_groups:
+        for distant in distant_weights(group):
+            if distant.grad is not None:
+                distant.refuse(f"a step of torch.optim.{type(optimizer).__name__}")
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        return
     for group in optimizer.param_groups:
         for weight in _weights(group):
             gradient = weight.grad
