@@ -27,8 +27,8 @@ if BACKEND != "jax":
 import jax
 
 from rowwise import rules
-from rowwise.keras._jax import host_callback
-from rowwise.keras._jax.step_formula import step_formula
+from rowwise.jax import _host_callback as host_callback
+from rowwise.jax._step_formula import step_formula
 
 IDS, ANSWERS = data()
 needs_handlers = pytest.mark.skipif(

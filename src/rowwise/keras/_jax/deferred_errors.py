@@ -1,102 +1,21 @@
-"""Errors that a JAX program meets, deferred for the trainer to raise.
-
-A program cannot raise an error that says what to do, and its state would be lost. So a trainer's
-program goes on with zeros, and gives back the state that it was given.
-"""
+"""Errors that Keras's programs meet, for the trainer to raise."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from rowwise import _native
+from rowwise.jax._deferred_errors import DeferredErrors
+from rowwise.jax._host_callback import call_table
 from rowwise.keras._ids import validate_ids_in_range
-from rowwise.keras._jax.host_callback import HostCallback, call_from_python, call_table
 
 # What a trainer that runs programs watches, and will raise errors of; None: no trainer runs.
 # Empty: the model was not built when the trainer began.
 running: ContextVar[list[Any] | None] = ContextVar("running", default=None)
-
-
-def defers_errors(method: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a method for a trainer's program: once there is an error, it writes zeros."""
-
-    @functools.wraps(method)
-    def deferring(self: DeferredErrors, out: Any, *arguments: Any) -> None:
-        try:
-            if not self.program.failed:
-                method(self, out, *arguments)
-        except Exception as error:
-            self._errors.append(error)
-            self.program.fail()
-        if self.program.failed:
-            out[...] = 0
-
-    return deferring
-
-
-class DeferredErrors:
-    """Mixed into what programs call on the host: its native calls and callbacks, and their errors.
-
-    Attributes:
-        shape: (rows, ...).
-        program: what programs call natively.
-    """
-
-    shape: Any
-    program: _native.Program
-
-    def forget_programs(self, path: str) -> None:
-        """Start without a program, and without an error; `path` names this in messages."""
-        self.program = _native.Program(path)
-        self._errors: list[Exception] = []
-        self._callbacks: dict[Any, HostCallback] = {}
-
-    def callback(self, method: str, *more: Any) -> HostCallback:
-        """Return a call of the host, the same one whenever it is asked for."""
-        return self._callbacks.setdefault((method, *more), HostCallback(self, method, *more))
-
-    def call(self, out: Any, method: str, *attributes_and_arrays: Any) -> None:
-        """Answer a program that calls the table by way of Python."""
-        attributes = [a for a in attributes_and_arrays if isinstance(a, tuple)]
-        arrays = attributes_and_arrays[len(attributes) :]
-        call_from_python(self.program, method, attributes, out, arrays)
-
-    def validate(self, out: Any, ids: Any) -> None:
-        """Write ids (...,) int32, all of them rows."""
-        out[...] = validate_ids_in_range(ids, self.shape[0])
-
-    def pop_errors(self) -> list[Exception]:
-        """Return the errors that programs have met, and forget them."""
-        errors = [self._explained(failure) for failure in self.program.pop_failures()]
-        errors += self._errors
-        self._errors = []
-        return errors
-
-    def _explained(self, failure: Any) -> Exception:
-        """Return the error of a failure that native code has recorded."""
-        kind, text, rate, iteration, dtype, shape, ids = failure
-        try:
-            if kind == "ids":
-                array = np.frombuffer(ids, jnp.dtype(dtype)).reshape(shape)
-                validate_ids_in_range(array, self.shape[0])
-            elif kind == "step":
-                self.check_step_params(rate, iteration)
-        except (IndexError, TypeError, ValueError) as error:
-            return error
-        return MemoryError(text) if kind == "memory" else RuntimeError(text)
-
-    def check_step_params(self, rate: float, iteration: int) -> None:
-        """Refuse a step that the table's rule does not make.
-
-        Raises:
-            ValueError: with the number that is out of bounds.
-        """
 
 
 class Rows(DeferredErrors):
@@ -106,6 +25,10 @@ class Rows(DeferredErrors):
         self.shape = shape
         self.forget_programs("")
         self.program.bind_rows(shape[0])
+
+    def check_ids(self, ids: Any) -> Any:
+        """Return ids (...,) as int64, all of them rows; errors say what a model does to ids."""
+        return validate_ids_in_range(ids, self.shape[0])
 
     def __reduce__(self) -> Any:
         return Rows, self.shape  # a copy of the variable has its own

@@ -17,18 +17,12 @@ from rowwise._untrained import (
     untrained_mask_and_default,
     untrained_mask_and_default_of_all,
 )
+from rowwise.jax._host_callback import call, call_table
 from rowwise.keras import _gradients
 from rowwise.keras._dynamic_variable import NO_INDEX
 from rowwise.keras._ids import validate_ids, validate_ids_in_range
 from rowwise.keras._jax.deferred_errors import Rows, running
-from rowwise.keras._jax.host_callback import call, call_table
-from rowwise.keras._jax.variable import (
-    DynamicVariable,
-    TableBacked,
-    TableVariable,
-    is_token,
-    next_order,
-)
+from rowwise.keras._jax.variable import DynamicVariable, TableBacked, TableVariable, is_token
 from rowwise.keras._scopes import cast_like_variable, exporting, is_symbolic_call, uncast_value
 
 supports_jit = True
@@ -82,7 +76,7 @@ def _rows(variable: Any, ids: Any) -> Any:
     if is_symbolic_call():
         return jnp.zeros((*ids.shape, *variable.shape[1:]), variable._dtype)
     if is_token(given):
-        return _rows_by_token(variable, given, ids)
+        return variable.looked_up(given, ids)
     if (
         isinstance(variable, TableBacked) and not variable.ready
     ):  # Keras makes the model's variables
@@ -90,24 +84,6 @@ def _rows(variable: Any, ids: Any) -> Any:
     if isinstance(variable, TableVariable) and given is None and not exporting.get():
         return _rows_now(variable, ids)
     return _rows_of_array(variable, uncast_value(variable), ids)
-
-
-def _rows_by_token(variable: TableVariable, token: Any, ids: Any) -> Any:
-    """Return vectors (..., D); the gradient of the token says which pass they are."""
-
-    @jax.custom_vjp
-    def look(token: Any, ids: Any) -> Any:
-        shape = (*ids.shape, variable.shape[1])
-        return call_table(variable, "lookup", shape, np.float32, token, ids)
-
-    order = next_order()
-
-    def backward(batch: Any, gradients: Any) -> Any:
-        token, ids = batch
-        return variable.pushed("push_rows", order, token, ids, gradients), None
-
-    look.defvjp(lambda *batch: (look(*batch), batch), backward)
-    return look(token, ids)
 
 
 def _rows_now(variable: TableVariable, ids: Any) -> Any:
@@ -192,30 +168,11 @@ def pool(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> Any:
     """
     given, state = () if weights is None else (weights,), variable.given
     if is_token(state) and not is_symbolic_call():
-        return _pooled_by_token(variable, state, ids, *given)
+        return variable.pooled(state, ids, *given)
     traced = any(isinstance(array, jax.core.Tracer) for array in (ids, *given))
     if traced or state is not None or is_symbolic_call():
         return None
     return jnp.asarray(_gradients.pool_bags(variable.table, *map(np.asarray, (ids, *given))))
-
-
-def _pooled_by_token(variable: TableVariable, token: Any, ids: Any, *weights: Any) -> Any:
-    @jax.custom_vjp
-    def look(token: Any, ids: Any, *weights: Any) -> Any:
-        shape = (*ids.shape[:-1], variable.shape[1])
-        return call_table(variable, "pool", shape, np.float32, token, ids, *weights)
-
-    order = next_order()
-
-    def backward(batch: Any, gradients: Any) -> Any:
-        token, ids, *weights = batch
-        back = (variable, "gradient_of_weights", ids.shape, np.float32, ids, gradients)
-        of_weights = [call_table(*back) for _ in weights]
-        pushed = variable.pushed("push_bags", order, token, ids, gradients, *weights)
-        return pushed, None, *of_weights
-
-    look.defvjp(lambda *batch: (look(*batch), batch), backward)
-    return look(token, ids, *weights)
 
 
 def random_state() -> dict[str, Any]:

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
+from rowwise.jax._host_callback import call_table
 from rowwise.keras._jax.deferred_errors import no_errors, watching
-from rowwise.keras._jax.host_callback import call_table
 from rowwise.keras._jax.variable import TableVariable, is_token, keep_tokens
 from rowwise.keras._optimizer import TableOptimizer
 from rowwise.rules import Rule
@@ -38,7 +38,7 @@ class _TableStep:
     @property
     def norm(self) -> Any:
         """The norm () of the gradient."""
-        return call_table(self.variable, "norm", (), np.float32, self.weights)
+        return self.variable.norm(self.weights)
 
     def scale(self, before: Any, after: Any) -> None:
         """Scale the gradient as a number was scaled."""

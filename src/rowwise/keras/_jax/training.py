@@ -17,9 +17,9 @@ import numpy as np
 from keras.src.backend.jax.trainer import JAXTrainer
 
 from rowwise._binding import DenseFallback
+from rowwise.jax._deferred_errors import DeferredErrors
 from rowwise.keras._ids import id_layers_in
 from rowwise.keras._jax.deferred_errors import (
-    DeferredErrors,
     Rows,
     forget_errors,
     has_errors,

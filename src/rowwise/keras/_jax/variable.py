@@ -6,7 +6,6 @@ token, a vector; whoever reads it there gets the whole array as well, by a call 
 
 from __future__ import annotations
 
-import itertools
 import warnings
 import weakref
 from contextvars import ContextVar
@@ -25,16 +24,15 @@ from rowwise._binding import DenseFallback
 from rowwise._ids import as_ids
 from rowwise._untrained import Untrained
 from rowwise._untrained import fill_untrained as fill
+from rowwise.jax._deferred_errors import defers_errors
+from rowwise.jax._host_callback import HostCallback, call
+from rowwise.jax._programs import CAPACITY, TableInPrograms, next_order
 from rowwise.keras._dynamic_variable import DynamicVariableBase
 from rowwise.keras._gradients import nonzero_rows
-from rowwise.keras._ids import validate_ids
+from rowwise.keras._ids import validate_ids, validate_ids_in_range
 from rowwise.keras._initial_values import Draw, Sampler
-from rowwise.keras._jax.deferred_errors import DeferredErrors, defers_errors
-from rowwise.keras._jax.host_callback import HostCallback, call, call_table
 from rowwise.keras._jax.initial_values import sampler
-from rowwise.keras._jax.step_formula import step_formula
 from rowwise.keras._variable import TableVariableBase, slot_shape
-from rowwise.rules import Rule
 from rowwise.store import in_memory
 from rowwise.table import Table
 
@@ -45,18 +43,10 @@ keep_tokens: ContextVar[bool] = ContextVar("keep_tokens", default=False)
 # Of the variables that a trainer is reading for its state: those of which it gets the token.
 read_as_tokens: ContextVar[frozenset[int]] = ContextVar("read_as_tokens", default=frozenset())
 
-CAPACITY: int = _native.PROGRAM_CAPACITY  # gradients that can wait at once
-_orders = itertools.count()
-
 
 def is_token(value: Any) -> bool:
     """Return whether a value in a state stands for a whole array."""
     return getattr(value, "ndim", None) == 1
-
-
-def next_order() -> int:
-    """Return a number for a lookup, one more for each that is traced."""
-    return next(_orders) % 2**31
 
 
 def map_tokens(
@@ -147,7 +137,7 @@ class TableBacked(keras.Variable):
         self.write_array(np.asarray(value))
 
 
-class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
+class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
     """The embeddings: a trainable (rows, dim) float32 variable on a `rowwise.Table`."""
 
     in_state_as_array = False  # whether a trainer's state holds the whole array
@@ -166,9 +156,7 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
     def table(self) -> Table:  # type: ignore[override]
         """The table, all steps made that were asked for."""
         jax.effects_barrier()
-        changed = self.program.pop_changed_rule()
-        if changed >= 0:
-            in_memory(self._table.store).rule = self._rules[changed]
+        self.restore_rule()
         return self._table
 
     def sampler(self, draw: Draw) -> Sampler | None:
@@ -186,11 +174,7 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
     def forget_optimizers(self) -> None:
         """Start without an optimizer."""
         super().forget_optimizers()
-        self.forget_programs(self._path)
-        in_memory(self._table.store).serve(self.program)
-        self.program.freeze_row(-1 if self._frozen_row is None else self._frozen_row)
-        self._rules: list[Rule] = []  # by the number that programs know them by
-        self.token_size = 1 + CAPACITY  # and one more each time that programs are made again
+        self.serve_programs(self._path, self._frozen_row)
         self._warned_of_loop = False
 
     @property
@@ -260,12 +244,6 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
             self.in_state_as_array = False
         self._table.store.write(values)
 
-    def token(self) -> Floats:
-        """Return (size,) the version, then zeros: the shape of a gradient."""
-        token = np.zeros(self.token_size, np.float32)
-        token[0] = self.program.version
-        return token
-
     def _array_in_a_program(self, token: Any) -> Any:
         """Return the whole array, differentiable: the gradient is one of all rows."""
 
@@ -280,64 +258,17 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
         )
         return read(token)
 
-    # ------------------------------------------------------ what a program asks for
-
-    def pushed(self, method: str, order: int, token: Any, *batch: Any) -> Any:
-        """Return the gradient of the token, which counts the pass that `method` pushes."""
-        # The order is an argument: where nothing is compiled, each pass has one of its own.
-        batch = (jnp.int32(order), token, *batch)
-        return call_table(self, method, (self.token_size,), np.float32, *batch, changes=True)
-
-    def stepped(
-        self,
-        rule: Rule,
-        clipvalue: float | None,
-        token: Any,
-        weights: Any,
-        *numbers: Any,
-    ) -> Any:
-        """Return the token after a step: numbers are (iteration, rate, whether now)."""
-        kinds = ("int32", "float32", "bool")
-        whole = (jnp.asarray(n, kind) for n, kind in zip(numbers, kinds, strict=True))
-        batch = (token, weights, *whole)
-        made_with = {
-            "rule": self._number_of(rule),
-            "clip": -1.0 if clipvalue is None else float(clipvalue),
-        }
-        return call_table(self, "step", token.shape, np.float32, *batch, changes=True, **made_with)
-
-    def discarded(self, token: Any, waiting: Any) -> Any:
-        """Return the token after no step; gradients with a weight in `waiting` wait on."""
-        return call_table(self, "discard", token.shape, np.float32, token, waiting, changes=True)
-
     def prepare_steps(self) -> None:
         """Tell native code what it may find in the steps to come: rule, gradients to be kept."""
         if self._table.rule is not None and self.binding.mode == "sparse":
-            self._number_of(self._table.rule)
+            self.number_of(self._table.rule)
         owner = self.binding.owner
         sums = [own.token() for who, own in self.accumulators.items() if who is not owner]
         self.program.hold(np.flatnonzero(np.any(sums, axis=0)).tolist() if sums else [])
 
-    def _number_of(self, rule: Rule) -> int:
-        """Return the number by which programs know the table's present rule."""
-        if rule not in self._rules:
-            self.program.add_rule(
-                rule.native(),
-                **rule.clock(),
-                **step_formula(rule),
-            )
-            self._rules.append(rule)
-        number = self._rules.index(rule)
-        self.program.use_rule(number)
-        return number
-
-    def check_step_params(self, rate: float, iteration: int) -> None:
-        """Refuse a step that the table's rule does not make.
-
-        Raises:
-            ValueError: with the number that is out of bounds.
-        """
-        self._table._step_params(rate, iteration)
+    def check_ids(self, ids: Any) -> Any:
+        """Return ids (...,) as int64, all of them rows; errors say what a model does to ids."""
+        return validate_ids_in_range(ids, self.shape[0])
 
     # ------------------------------------------------------ what Python then does
 
@@ -359,7 +290,7 @@ class TableVariable(TableVariableBase, DeferredErrors, TableBacked):
             for slot in slots.values():
                 slot.rebind(self._table)
         self.program.clear()
-        self.token_size += 1  # JAX compiles again where a size changes
+        self.token_size += 1  # JAX makes programs again where a size changes
         for accumulator in self.accumulators.values():
             accumulator.reset()
         store, before = in_memory(self._table.store), self.program.version
