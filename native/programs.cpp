@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <unordered_map>
 
+#include "finite.hpp"
 #include "threads.hpp"
 
 namespace rowwise {
@@ -20,13 +21,15 @@ namespace rowwise {
 namespace {
 
 // u_t of Nadam.
-double momentum_at(double beta_1, double t) { return beta_1 * (1.0 - 0.5 * std::pow(0.96, t)); }
+double momentum_at(double beta_1, double t, double decay) {
+    return beta_1 * (1.0 - 0.5 * std::pow(0.96, t * decay));
+}
 
 // U_t = u_1 ... u_t; 0 from where it is below 2^-80, as u_t <= beta_1.
-double momentum_product(double beta_1, int64_t t) {
+double momentum_product(double beta_1, int64_t t, double decay) {
     if (std::pow(beta_1, static_cast<double>(t)) < 0x1p-80) return 0.0;
     double product = 1.0;
-    for (int64_t i = 1; i <= t; ++i) product *= momentum_at(beta_1, static_cast<double>(i));
+    for (int64_t i = 1; i <= t; ++i) product *= momentum_at(beta_1, static_cast<double>(i), decay);
     return product;
 }
 
@@ -39,12 +42,15 @@ StepParams StepFormula::at(double rate, int64_t iteration) const {
     const double root = std::sqrt(1.0 - std::pow(beta_2, t));
     switch (kind) {
         case Kind::constant: break;
-        case Kind::rate: step.scale = rate; break;
+        case Kind::rate: step.scale = rate * scale; break;
+        case Kind::adam_hat: step.epsilon_factor = root; [[fallthrough]];
         case Kind::adam: step.scale = rate * root / (1.0 - std::pow(beta_1, t)); break;
         case Kind::adamax: step.scale = rate / (1.0 - std::pow(beta_1, t)); break;
         case Kind::nadam: {
-            const double now = momentum_at(beta_1, t), next = momentum_at(beta_1, t + 1);
-            const double product = momentum_product(beta_1, iteration), scaled = rate * root;
+            const double now = momentum_at(beta_1, t, momentum_decay);
+            const double next = momentum_at(beta_1, t + 1, momentum_decay);
+            const double product = momentum_product(beta_1, iteration, momentum_decay);
+            const double scaled = rate * root;
             step.scale = scaled * next / (1.0 - product * next);
             step.gradient_scale = scaled * (1.0 - now) / (1.0 - product);
             step.epsilon_factor = root;
@@ -73,6 +79,8 @@ std::size_t size_of(Dtype dtype) {
 
 namespace {
 
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
 int64_t count_of(std::span<const int64_t> shape) {
     int64_t count = 1;
     for (const int64_t axis : shape) count *= axis;
@@ -82,7 +90,7 @@ int64_t count_of(std::span<const int64_t> shape) {
 float float_of_half(uint16_t bits) {
     const int exponent = bits >> 10 & 31;
     const auto fraction = static_cast<float>(bits & 1023);
-    float value = std::numeric_limits<float>::quiet_NaN();
+    float value = kNan;
     if (exponent < 31)
         value = exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
     else if (fraction == 0)
@@ -132,10 +140,49 @@ double first_shared(Dtype dtype) {
     }
 }
 
-// Thrown for an array of ids of which one is no row.
-struct BadIds {
-    ProgramArray ids;
-};
+// Returns what is thrown for an array of ids of which one is no row.
+Failure bad_ids(const ProgramArray& ids) {
+    const char* bytes = static_cast<const char*>(ids.data);
+    return {Failure::Kind::ids,
+            "",
+            0,
+            0,
+            ids.dtype,
+            {ids.shape.begin(), ids.shape.end()},
+            {bytes, bytes + ids.size() * size_of(ids.dtype)}};
+}
+
+// Says which id is the first that is no row, as `outside` in src/rowwise/_ids.py does.
+std::string text_of_bad_ids(const Failure& failure, int64_t rows) {
+    std::vector<char> bytes = failure.bytes;
+    const ProgramArray ids{failure.dtype, bytes.data(), failure.shape};
+    std::string text = "ids must be integers";
+    each_kind(ids, [&](auto read) {
+        for (int64_t i = 0; i < ids.size(); ++i) {
+            const auto id = read(i);
+            if (id >= 0 && static_cast<uint64_t>(id) < static_cast<uint64_t>(rows)) continue;
+            std::string position;
+            int64_t rest = i;
+            for (std::size_t axis = ids.shape.size(); axis-- > 0; rest /= ids.shape[axis])
+                position = std::to_string(rest % ids.shape[axis]) +
+                           (position.empty() ? "" : ", " + position);
+            if (ids.shape.size() > 1) position = "(" + position + ")";
+            text = "id " + std::to_string(id) +
+                   (position.empty() ? "" : " at position " + position) +
+                   " is outside the table's " + std::to_string(rows) + " rows (0.." +
+                   std::to_string(rows - 1) +
+                   "); make the table larger, or map such ids to a row of their own";
+            return;
+        }
+    });
+    return text;
+}
+
+// The share of a strict table's checksum that pass number `pushed` has, in [1/2, 1).
+float share_of(int64_t pushed) {
+    const uint64_t mixed = static_cast<uint64_t>(pushed) * 0x9E3779B97F4A7C15u;
+    return 0.5f + static_cast<float>(mixed >> 41) * 0x1p-24f;
+}
 
 // Numbers as float32: those of the array itself, or of a copy.
 struct FloatArray {
@@ -333,6 +380,7 @@ void ProgramTable::run(int index, const ProgramCall& call) {
         const std::shared_lock open(open_);
         turn = turn_;
     }
+    std::optional<Failure> failure;
     std::unique_lock<ReentrantLock> writing;
     if (turn) writing = std::unique_lock(*turn);
     const std::shared_lock open(open_);
@@ -340,20 +388,15 @@ void ProgramTable::run(int index, const ProgramCall& call) {
     try {
         if (!failed() || method.run == &ProgramTable::step || method.run == &ProgramTable::discard)
             (this->*method.run)(call);
-    } catch (const BadIds& bad) {
-        const char* bytes = static_cast<const char*>(bad.ids.data);
-        record({Failure::Kind::ids,
-                "",
-                0,
-                0,
-                bad.ids.dtype,
-                {bad.ids.shape.begin(), bad.ids.shape.end()},
-                {bytes, bytes + bad.ids.size() * size_of(bad.ids.dtype)}});
+    } catch (Failure& refused) {
+        failure = std::move(refused);
     } catch (const std::bad_alloc&) {
-        record({Failure::Kind::memory, path_ + ": no memory for a batch's gradients"});
+        failure = Failure{Failure::Kind::memory, path_ + ": no memory for a batch's gradients"};
     } catch (const std::exception& error) {
-        record({Failure::Kind::other, path_ + ": " + error.what()});
+        failure = Failure{Failure::Kind::other, path_ + ": " + error.what()};
     }
+    if (failure && strict_) raise(*failure);
+    if (failure) record(std::move(*failure));
     if (!failed()) return;
     if (method.run == &ProgramTable::step)
         write_token(call.out);
@@ -368,6 +411,7 @@ void ProgramTable::bind(Table& table, std::shared_ptr<ReentrantLock> turn) {
     table_ = &table;
     turn_ = std::move(turn);
     rows_ = table.rows();
+    current_rule_ = -1;  // it may have any
 }
 
 void ProgramTable::bind_rows(int64_t rows) {
@@ -384,6 +428,12 @@ void ProgramTable::close() {
 void ProgramTable::set_frozen_row(int64_t row) {
     const std::unique_lock closed(open_);
     frozen_row_ = row;
+}
+
+void ProgramTable::set_strict(int64_t capacity) {
+    const std::unique_lock closed(open_);
+    strict_ = true;
+    capacity_ = capacity;
 }
 
 int64_t ProgramTable::add_rule(TrainingRule rule, StepFormula formula, bool supports_lazy) {
@@ -419,6 +469,19 @@ void ProgramTable::record(Failure failure) {
     fail();
 }
 
+void ProgramTable::raise(const Failure& failure) const {
+    switch (failure.kind) {
+        case Failure::Kind::ids: throw std::out_of_range(text_of_bad_ids(failure, rows_));
+        case Failure::Kind::step:
+            throw std::invalid_argument(
+                path_ + ": a step's learning rate is " + std::to_string(failure.rate) +
+                " and its number " + std::to_string(failure.iteration) +
+                "; the rate must be finite and not negative (Ftrl's above 0), the number at least "
+                "1");
+        default: throw std::runtime_error(failure.text);
+    }
+}
+
 std::vector<Failure> ProgramTable::pop_failures() {
     const std::lock_guard hold(mutex_);
     failed_ = false;
@@ -440,7 +503,7 @@ void ProgramTable::no_errors(const ProgramCall& call) {
 Buffer<int64_t> ProgramTable::row_ids(const ProgramArray& ids) const {
     const int64_t n = ids.size();
     Buffer<int64_t> rows(n);
-    if (ids.dtype == Dtype::boolean) throw BadIds{ids};
+    if (ids.dtype == Dtype::boolean) throw bad_ids(ids);
     bool good = true;
     each_kind(ids, [&](auto read) {
         const double shared = first_shared(ids.dtype);
@@ -456,24 +519,45 @@ Buffer<int64_t> ProgramTable::row_ids(const ProgramArray& ids) const {
             good &= static_cast<uint64_t>(rows[i]) < static_cast<uint64_t>(rows_);
         }
     });
-    if (!good) throw BadIds{ids};
+    if (!good) throw bad_ids(ids);
     return rows;
 }
 
+// Refuses a token that is not that of the table as it is now.
 void ProgramTable::check_version(const ProgramArray& token) const {
     const int64_t size = token.shape.back(), now = table_->version % kVersions;
     const auto* values = static_cast<const float*>(token.data);
-    for (int64_t i = 0; i < token.size(); i += size)
-        if (values[i] != static_cast<float>(now))
-            throw std::runtime_error("the state given is that of version " +
-                                     std::to_string(static_cast<int64_t>(values[i])) +
+    for (int64_t i = 0; i < token.size(); i += size) {
+        const bool present = values[i] == static_cast<float>(now);
+        if (present && !strict_) continue;
+        const bool whole =
+            values[i + size - 1] == static_cast<float>(static_cast<int64_t>(values[i]) % kTurns) &&
+            std::all_of(values + i + 1, values + i + size - 1,
+                        [](float value) { return value == 0; });
+        if (present && whole) continue;
+        const std::string was = std::to_string(static_cast<int64_t>(values[i]));
+        if (!strict_)
+            throw std::runtime_error("the state given is that of version " + was +
                                      " and the table is at " + std::to_string(now) +
                                      "; a table has one state, the present one");
+        throw std::runtime_error(
+            (whole && std::trunc(values[i]) == values[i]
+                 ? "the token given is that of version " + was + " and the table is at " +
+                       std::to_string(now) + "; a table has one state, the present one. "
+                 : std::string("the token given is none that the table has made. ")) +
+            "embedding.token() gives the token after a write, a load or an error. In training it "
+            "is that of the last step: what optax.apply_updates makes of the updates of "
+            "rowwise.jax.optimizer, with no other optimizer for it, and nothing around that scales "
+            "updates or drops them (for optax.MultiSteps there is rowwise.jax.multi_steps)");
+    }
 }
 
 void ProgramTable::write_token(const ProgramArray& out) const {
     std::memset(out.data, 0, out.size() * sizeof(float));
-    *static_cast<float*>(out.data) = static_cast<float>(table_->version % kVersions);
+    const int64_t now = table_->version % kVersions;
+    auto* values = static_cast<float*>(out.data);
+    values[0] = static_cast<float>(now);
+    if (strict_) values[out.size() - 1] = static_cast<float>(now % kTurns);
 }
 
 void ProgramTable::validate(const ProgramCall& call) {
@@ -509,23 +593,31 @@ void ProgramTable::gradient_of_weights(const ProgramCall& call) {
 int64_t ProgramTable::push(int64_t order, RowGradients gradients) {
     gradients = without(std::move(gradients), frozen_row_, table_->dim());
     const std::lock_guard hold(mutex_);
-    if (static_cast<int64_t>(pending_.size()) == kCapacity)
-        throw std::runtime_error("the gradients of " + std::to_string(kCapacity) +
-                                 " lookups wait for a step; apply them first, or look rows up "
-                                 "without taking gradients");
-    while (pending_.contains(1 + pushed_ % kCapacity)) ++pushed_;
-    const int64_t place = 1 + pushed_ % kCapacity;
+    if (static_cast<int64_t>(pending_.size()) == capacity_) {
+        if (!strict_)
+            throw std::runtime_error("the gradients of " + std::to_string(capacity_) +
+                                     " lookups wait for a step; apply them first, or look rows up "
+                                     "without taking gradients");
+        pending_.erase(std::ranges::min_element(
+            pending_, {}, [](const auto& entry) { return entry.second.order.second; }));
+    }
+    while (pending_.contains(1 + pushed_ % capacity_)) ++pushed_;
+    const int64_t place = 1 + pushed_ % capacity_;
     ++pushed_;
-    pending_[place] = {{order, pushed_}, std::move(gradients)};
+    pending_[place] = {{order, pushed_}, std::move(gradients), share_of(pushed_)};
     return place;
 }
 
 void ProgramTable::push_for(const ProgramCall& call, RowGradients gradients) {
     const auto order = static_cast<int64_t>(number(call.arguments[0]));
+    const bool finite = !strict_ || first_nonfinite(span_of(gradients.sums)) < 0;
     const int64_t place = push(order, std::move(gradients));
     const std::span<float> out = floats_out(call.out);
     std::fill(out.begin(), out.end(), 0.0f);
     out[place] = kWhole;
+    if (!strict_) return;
+    const std::lock_guard hold(mutex_);
+    out.back() = finite ? kWhole * pending_.at(place).share : kNan;
 }
 
 void ProgramTable::push_rows(const ProgramCall& call) {
@@ -567,7 +659,8 @@ RowGradients ProgramTable::weighted(std::span<const float> weights, bool distinc
     const std::lock_guard hold(mutex_);
     std::vector<std::pair<std::pair<int64_t, int64_t>, int64_t>> used;
     int64_t missing = 0, ids = 0;
-    for (std::size_t place = 1; place < weights.size(); ++place) {
+    const std::size_t end = weights.size() - (strict_ ? 1 : 0);
+    for (std::size_t place = 1; place < end; ++place) {
         if (weights[place] == 0) continue;  // a NaN is not zero
         const auto found = pending_.find(static_cast<int64_t>(place));
         if (found == pending_.end()) {
@@ -577,10 +670,15 @@ RowGradients ProgramTable::weighted(std::span<const float> weights, bool distinc
         used.emplace_back(found->second.order, found->first);
         ids += found->second.gradients.ids.size;
     }
-    if (missing)
+    if (missing && !(strict_ && weights.front() != 0))
         throw std::runtime_error(std::to_string(missing) +
                                  " of the gradients to be applied were computed before the "
-                                 "table's last step; a table keeps gradients for one step");
+                                 "table's last step; a table keeps gradients for one step" +
+                                 (strict_
+                                      ? ", and of lookups the latest " + std::to_string(capacity_) +
+                                            " (more with Embedding(..., pending=))"
+                                      : ""));
+    if (strict_) check_weights(weights);
     const auto factor = [&](int64_t place) { return double{weights[place]} / double{kWhole}; };
     if (used.size() == 1) {
         const int64_t place = used[0].second;
@@ -604,6 +702,33 @@ RowGradients ProgramTable::weighted(std::span<const float> weights, bool distinc
     if (distinct && ids)
         rows = table_->sum_gradients(table_->plan(span_of(rows.ids)), span_of(rows.sums));
     return rows;
+}
+
+// Refuses a strict table's weights that are no weighted sum of what passes gave.
+void ProgramTable::check_weights(std::span<const float> weights) const {
+    double expected = 0, size = 0;
+    bool good = weights.front() == 0;
+    for (const auto& [place, pending] : pending_) {
+        const float weight = weights[place];
+        if (weight == 0) continue;
+        // A NaN is a gradient that somebody has divided by a norm that is NaN.
+        good &= std::isnan(weight) ||
+                (weight >= kWhole / kLargestFactor && weight <= kWhole * kLargestFactor);
+        expected += double{weight} * double{pending.share};
+        size += weight;
+    }
+    const double given = weights.back();
+    good &=
+        std::isnan(given) || std::isnan(expected) || std::abs(given - expected) <= size * 0x1p-14;
+    if (!good)
+        throw std::runtime_error(
+            "a transformation that stands before rowwise.jax.optimizer has changed the gradient "
+            "of the table's token, and not by a factor of 2^-30 to 2^30 alone. What is not linear "
+            "(optax.clip, optax.adam and other optimizers, weight decay, a learning rate) belongs "
+            "into the first argument of rowwise.jax.optimizer, for the dense parameters, and into "
+            "the rule of the rows; for optax.clip_by_global_norm there is "
+            "rowwise.jax.clip_by_global_norm. (Or the gradient is older than the latest " +
+            std::to_string(capacity_) + " lookups: Embedding(..., pending=))");
 }
 
 RowGradients ProgramTable::summed(std::span<const float> weights) {
@@ -647,7 +772,7 @@ void ProgramTable::finite(const ProgramCall& call) {
     const RowGradients rows = weighted(FloatArray(call.arguments[0]).values, true, false);
     const bool good =
         std::all_of(rows.sums.begin(), rows.sums.end(), [](float g) { return std::isfinite(g); });
-    *static_cast<float*>(call.out.data) = good ? 1 : std::numeric_limits<float>::quiet_NaN();
+    *static_cast<float*>(call.out.data) = good ? 1 : kNan;
 }
 
 // ---------------------------------------------------------------------- steps
@@ -666,7 +791,7 @@ void ProgramTable::make_step(const ProgramCall& call, double rate, int64_t itera
     const KnownRule& known = rules_.at(call.rule);
     const bool divides_by_0 = rate == 0 && known.formula.divides_by_rate;
     if (!std::isfinite(rate) || rate < 0 || iteration < 1 || divides_by_0)
-        return record({Failure::Kind::step, "", rate, iteration});
+        throw Failure{Failure::Kind::step, "", rate, iteration};
     const bool clips = call.clip >= 0;
     const FloatArray weights(call.arguments[1]);
     RowGradients rows = weighted(weights.values, clips, true);

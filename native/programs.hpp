@@ -6,6 +6,14 @@
 //
 // The gradient of a table is, to a program, a vector of weights: by how much each backward pass
 // counts. A pass gives `kWhole` in a place of its own, and its gradients wait here for the step.
+//
+// Programs that nobody watches call a strict table. There a call that fails ends its program with
+// an error. The last weight is a checksum: each pass adds a share of its own, of which everything
+// linear keeps the sum. A step refuses weights that have another, so that nothing which is not
+// linear (clipping by value, an optimizer's moments) passes for a gradient, nor does a pass that is
+// forgotten. The checksum of gradients that are not finite is NaN, for whoever looks for that. A
+// strict token ends with its version modulo `kTurns`: the difference of two tokens then tells, by a
+// number which no rounding hides, whether it was scaled on its way to the one before.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -29,14 +37,15 @@ namespace rowwise {
 struct StepFormula {
     enum class Kind {
         constant,  // scale
-        rate,      // scale = lr
+        rate,      // scale = lr scale
         adam,      // scale = lr sqrt(1 - beta_2^t) / (1 - beta_1^t)
+        adam_hat,  // the same; epsilon_factor = sqrt(1 - beta_2^t)
         adamax,    // scale = lr / (1 - beta_1^t)
         nadam,     // see rules/_adam.py
     };
     Kind kind = Kind::constant;
     double scale = 0, gradient_scale = 0, epsilon_factor = 1;
-    double beta_1 = 0, beta_2 = 0, weight_decay = 0;
+    double beta_1 = 0, beta_2 = 0, weight_decay = 0, momentum_decay = 1;
     bool divides_by_rate = false;  // so that a rate of 0 is refused
 
     StepParams at(double rate, int64_t iteration) const;
@@ -95,10 +104,12 @@ struct TableIsGone {};
 class ProgramTable {
   public:
     static constexpr int64_t kCapacity = 1023;  // gradients that can wait at once
-    // The weight of a gradient as it comes: between the smallest and the largest floats there is
-    // room for losses scaled by 2^127, and processors take floats below 2^-126 for 0.
-    static constexpr float kWhole = 1099511627776.0f;       // 2^40
+    // The weight of a gradient as it comes. Losses may be scaled by 2^127: processors take floats
+    // below 2^-126 for 0. The sum of squares of weights, with which somebody may clip, is finite.
+    static constexpr float kWhole = 0x1p60f;
+    static constexpr float kLargestFactor = 0x1p30f;        // of a strict table; or one part in it
     static constexpr int64_t kVersions = int64_t{1} << 24;  // a float32 counts no further
+    static constexpr int64_t kTurns = 3;                    // see above
     static constexpr int kMethodCount = 12;
 
     // `path` names the variable in messages.
@@ -122,6 +133,7 @@ class ProgramTable {
     void bind_rows(int64_t rows);  // for `validate` alone
     void close();
     void set_frozen_row(int64_t row);
+    void set_strict(int64_t capacity);  // with the oldest of so many gradients making room
 
     // Returns the number of a rule, for steps.
     int64_t add_rule(TrainingRule rule, StepFormula formula, bool supports_lazy);
@@ -165,6 +177,7 @@ class ProgramTable {
     struct Pending {
         std::pair<int64_t, int64_t> order;
         RowGradients gradients;
+        float share;  // of the checksum
     };
     struct KnownRule {
         TrainingRule rule;
@@ -176,11 +189,13 @@ class ProgramTable {
 
     void run(int method, const ProgramCall& call);
     void record(Failure failure);
+    [[noreturn]] void raise(const Failure& failure) const;
     void check_version(const ProgramArray& token) const;
     Buffer<int64_t> row_ids(const ProgramArray& ids) const;
     void push_for(const ProgramCall& call, RowGradients gradients);
     void make_step(const ProgramCall& call, double rate, int64_t iteration);
     RowGradients weighted(std::span<const float> weights, bool distinct, bool take);
+    void check_weights(std::span<const float> weights) const;
     void clear_but(std::span<const float> weights);
     void write_token(const ProgramArray& out) const;
 
@@ -191,6 +206,8 @@ class ProgramTable {
     Table* table_ = nullptr;
     std::shared_ptr<ReentrantLock> turn_;
     int64_t rows_ = 0, frozen_row_ = -1;
+    bool strict_ = false;
+    int64_t capacity_ = kCapacity;
 
     mutable std::mutex mutex_;  // of all that follows
     std::atomic<bool> failed_ = false;

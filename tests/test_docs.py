@@ -24,6 +24,8 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 def test_examples_in_docstrings_run(name):
     if name.startswith("rowwise.keras"):
         pytest.importorskip("keras")
+    if name.startswith("rowwise.jax"):
+        pytest.importorskip("optax")
     module = importlib.import_module(name)
     names = {"Table": rowwise.Table, "Vocabulary": rowwise.Vocabulary}
     assert doctest.testmod(module, extraglobs=names).failed == 0
@@ -53,8 +55,9 @@ def test_snippets_print_what_the_page_shows(page, tmp_path, monkeypatch, capsys)
         page.read_text(),
         re.DOTALL | re.MULTILINE,
     )
-    if any("keras" in snippet for snippet, _ in snippets):
-        pytest.importorskip("keras")
+    for package in ("keras", "optax", "flax", "equinox"):
+        if any(package in snippet for snippet, _ in snippets):
+            pytest.importorskip(package)
     names = {}
     for snippet, shown in snippets:  # a page is one program
         exec(compile(snippet, page.name, "exec"), names)

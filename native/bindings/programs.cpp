@@ -81,6 +81,7 @@ StepFormula::Kind kind_of(const std::string& name) {
     using Kind = StepFormula::Kind;
     if (name == "rate") return Kind::rate;
     if (name == "adam") return Kind::adam;
+    if (name == "adam_hat") return Kind::adam_hat;
     if (name == "adamax") return Kind::adamax;
     if (name == "nadam") return Kind::nadam;
     if (name != "constant") throw std::invalid_argument("no formula of a step is called " + name);
@@ -203,16 +204,23 @@ void bind_programs(nb::module_& m) {
             "freeze_row", [](Program& own, int64_t row) { own->set_frozen_row(row); }, "row"_a,
             "Let steps leave a row as it is; -1: none.")
         .def(
+            "be_strict", [](Program& own, int64_t capacity) { own->set_strict(capacity); },
+            "capacity"_a,
+            "End programs whose calls fail, and check the sums of weights of gradients, of which\n"
+            "so many can wait.")
+        .def(
             "add_rule",
             [](Program& own, const Rule& rule, std::vector<float> slot_starts, bool advances,
                double ratio, double growth, int terms, bool unbounded, uint32_t horizon,
                std::vector<double> slot_decay, std::string slot_names, const std::string& kind,
                double scale, double gradient_scale, double epsilon_factor, double beta_1,
-               double beta_2, double weight_decay, bool divides_by_rate, bool supports_lazy) {
+               double beta_2, double weight_decay, double momentum_decay, bool divides_by_rate,
+               bool supports_lazy) {
                 const LagParams lag{ratio,     growth,  terms,
                                     unbounded, horizon, std::move(slot_decay)};
-                const StepFormula formula{kind_of(kind), scale,  gradient_scale, epsilon_factor,
-                                          beta_1,        beta_2, weight_decay,   divides_by_rate};
+                const StepFormula formula{kind_of(kind),  scale,          gradient_scale,
+                                          epsilon_factor, beta_1,         beta_2,
+                                          weight_decay,   momentum_decay, divides_by_rate};
                 return own->add_rule(
                     {rule, lag, std::move(slot_starts), advances, std::move(slot_names)}, formula,
                     supports_lazy);
@@ -220,7 +228,7 @@ void bind_programs(nb::module_& m) {
             "rule"_a, nb::kw_only(), "slot_starts"_a, "advances"_a, "ratio"_a, "growth"_a,
             "terms"_a, "unbounded"_a, "horizon"_a, "slot_decay"_a, "slot_names"_a, "kind"_a,
             "scale"_a, "gradient_scale"_a, "epsilon_factor"_a, "beta_1"_a, "beta_2"_a,
-            "weight_decay"_a, "divides_by_rate"_a, "supports_lazy"_a,
+            "weight_decay"_a, "momentum_decay"_a, "divides_by_rate"_a, "supports_lazy"_a,
             "Return the number of a rule, for steps: as `Table.set_rule` takes it, with the "
             "formula\n"
             "of a step's numbers, see native/programs.hpp.")
@@ -270,6 +278,7 @@ void bind_programs(nb::module_& m) {
           "without XLA's header.");
     m.attr("PROGRAM_CAPACITY") = ProgramTable::kCapacity;
     m.attr("PROGRAM_WHOLE") = ProgramTable::kWhole;
+    m.attr("PROGRAM_TURNS") = ProgramTable::kTurns;
 }
 
 }  // namespace rowwise

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <exception>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -93,6 +94,10 @@ XLA_FFI_Error* handle(XLA_FFI_CallFrame* frame) {
     } catch (const TableIsGone&) {
         return error_of(*frame, XLA_FFI_Error_Code_NOT_FOUND,
                         "the table that this program calls is gone");
+    } catch (const std::out_of_range& error) {
+        return error_of(*frame, XLA_FFI_Error_Code_OUT_OF_RANGE, error.what());
+    } catch (const std::invalid_argument& error) {
+        return error_of(*frame, XLA_FFI_Error_Code_INVALID_ARGUMENT, error.what());
     } catch (const std::exception& error) {
         return error_of(*frame, XLA_FFI_Error_Code_INTERNAL, error.what());
     }

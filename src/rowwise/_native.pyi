@@ -165,7 +165,13 @@ class Program:
     def freeze_row(self, row: int) -> None:
         """Let steps leave a row as it is; -1: none."""
 
-    def add_rule(self, rule: Rule, *, slot_starts: Sequence[float], advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float], slot_names: str, kind: str, scale: float, gradient_scale: float, epsilon_factor: float, beta_1: float, beta_2: float, weight_decay: float, divides_by_rate: bool, supports_lazy: bool) -> int:
+    def be_strict(self, capacity: int) -> None:
+        """
+        End programs whose calls fail, and check the sums of weights of gradients, of which
+        so many can wait.
+        """
+
+    def add_rule(self, rule: Rule, *, slot_starts: Sequence[float], advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float], slot_names: str, kind: str, scale: float, gradient_scale: float, epsilon_factor: float, beta_1: float, beta_2: float, weight_decay: float, momentum_decay: float, divides_by_rate: bool, supports_lazy: bool) -> int:
         """
         Return the number of a rule, for steps: as `Table.set_rule` takes it, with the formula
         of a step's numbers, see native/programs.hpp.
@@ -228,7 +234,9 @@ def xla_handlers() -> dict[str, Any]:
 
 PROGRAM_CAPACITY: int = 1023
 
-PROGRAM_WHOLE: float = 1099511627776.0
+PROGRAM_WHOLE: float = 1.152921504606847e+18
+
+PROGRAM_TURNS: int = 3
 
 class Rule:
     """The arithmetic of a rule, with its hyperparameters."""

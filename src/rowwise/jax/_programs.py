@@ -138,11 +138,15 @@ class TableInPrograms(DeferredErrors):
         token: Any,
         weights: Any,
         *numbers: Any,
+        after: tuple[Any, ...] = (),
     ) -> Any:
-        """Return the token after a step: numbers are (iteration, rate, whether now)."""
+        """Return the token after a step: numbers are (iteration, rate, whether now).
+
+        The step is made when the arrays `after` are there.
+        """
         kinds = ("int32", "float32", "bool")
         whole = (jnp.asarray(n, kind) for n, kind in zip(numbers, kinds, strict=True))
-        batch = (token, weights, *whole)
+        batch = (token, weights, *whole, *after)
         made_with = {
             "rule": self.number_of(rule),
             "clip": -1.0 if clipvalue is None else float(clipvalue),

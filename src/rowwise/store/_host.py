@@ -375,10 +375,14 @@ class HostStore:
         self._program = weakref.ref(program)
         self._bind_program()
 
+    @property
+    def program(self) -> _native.Program | None:
+        """The program that reads and steps the rows, if there is one."""
+        return None if self._program is None else self._program()
+
     def _bind_program(self) -> None:
-        program = None if self._program is None else self._program()
-        if program is not None:
-            program.bind(self._native, self._lock)
+        if self.program is not None:
+            self.program.bind(self._native, self._lock)
 
     def record_external_step(self, ids: Ids) -> None:
         """Count a step that the caller made on the memory, with gradients for rows ids."""
