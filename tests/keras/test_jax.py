@@ -26,9 +26,7 @@ if BACKEND != "jax":
 
 import jax
 
-from rowwise import rules
 from rowwise.jax import _host_callback as host_callback
-from rowwise.jax._step_formula import step_formula
 
 IDS, ANSWERS = data()
 needs_handlers = pytest.mark.skipif(
@@ -536,40 +534,6 @@ def test_a_program_that_outlives_its_table_gives_an_error():
     gc.collect()
     with pytest.raises(Exception, match="the table that this program calls is gone"):
         jax.block_until_ready(program(*arguments))
-
-
-RULES = [
-    rules.SGD(weight_decay=0.01),
-    rules.SGD(momentum=0.9),
-    rules.SGD(momentum=0.9, nesterov=True),
-    rules.RMSprop(momentum=0.5, centered=True),
-    rules.Adagrad(),
-    rules.RowwiseAdagrad(),
-    rules.Adadelta(),
-    rules.Adam(),
-    rules.Adam(amsgrad=True, beta_1=0.0),
-    rules.AdamW(),
-    rules.Adamax(weight_decay=0.1),
-    rules.Nadam(),
-    rules.Lion(),
-    rules.Ftrl(),
-]
-
-
-@pytest.mark.parametrize("rule", RULES, ids=str)
-def test_native_code_makes_of_rate_and_iteration_what_the_rule_does(rule):
-    layer = Embedding(5, 2)
-    layer.build()
-    program = layer.embeddings.program
-    number = program.add_rule(rule.native(), **rule.clock(), **step_formula(rule))
-    for iteration in (1, 2, 37, 10**4, 10**7):
-        for rate in (1.0, float(np.float32(0.01)), 1e-12):
-            ours = program.step_params(number, rate, iteration)
-            expected = rule.step_params(rate, iteration)
-            if isinstance(rule, rules.Nadam):  # a product, which NumPy takes in another order
-                np.testing.assert_allclose(ours, expected, rtol=1e-13)
-            else:
-                assert ours == tuple(expected)
 
 
 def test_a_write_to_the_table_makes_a_token_of_before_it_invalid():

@@ -96,7 +96,7 @@ def optimizer(dense: Any, rows: RowOptimizer | Rule | None = None) -> Any:
                 own, None, token.version, gradient.version, count + 1, rate, True, after=weights
             )
             steps.append(Token(following - token.version, token.embedding))
-        counts = tuple(optax.safe_increment(count) for count in state.counts)
+        counts = tuple(count + 1 for count in state.counts)
         return _with_tokens(updates, moved, steps), OptimizerState(counts, dense_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
