@@ -8,36 +8,19 @@
 namespace rowwise {
 
 namespace {
-constexpr double kRemainder = 1.0 / (1 << 26);  // of the movement: below float32 rounding
-constexpr double kLargest = 1e30;               // of the coefficients, which become float32
+
+// Appends the tables of the powers of a base.
+void append_powers(double base, std::vector<double>& tables) {
+    for (int i = 0; i < 256; ++i) tables.push_back(std::pow(base, i));
+    for (int i = 0; i < 256; ++i) tables.push_back(std::pow(base, i * 256.0));
+}
+
 }  // namespace
-
-Powers::Powers(double base) : low_(256), high_(256) {
-    for (int i = 0; i < 256; ++i) {
-        low_[i] = std::pow(base, i);
-        high_[i] = std::pow(base, i * 256.0);
-    }
-}
-
-RunningProduct RunningProduct::times(double factor) const {
-    RunningProduct product;
-    int exponent = 0;
-    product.mantissa_ = std::frexp(mantissa_ * factor, &exponent);
-    product.exponent_ = exponent_ + exponent;
-    return product;
-}
-
-double RunningProduct::over(const RunningProduct& earlier) const {
-    // Past these exponents the quotient is 0 or infinity in any case.
-    const int64_t exponent = std::clamp<int64_t>(exponent_ - earlier.exponent_, -3000, 3000);
-    return std::ldexp(mantissa_ / earlier.mantissa_, static_cast<int>(exponent));
-}
 
 Clock::Clock(const LagParams& params)
     : growth_(params.growth), terms_(params.terms), unbounded_(params.unbounded),
       horizon_(params.horizon),
-      expands_(std::isfinite(params.ratio) && std::isfinite(params.growth)),
-      ratio_powers_(params.ratio) {
+      expands_(std::isfinite(params.ratio) && std::isfinite(params.growth)) {
     if (terms_ != 0 && terms_ != 1 && terms_ != kTerms)
         throw std::invalid_argument("terms must be 0, 1 or " + std::to_string(kTerms));
     if (horizon_ < 1 || horizon_ > kMostSteps)
@@ -45,11 +28,35 @@ Clock::Clock(const LagParams& params)
                                     ", not " + std::to_string(horizon_));
     if (params.slot_decay.size() > kSlots)
         throw std::invalid_argument("a rule has at most " + std::to_string(kSlots) + " slots");
-    for (const double base : params.slot_decay) slot_decay_.emplace_back(base);
+    append_powers(params.ratio, ratio_powers_);
+    for (const double base : params.slot_decay) append_powers(base, slot_powers_);
     horizon_sums_.resize(std::size_t{horizon_} + 1);
     recent_.resize(std::size_t{horizon_} + 1);
-    for (uint32_t k = 0; k <= horizon_; ++k) count_missed(recent_[k], k);
     restart();
+    const ClockView view = this->view();
+    for (uint32_t k = 0; k <= horizon_; ++k) view.count_missed(recent_[k], k);
+}
+
+ClockView Clock::view() const {
+    auto& own = const_cast<Clock&>(*this);  // the arrays' pointers serve writers as well
+    ClockView view{};
+    view.recent = own.recent_.data();
+    view.sums = own.horizon_sums_.data();
+    view.steps = own.steps_.data();
+    view.decay = own.decay_.data();
+    view.total = own.total_.data();
+    view.closed = own.closed_.data();
+    view.ratio_powers = ratio_powers_.data();
+    view.slot_powers = slot_powers_.data();
+    view.growth = growth_;
+    view.now = now_;
+    view.horizon = horizon_;
+    view.terms = terms_;
+    view.slots = static_cast<int>(slot_powers_.size() / kPowers);
+    view.unbounded = unbounded_;
+    view.expands = expands_;
+    view.decays = decays_;
+    return view;
 }
 
 void Clock::restart() {
@@ -61,71 +68,28 @@ void Clock::restart() {
     closed_.clear();
 }
 
-void Clock::count_missed(LaggedUpdate& lag, uint32_t k) const {
-    lag.missed = k;
-    for (int i = 0; i < kSlots; ++i)
-        lag.slot_decay[i] = i < static_cast<int>(slot_decay_.size()) && k > 0
-                                ? static_cast<float>(slot_decay_[i](k))
-                                : 1.0f;
-}
-
-void Clock::write(LaggedUpdate& lag, double decay, double tail, const Coefficients& c) const {
-    lag.last_scale = static_cast<float>(steps_[now_].scale);
-    lag.epsilon_factor = static_cast<float>(steps_[now_ - lag.missed + 1].epsilon_factor);
-    lag.decay_factor = static_cast<float>(decay);
-    if (terms_ != kTerms) {
-        lag.coefficients[0] = static_cast<float>(c.c[0] * tail);
-        return;
-    }
-    const bool usable = expands_ && c.c[kTerms] < kLargest;
-    for (int n = 0; n < kTerms; n += 2) {
-        lag.coefficients[n] = usable ? static_cast<float>(c.c[n] * tail) : 0.0f;
-        lag.coefficients[n + 1] = usable ? static_cast<float>(-c.c[n + 1] * tail) : 0.0f;
-    }
-    static_assert(kTerms == 8, "the bound is y^8 C_8 <= kRemainder C_0");
-    if (!usable)
-        lag.y_max = -1;
-    else if (c.c[kTerms] > kRemainder * c.c[0])
-        lag.y_max =
-            static_cast<float>(std::sqrt(std::sqrt(std::sqrt(kRemainder * c.c[0] / c.c[kTerms]))));
-    else
-        lag.y_max = kAnyY;
-}
-
 void Clock::push(const StepRecord& step) {
     ++now_;
-    steps_.push_back(step);
-    decay_.push_back(decay_.back().times(step.decay_factor));
-    if (unbounded_) total_.push_back(total_.back() * step.decay_factor + step.scale);
+    steps_.emplace_back();
+    decay_.emplace_back();
+    if (unbounded_) total_.emplace_back();
+    view().push(step);
     decays_ = decays_ || step.decay_factor != 1.0;
 }
 
 void Clock::add_within_horizon(uint32_t step, uint32_t first) {
-    const auto [scale, factor, epsilon_factor] = steps_[step];
-    const double g = growth_ * epsilon_factor / steps_[step - 1].epsilon_factor;
+    const ClockView view = this->view();
+    const ClockView::Addend addend = view.addend(step);
     // Each last step misses one more, so that the sums move up by one, the longest first.
-    for (uint32_t k = std::min(step - first, horizon_); k > 0; --k) {
-        const Sum& before = horizon_sums_[k - 1];
-        Sum& sum = horizon_sums_[k];
-        sum.decay = before.decay * factor;
-        if (terms_ == 0) continue;
-        const double term = ratio_powers_(k) * scale;
-        if (terms_ == 1) {
-            sum.terms.c[0] = before.terms.c[0] * factor + term;
-            continue;
-        }
-        const double x = k > 1 ? g * before.x + (g - 1) : growth_ - 1, square = x * x;
-        double powers[kTerms + 1] = {term, term * x};  // term x^n
-        for (int n = 2; n <= kTerms; ++n) powers[n] = powers[n - 2] * square;
-        for (int n = 0; n <= kTerms; ++n) sum.terms.c[n] = before.terms.c[n] * factor + powers[n];
-        sum.x = x;
-    }
+    for (uint32_t k = std::min(step - first, horizon_); k > 0; --k)
+        view.extend(addend, horizon_sums_[k - 1], k, horizon_sums_[k]);
 }
 
 void Clock::refresh_recent() {
+    const ClockView view = this->view();
     const uint32_t reach = std::min(now_, horizon_);
     for (uint32_t k = 1; k <= reach; ++k)
-        write(recent_[k], horizon_sums_[k].decay, 1.0, horizon_sums_[k].terms);
+        view.write(recent_[k], horizon_sums_[k].decay, 1.0, horizon_sums_[k].terms);
 }
 
 void Clock::advance(const StepRecord& step) {
@@ -133,7 +97,7 @@ void Clock::advance(const StepRecord& step) {
     add_within_horizon(now_, 0);
     refresh_recent();
     // A row at the horizon's far end gains nothing from later steps but their weight decay.
-    if (now_ >= horizon_ && terms_ && !unbounded_) closed_.push_back(horizon_sums_[horizon_].terms);
+    if (now_ >= horizon_ && view().closes()) closed_.push_back(horizon_sums_[horizon_].terms);
 }
 
 StepHistory Clock::history() const {
@@ -148,7 +112,7 @@ StepHistory Clock::history() const {
 void Clock::restore(const StepHistory& history) {
     const std::size_t steps = history.steps.size(), numbers = history.closed.size();
     if (steps > kMostSteps) throw std::invalid_argument("a clock remembers at most 65535 steps");
-    const bool closes = terms_ && !unbounded_ && steps >= horizon_;
+    const bool closes = view().closes() && steps >= horizon_;
     if (numbers != (closes ? steps - horizon_ + 1 : 0) * (kTerms + 1))
         throw std::invalid_argument("the clock's coefficients do not fit its steps");
     restart();
@@ -161,37 +125,13 @@ void Clock::restore(const StepHistory& history) {
     refresh_recent();
 }
 
-double Clock::decay_since(uint32_t step) const {
-    // A product of 0 is not divided by: a step with such a factor is the only one that a row can
-    // have missed.
-    return decays_ && step != now_ ? decay_[now_].over(decay_[step]) : 1.0;
-}
-
-LaggedUpdate Clock::since(uint32_t last_step) const {
-    const uint32_t k = now_ - last_step;
-    if (k <= horizon_) return recent_[k];
-    if (last_step > now_) return recent_[0];  // only a damaged file's rows say so
-    LaggedUpdate lag;
-    count_missed(lag, k);
-    Coefficients c;
-    double tail = 1;
-    if (unbounded_) {
-        c.c[0] = total_[now_] - decay_since(last_step) * total_[last_step];
-    } else if (terms_) {
-        c = closed_[last_step];
-        tail = decay_since(last_step + horizon_);
-    }
-    write(lag, decay_since(last_step), tail, c);
-    return lag;
-}
+LaggedUpdate Clock::since(uint32_t last_step) const { return view().since(last_step); }
 
 int64_t Clock::replay_terms(uint32_t last_step, Term* terms) const {
-    if (last_step > now_) return 0;
-    const uint32_t reach = std::min(now_ - last_step, horizon_);
-    for (uint32_t j = 1; j <= reach; ++j)
-        terms[j - 1] = {steps_[last_step + j].scale * decay_since(last_step + j),
-                        steps_[last_step + j].epsilon_factor};
-    return reach;
+    const ClockView view = this->view();
+    const uint32_t count = view.replay_count(last_step);
+    for (uint32_t j = 1; j <= count; ++j) terms[j - 1] = view.replay_term(last_step, j);
+    return count;
 }
 
 }  // namespace rowwise

@@ -28,16 +28,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "lagged.hpp"
 #include "plain.hpp"
 
 namespace rowwise {
-
-// One step, as the clock remembers it.
-struct StepRecord {
-    double scale = 0;           // a_i
-    double decay_factor = 1;    // of the weights
-    double epsilon_factor = 1;  // e_i
-};
 
 // The steps of a clock, for a file: a clock restored from them goes on to the same bits.
 struct StepHistory {
@@ -52,28 +46,6 @@ struct LagParams {
     bool unbounded = false;  // ratio is 1, no step is ever too long ago; terms is 1
     uint32_t horizon = 1;    // after how many missed steps the rest of the sum is below 2^-30 of it
     std::vector<double> slot_decay;
-};
-
-// A product of many factors, as mantissa * 2^exponent: it neither overflows nor vanishes.
-class RunningProduct {
-  public:
-    RunningProduct times(double factor) const;
-    // This product over an earlier one, which is not 0.
-    double over(const RunningProduct& earlier) const;
-
-  private:
-    double mantissa_ = 1;  // in [1/2, 1), or 1 at the start
-    int64_t exponent_ = 0;
-};
-
-// base^k for 0 <= k < 2^16 from two short tables, exact to float64 rounding.
-class Powers {
-  public:
-    explicit Powers(double base);
-    double operator()(uint32_t k) const { return high_[k >> 8] * low_[k & 255]; }
-
-  private:
-    std::vector<double> low_, high_;
 };
 
 class Clock {
@@ -92,45 +64,33 @@ class Clock {
 
     uint32_t now() const { return now_; }
     uint32_t horizon() const { return horizon_; }
+    // The clock's arrays, to which nothing may be written.
+    ClockView view() const;
+
     double epsilon_factor() const { return steps_[now_].epsilon_factor; }  // of the last; 0: none
     const LaggedUpdate* recent() const { return recent_.data(); }  // by missed steps, up to horizon
 
     // Of a row whose last step is any one up to now.
     LaggedUpdate since(uint32_t last_step) const;
 
-    // A missed step's term: the movement's numerator but for ratio^j, and its epsilon's factor.
-    struct Term {
-        double scale, epsilon_factor;
-    };
+    using Term = ReplayTerm;
     // Writes the single terms since `last_step`, j = 1.., to `terms`. Returns their number, at most
     // `horizon`.
     int64_t replay_terms(uint32_t last_step, Term* terms) const;
 
   private:
-    struct Coefficients {
-        double c[kTerms + 1] = {};  // the last bounds the remainder
-    };
-    // Of a last step s, as of now.
-    struct Sum {
-        double decay = 1;  // P(s)
-        double x = 0;      // of the latest term
-        Coefficients terms;
-    };
     void push(const StepRecord& step);
     // Takes step `step` into the sums of last steps from `first` on.
     void add_within_horizon(uint32_t step, uint32_t first);
     void refresh_recent();
-    void count_missed(LaggedUpdate& lag, uint32_t k) const;  // what depends on k alone
-    void write(LaggedUpdate& lag, double decay, double tail, const Coefficients& c) const;
-    double decay_since(uint32_t step) const;  // P(step)
 
     const double growth_;
     const int terms_;
     const bool unbounded_;
     const uint32_t horizon_;
     const bool expands_;
-    const Powers ratio_powers_;
-    std::vector<Powers> slot_decay_;
+    std::vector<double> ratio_powers_;  // (kPowers,)
+    std::vector<double> slot_powers_;   // (slots, kPowers)
 
     uint32_t now_ = 0;
     bool decays_ = false;                // some step decayed the weights
@@ -138,8 +98,8 @@ class Clock {
     std::vector<RunningProduct> decay_;  // (now + 1,) of the decay factors
     std::vector<double> total_;          // (now + 1,) sum_i a_i P(i) as of each step, if unbounded
     std::vector<Coefficients> closed_;   // by last step, for those that left the horizon
-    std::vector<Sum> horizon_sums_;      // by missed steps, 0..horizon
-    std::vector<LaggedUpdate> recent_;   // the same, as rows read it
+    std::vector<HorizonSum> horizon_sums_;  // by missed steps, 0..horizon
+    std::vector<LaggedUpdate> recent_;      // the same, as rows read it
 };
 
 }  // namespace rowwise
