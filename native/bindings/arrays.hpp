@@ -89,6 +89,7 @@ class WithoutGil {
 class Table;
 Table& table_of(nb::handle object);  // of a Python `Table`
 
+void bind_device(nb::module_& m);
 void bind_disk(nb::module_& m);
 void bind_ids(nb::module_& m);
 void bind_programs(nb::module_& m);

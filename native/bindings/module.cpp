@@ -92,10 +92,11 @@ NB_MODULE(_native, m) {
         "Return the name of the copy of the kernels in use.");
     m.def("select_kernels", &select_kernels, "name"_a,
           "Choose a copy of the kernels; return False where this processor does not run it.");
+    bind_table(m);
+    bind_device(m);
     bind_disk(m);
     bind_ids(m);
     bind_programs(m);
-    bind_table(m);
     bind_turn(m);
     bind_vectors(m);
     bind_word2vec(m);

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "arrays.hpp"
+#include "history.hpp"
 
 namespace rowwise {
 namespace {
@@ -19,8 +20,6 @@ using GivenIds = Array<const int64_t>;
 using Gradients = Array<const float>;
 using Weights = std::optional<Gradients>;
 using Sums = std::pair<NewVector<int64_t>, NewMatrix<float>>;
-using History = std::pair<NewMatrix<double>, NewVector<double>>;
-using GivenHistory = std::pair<Matrix<const double>, Vector<const double>>;
 
 BagBatch bags_of(const GivenIds& ids, const GivenIds& offsets, const Weights& weights = {}) {
     BagBatch bags{span_of(ids), span_of(offsets), {}};
@@ -150,25 +149,11 @@ class ArrayTable {
             const WithoutGil unlocked;
             history = table_.history();
         }
-        auto steps = new_array<double>(history.steps.size(), std::size_t{3});
-        double* out = steps.data();
-        for (const StepRecord& step : history.steps)
-            for (const double number : {step.scale, step.decay_factor, step.epsilon_factor})
-                *out++ = number;
-        auto closed = new_array<double>(history.closed.size());
-        std::copy(history.closed.begin(), history.closed.end(), closed.data());
-        return {std::move(steps), std::move(closed)};
+        return arrays_of(history);
     }
 
     void restore(const GivenHistory& given) {
-        const auto& [steps, closed] = given;
-        if (steps.shape(1) != 3) throw std::invalid_argument("a step of the clock is 3 numbers");
-        StepHistory history;
-        for (std::size_t i = 0; i < steps.shape(0); ++i) {
-            const double* row = steps.data() + 3 * i;
-            history.steps.push_back({row[0], row[1], row[2]});
-        }
-        history.closed.assign(closed.data(), closed.data() + closed.size());
+        const StepHistory history = history_of(given);
         const WithoutGil unlocked;
         table_.restore(history);
     }

@@ -58,186 +58,6 @@ def select_kernels(name: str) -> bool:
     Choose a copy of the kernels; return False where this processor does not run it.
     """
 
-def read_records(file: int, stride: int, block: int, parts: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')]], at: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], frames: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], depth: int) -> int:
-    """
-    Read the records that begin at bytes at (n,) into frames (n,) of the parts.
-
-    A record is the parts' rows (frames, bytes) side by side, in `stride` bytes of the file,
-    whose requests are multiples of `block`. Return 0, or an errno.
-    """
-
-def pack_records(parts: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')]], stride: int, frames: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], to: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')]) -> None:
-    """
-    Write frames (n,) of the parts as records, which begin at bytes to (n,) of out.
-    """
-
-def write_pieces(file: int, memory: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], from_: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], bytes: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], at: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], depth: int) -> int:
-    """
-    Write bytes (n,) at from_ (n,) of memory to at (n,) of the file. Return 0, or an errno.
-    """
-
-def merge_records(file: int, stride: int, home: tuple[int, int], log: tuple[int, int], logged: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], logged_from: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], fresh: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], newest: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], newest_from: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> int:
-    """
-    Put newer records among those of a stretch (begin, bytes) of the file, home.
-
-    Those of numbers logged (n,) lie at bytes logged_from (n,) of another stretch, log; those
-    of numbers newest (m,), newer still, at newest_from (m,) of fresh. Return 0, or an errno.
-    """
-
-class IdIndex:
-    def __init__(self, *, capacity: int, unknown_rows: int, admit_after: int, by_count: bool, ttl: int, evict_at_once: int, in_flight: int, strings: bool) -> None: ...
-
-    @overload
-    def find(self, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')]) -> None: ...
-
-    @overload
-    def find(self, ids: tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')]) -> None:
-        """
-        Write the row of each id to rows (n,); an unknown row where it has none.
-        """
-
-    @overload
-    def observe(self, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], step: int, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], made: list[Any]) -> None: ...
-
-    @overload
-    def observe(self, ids: tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]], step: int, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], made: list[Any]) -> None:
-        """
-        Count a batch, evict and admit, then do as `find`.
-
-        Append to the list `made`: admitted rows, their ids (of strings the hashes), evicted
-        rows, their ids, and how many ids were due a row and got none.
-        """
-
-    @overload
-    def restore(self, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], seen: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], counts: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], candidates: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], candidate_counts: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], sketch: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], since_halving: int, swept: int) -> None: ...
-
-    @overload
-    def restore(self, ids: tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]], seen: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], counts: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], candidates: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], candidate_counts: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], sketch: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], since_halving: int, swept: int) -> None:
-        """Take up what `state` gave."""
-
-    def state(self) -> dict[str, Any]:
-        """Return copies of all that the index holds."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-
-class ReentrantLock:
-    """A lock that a thread may take several times, and native code too."""
-
-    def __init__(self) -> None: ...
-
-    def acquire(self, timeout: float = -1.0) -> bool:
-        """
-        Wait for the lock, so many seconds if not below 0; return whether it was got.
-        """
-
-    def release(self) -> None:
-        """Let the next one in."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exception: object) -> None: ...
-
-class Program:
-    """
-    A table as compiled programs call it, by its key.
-
-    Failures wait here for whoever runs the programs, and so do gradients for
-    the step that applies them. See native/programs.hpp.
-    """
-
-    def __init__(self, path: str) -> None:
-        """Begin without a table; path names it in messages."""
-
-    @property
-    def key(self) -> int:
-        """What programs call it by."""
-
-    def bind(self, table: object, turn: ReentrantLock) -> None:
-        """Call `table` from now on, whose writers take turns."""
-
-    def bind_rows(self, rows: int) -> None:
-        """Validate ids of so many rows; there is no table."""
-
-    def freeze_row(self, row: int) -> None:
-        """Let steps leave a row as it is; -1: none."""
-
-    def be_strict(self, capacity: int) -> None:
-        """
-        End programs whose calls fail, and check the sums of weights of gradients, of which
-        so many can wait.
-        """
-
-    def add_rule(self, rule: Rule, *, slot_starts: Sequence[float], advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float], slot_names: str, kind: str, scale: float, gradient_scale: float, epsilon_factor: float, beta_1: float, beta_2: float, weight_decay: float, momentum_decay: float, divides_by_rate: bool, supports_lazy: bool) -> int:
-        """
-        Return the number of a rule, for steps: as `Table.set_rule` takes it, with the formula
-        of a step's numbers, see native/programs.hpp.
-        """
-
-    def use_rule(self, rule: int) -> None:
-        """Record that the table has this rule now."""
-
-    def pop_changed_rule(self) -> int:
-        """Return the rule that a step has set since the last call, or -1."""
-
-    def step_params(self, rule: int, learning_rate: float, iteration: int) -> tuple[float, float, float, float, float]:
-        """Return what `Rule.step_params` does, by the rule's formula."""
-
-    @property
-    def version(self) -> int:
-        """The table's version, in the whole numbers of a float32."""
-
-    @property
-    def failed(self) -> bool:
-        """Whether a call has failed, or `fail` was called."""
-
-    def fail(self) -> None:
-        """Let calls write zeros, as after a failure."""
-
-    def pop_failures(self) -> list[tuple[str, str, float, int, str, list[int], bytes]]:
-        """
-        Return the failures and forget them: kind, text, rate, iteration, and the array of ids
-        as the name of its dtype, its shape and its bytes.
-        """
-
-    def push(self, order: int, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], gradients: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> int:
-        """Keep gradients (n, dim) of distinct rows ids (n,); return their place."""
-
-    def summed(self, weights: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], dim: int) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]:
-        """
-        Return the gradients that wait, weighted by (size,): ids (m,), sums (m, dim).
-        """
-
-    @property
-    def waiting(self) -> int:
-        """How many gradients wait."""
-
-    def hold(self, places: Sequence[int]) -> None:
-        """Leave the gradients at these places waiting, after a step too."""
-
-    def clear(self) -> None:
-        """Drop all gradients that wait."""
-
-def call_program(key: int, method: str, out: tuple[int, str, Sequence[int]], arguments: Sequence[tuple[int, str, Sequence[int]]], *, rule: int = -1, clip: float = -1.0, keys: Sequence[int] = []) -> None:
-    """
-    Call a program's table as the program would: arrays are (address, dtype, shape).
-    """
-
-def xla_handlers() -> dict[str, Any]:
-    """
-    Return XLA's handlers of such calls, by method; none where the extension was built
-    without XLA's header.
-    """
-
-PROGRAM_CAPACITY: int = 1023
-
-PROGRAM_WHOLE: float = 1.152921504606847e+18
-
-PROGRAM_TURNS: int = 3
-
 class Rule:
     """The arithmetic of a rule, with its hyperparameters."""
 
@@ -371,6 +191,380 @@ class Table:
     def slots_pristine(self, arg: bool, /) -> None: ...
 
 TERMS: int = 8
+
+class Engine:
+    """What runs the kernels of tables on a device."""
+
+    def knows(self, rule: Rule) -> bool:
+        """Return whether the kernels of a rule's family are there."""
+
+    def learn(self, rule: Rule, binary: bytes) -> None:
+        """Take the compiled kernels of a rule's family."""
+
+def device_texts() -> list[tuple[str, str]]:
+    """
+    Return the source of the device's kernels: (name, content) of each file; NVRTC compiles
+    the last one.
+    """
+
+def rule_class(rule: Rule) -> str:
+    """Return the class of a rule's family in that source."""
+
+def serial_engine(order: str = 'forwards') -> Engine:
+    """
+    Return the engine that runs the device's kernels on this processor, item by item.
+
+    order: forwards, backwards or shuffled; results have the same bits for each.
+    """
+
+class DeviceBatch:
+    """
+    A batch in a device's memory, by addresses. `arrays` may hold what lies there.
+    """
+
+    def __init__(self) -> None: ...
+
+    @property
+    def n(self) -> int:
+        """Number of ids."""
+
+    @n.setter
+    def n(self, arg: int, /) -> None: ...
+
+    @property
+    def bags(self) -> int:
+        """Number of bags."""
+
+    @bags.setter
+    def bags(self, arg: int, /) -> None: ...
+
+    @property
+    def batch(self) -> int:
+        """(n,) ids."""
+
+    @batch.setter
+    def batch(self, arg: int, /) -> None: ...
+
+    @property
+    def ids(self) -> int:
+        """(n,) the same, ascending."""
+
+    @ids.setter
+    def ids(self, arg: int, /) -> None: ...
+
+    @property
+    def sources(self) -> int:
+        """(n,) which gradient each of ids gets."""
+
+    @sources.setter
+    def sources(self, arg: int, /) -> None: ...
+
+    @property
+    def offsets(self) -> int:
+        """(bags + 1,)."""
+
+    @offsets.setter
+    def offsets(self, arg: int, /) -> None: ...
+
+    @property
+    def weights(self) -> int:
+        """(n,), or 0."""
+
+    @weights.setter
+    def weights(self, arg: int, /) -> None: ...
+
+    @property
+    def gradients(self) -> int:
+        """(n or bags, dim)."""
+
+    @gradients.setter
+    def gradients(self, arg: int, /) -> None: ...
+
+    @property
+    def out(self) -> int:
+        """What is written."""
+
+    @out.setter
+    def out(self, arg: int, /) -> None: ...
+
+    @property
+    def blocks(self) -> int:
+        """Working memory of sums."""
+
+    @blocks.setter
+    def blocks(self, arg: int, /) -> None: ...
+
+    @property
+    def partials(self) -> int:
+        """(n, 16) working memory."""
+
+    @partials.setter
+    def partials(self, arg: int, /) -> None: ...
+
+    @property
+    def argmax(self) -> int:
+        """(bags, dim)."""
+
+    @argmax.setter
+    def argmax(self, arg: int, /) -> None: ...
+
+class DeviceTable:
+    """
+    A table in a device's memory. Calls happen in the order of a stream; none waits for the
+    device but `trouble`. See native/device/device_table.hpp.
+    """
+
+    def __init__(self, engine: Engine, rows: int, dim: int, weights: int, states: int, trouble: int, alarm: int, stream: int) -> None: ...
+
+    def set_rule(self, rule: Rule, slots: Sequence[int], *, slot_starts: Sequence[float], slots_pristine: bool, advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float], slot_names: str = '') -> None:
+        """Update rows by `rule` from now on; every row must be up to date."""
+
+    def clock_bytes(self, capacity: int) -> int:
+        """Return the bytes of the clock's arrays for so many steps."""
+
+    def place_clock(self, memory: int, capacity: int, stream: int) -> None:
+        """Copy the clock's arrays to the device."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the clock's arrays have no room for another step."""
+
+    @property
+    def capacity(self) -> int:
+        """The steps that they have room for."""
+
+    def gather(self, batch: DeviceBatch, stream: int) -> None:
+        """
+        Write the present vectors (n, dim) of rows batch (n,) to out; 0 for an id outside.
+        """
+
+    def gather_bags(self, batch: DeviceBatch, stream: int) -> None:
+        """Write each bag's weighted sum (bags, dim) to out."""
+
+    def gather_bags_max(self, batch: DeviceBatch, stream: int) -> None:
+        """
+        Write the largest of each bag's values to out, and its position to argmax.
+        """
+
+    def bag_weight_gradient(self, batch: DeviceBatch, stream: int) -> None:
+        """Write the gradients (n,) of the bags' weights to out."""
+
+    def spread_max(self, batch: DeviceBatch, stream: int) -> None:
+        """
+        Write each position's part of a gradient of `gather_bags_max` to out (n, dim).
+        """
+
+    def sum_runs(self, batch: DeviceBatch, stream: int) -> None:
+        """
+        Write the sum of each id's gradients to out (n, dim), where the id first stands.
+        """
+
+    def materialize(self, batch: DeviceBatch, stream: int) -> None:
+        """Bring rows ids (n,) up to date in place."""
+
+    def read_slot(self, slot: int, out: int, stream: int) -> None:
+        """Write the present values of a slot to out."""
+
+    def restarts(self, params: StepParams) -> bool:
+        """Return whether an update brings every row up to date as well."""
+
+    def update(self, batch: DeviceBatch, params: StepParams, stream: int) -> None:
+        """Make one step of the whole table."""
+
+    def materialize_all(self, stream: int) -> None:
+        """Bring every row up to date in place, and start the clock anew."""
+
+    def step_history(self) -> tuple[Annotated[NDArray[numpy.float64], dict(shape=(None, None))], Annotated[NDArray[numpy.float64], dict(shape=(None,))]]:
+        """Return the clock's steps, see `Table.step_history`."""
+
+    def restore(self, history: tuple[Annotated[NDArray[numpy.float64], dict(shape=(None, None), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu', writable=False)]]) -> None:
+        """Take up what `step_history` gave; then place the clock."""
+
+    @property
+    def now(self) -> int:
+        """Steps that the clock remembers."""
+
+    @property
+    def steps(self) -> int:
+        """Updates so far."""
+
+    @steps.setter
+    def steps(self, arg: int, /) -> None: ...
+
+    @property
+    def slots_pristine(self) -> bool:
+        """Whether slots of rows without an update hold what they start with."""
+
+    @slots_pristine.setter
+    def slots_pristine(self, arg: bool, /) -> None: ...
+
+    @property
+    def calls(self) -> int:
+        """Number of the last call."""
+
+    @property
+    def alarmed(self) -> bool:
+        """Whether an id outside the table is known of; it may show late."""
+
+    def trouble(self, stream: int) -> tuple[int, int, int] | None:
+        """
+        Wait for the device. Return the call, position and id of the first id outside, or
+        None; the table is then as before that call.
+        """
+
+def move_records(file: int, parts: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')]], stride: int, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], frames: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], *, depth: int, write: bool) -> int:
+    """
+    Read records of rows (n,) into frames (n,) of the parts, or write them from there.
+
+    A record is the parts' rows (frames, bytes) side by side, in `stride` bytes of the file.
+    Return 0, or an errno.
+    """
+
+class IdIndex:
+    def __init__(self, *, capacity: int, unknown_rows: int, admit_after: int, by_count: bool, ttl: int, evict_at_once: int, in_flight: int, strings: bool) -> None: ...
+
+    @overload
+    def find(self, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')]) -> None: ...
+
+    @overload
+    def find(self, ids: tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]], rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')]) -> None:
+        """
+        Write the row of each id to rows (n,); an unknown row where it has none.
+        """
+
+    @overload
+    def observe(self, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], step: int, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], made: list[Any]) -> None: ...
+
+    @overload
+    def observe(self, ids: tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]], step: int, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], made: list[Any]) -> None:
+        """
+        Count a batch, evict and admit, then do as `find`.
+
+        Append to the list `made`: admitted rows, their ids (of strings the hashes), evicted
+        rows, their ids, and how many ids were due a row and got none.
+        """
+
+    @overload
+    def restore(self, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], seen: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], counts: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], candidates: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], candidate_counts: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], sketch: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], since_halving: int, swept: int) -> None: ...
+
+    @overload
+    def restore(self, ids: tuple[Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]], seen: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], counts: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], candidates: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], candidate_counts: Annotated[NDArray[numpy.uint32], dict(shape=(None,), order='C', device='cpu', writable=False)], sketch: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], since_halving: int, swept: int) -> None:
+        """Take up what `state` gave."""
+
+    def state(self) -> dict[str, Any]:
+        """Return copies of all that the index holds."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+
+class ReentrantLock:
+    """A lock that a thread may take several times, and native code too."""
+
+    def __init__(self) -> None: ...
+
+    def acquire(self, timeout: float = -1.0) -> bool:
+        """
+        Wait for the lock, so many seconds if not below 0; return whether it was got.
+        """
+
+    def release(self) -> None:
+        """Let the next one in."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+class Program:
+    """
+    A table as compiled programs call it, by its key.
+
+    Failures wait here for whoever runs the programs, and so do gradients for
+    the step that applies them. See native/programs.hpp.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Begin without a table; path names it in messages."""
+
+    @property
+    def key(self) -> int:
+        """What programs call it by."""
+
+    def bind(self, table: object, turn: ReentrantLock) -> None:
+        """Call `table` from now on, whose writers take turns."""
+
+    def bind_rows(self, rows: int) -> None:
+        """Validate ids of so many rows; there is no table."""
+
+    def freeze_row(self, row: int) -> None:
+        """Let steps leave a row as it is; -1: none."""
+
+    def add_rule(self, rule: Rule, *, slot_starts: Sequence[float], advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float], slot_names: str, kind: str, scale: float, gradient_scale: float, epsilon_factor: float, beta_1: float, beta_2: float, weight_decay: float, divides_by_rate: bool, supports_lazy: bool) -> int:
+        """
+        Return the number of a rule, for steps: as `Table.set_rule` takes it, with the formula
+        of a step's numbers, see native/programs.hpp.
+        """
+
+    def use_rule(self, rule: int) -> None:
+        """Record that the table has this rule now."""
+
+    def pop_changed_rule(self) -> int:
+        """Return the rule that a step has set since the last call, or -1."""
+
+    def step_params(self, rule: int, learning_rate: float, iteration: int) -> tuple[float, float, float, float, float]:
+        """Return what `Rule.step_params` does, by the rule's formula."""
+
+    @property
+    def version(self) -> int:
+        """The table's version, in the whole numbers of a float32."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether a call has failed, or `fail` was called."""
+
+    def fail(self) -> None:
+        """Let calls write zeros, as after a failure."""
+
+    def pop_failures(self) -> list[tuple[str, str, float, int, str, list[int], bytes]]:
+        """
+        Return the failures and forget them: kind, text, rate, iteration, and the array of ids
+        as the name of its dtype, its shape and its bytes.
+        """
+
+    def push(self, order: int, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], gradients: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> int:
+        """Keep gradients (n, dim) of distinct rows ids (n,); return their place."""
+
+    def summed(self, weights: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], dim: int) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]:
+        """
+        Return the gradients that wait, weighted by (size,): ids (m,), sums (m, dim).
+        """
+
+    @property
+    def waiting(self) -> int:
+        """How many gradients wait."""
+
+    def hold(self, places: Sequence[int]) -> None:
+        """Leave the gradients at these places waiting, after a step too."""
+
+    def clear(self) -> None:
+        """Drop all gradients that wait."""
+
+def call_program(key: int, method: str, out: tuple[int, str, Sequence[int]], arguments: Sequence[tuple[int, str, Sequence[int]]], *, rule: int = -1, clip: float = -1.0, keys: Sequence[int] = []) -> None:
+    """
+    Call a program's table as the program would: arrays are (address, dtype, shape).
+    """
+
+def xla_handlers() -> dict[str, Any]:
+    """
+    Return XLA's handlers of such calls, by method; none where the extension was built
+    without XLA's header.
+    """
+
+PROGRAM_CAPACITY: int = 1023
+
+PROGRAM_WHOLE: float = 1099511627776.0
 
 class WriterTurn:
     """

@@ -1,0 +1,545 @@
+// The kernels of a table whose rows lie on a device, each a function of (item, lane): a GPU runs
+// them side by side, `serial.cpp` one after the other in any order. What one writes, no other of
+// the same launch reads; nothing is added to a float but by its own lane. So the order does not
+// matter, and the bits are those of the CPU's kernels.
+//
+// A batch comes sorted by id, stable. The place where an id first stands does the work for all of
+// its places. Sums of more than kBlockSum gradients are made in blocks, side by side, as the CPU
+// makes them one after the other.
+#pragma once
+#include "call.hpp"
+#include "rules.hpp"
+
+namespace rowwise {
+namespace ROWWISE_ISA {
+
+// W numbers of a row, side by side: read and written at once.
+template <int W>
+struct alignas(W * sizeof(float)) Pack {
+    float v[W];
+};
+
+template <int W>
+ROWWISE_HD inline Pack<W>& pack_at(float* p) {
+    return *reinterpret_cast<Pack<W>*>(p);
+}
+template <int W>
+ROWWISE_HD inline const Pack<W>& pack_at(const float* p) {
+    return *reinterpret_cast<const Pack<W>*>(p);
+}
+
+// ------------------------------------------------------------------ ids outside the table
+
+ROWWISE_HD inline bool outside(const DeviceCall& c, int64_t id) {
+    return static_cast<uint64_t>(id) >= static_cast<uint64_t>(c.table.rows);
+}
+
+// *to <- the lesser of it and value; returns what it was.
+ROWWISE_HD inline uint64_t lower(uint64_t* to, uint64_t value) {
+#if defined(__CUDA_ARCH__)
+    return atomicMin(reinterpret_cast<unsigned long long*>(to), value);
+#else
+    const uint64_t before = *to;
+    if (value < before) *to = value;
+    return before;
+#endif
+}
+
+// Records that the id at `position` of the batch is outside the table.
+ROWWISE_HD inline void report(const DeviceCall& c, int64_t position) {
+    Trouble& trouble = *c.trouble;
+    if (lower(&trouble.key, c.key | static_cast<uint64_t>(position)) < c.key) return;
+    trouble.steps = c.steps;
+    trouble.now = c.clock.now;
+    // Whoever writes last has seen that no earlier position came meanwhile.
+    uint64_t key;
+    do {
+        key = *const_cast<volatile uint64_t*>(&trouble.key);
+        *const_cast<volatile int64_t*>(&trouble.id) = c.batch[key & 0xffffffffu];
+    } while (key != *const_cast<volatile uint64_t*>(&trouble.key));
+    *c.alarm = 1;
+}
+
+// The clock as the last call left it that did something.
+ROWWISE_HD inline ClockView clock_of(const DeviceCall& c) {
+    ClockView clock = c.clock;
+    if (c.trouble->key < c.key) clock.now = c.trouble->now;
+    return clock;
+}
+
+// Whether this call must change nothing: an id of an earlier batch is outside, or one of this.
+ROWWISE_HD inline bool is_off(const DeviceCall& c) {
+    if (c.trouble->key < c.key) return true;
+    return c.ids != nullptr && c.n > 0 && (outside(c, c.ids[0]) || outside(c, c.ids[c.n - 1]));
+}
+
+// ------------------------------------------------------------------ reading a row
+
+// W neighbouring elements of a row, with their slots.
+template <class R, int W>
+struct Elements {
+    Pack<W> w, z[R::slots > 0 ? R::slots : 1];
+
+    ROWWISE_HD Elements(const TableView& table, int64_t id, int64_t d)
+        : w(pack_at<W>(table.weights + id * table.dim + d)) {
+        for (int i = 0; i < R::slots; ++i) {
+            if constexpr (R::row_slots)
+                for (int j = 0; j < W; ++j) z[i].v[j] = table.slots[i][id];
+            else
+                z[i] = pack_at<W>(table.slots[i] + id * table.dim + d);
+        }
+    }
+    ROWWISE_HD Slots<R::slots> slots(int j) const {
+        Slots<R::slots> s{};
+        for (int i = 0; i < R::slots; ++i) s.z[i] = z[i].v[j];
+        return s;
+    }
+    ROWWISE_HD void set(int j, float weight, const Slots<R::slots>& s) {
+        w.v[j] = weight;
+        for (int i = 0; i < R::slots; ++i) z[i].v[j] = s.z[i];
+    }
+    // Slots of one number a row are written by `finish`, which comes after all lanes have read.
+    ROWWISE_HD void store(const TableView& table, int64_t id, int64_t d) const {
+        pack_at<W>(table.weights + id * table.dim + d) = w;
+        if constexpr (!R::row_slots)
+            for (int i = 0; i < R::slots; ++i)
+                pack_at<W>(table.slots[i] + id * table.dim + d) = z[i];
+    }
+};
+
+// The present weight of an element whose missed steps are replayed one by one.
+template <class R>
+ROWWISE_HD float replayed(const Hyperparameters& h, const ClockView& clock, const LaggedUpdate& k,
+                          uint32_t last_step, float w, const Slots<R::slots>& s) {
+    const double root = R::root(s);
+    double power = 1, shrink = 1, sum = 0;
+    const uint32_t count = clock.replay_count(last_step);
+    for (uint32_t j = 1; j <= count; ++j) {
+        power *= h.exact_beta_1;
+        shrink *= h.exact_shrink;
+        const ReplayTerm term = clock.replay_term(last_step, j);
+        const double scale = term.scale * power, epsilon = h.exact_epsilon * term.epsilon_factor;
+        sum += scale / R::denominator(root * shrink, epsilon);
+    }
+    const double moved = s.z[0] * sum;
+    return static_cast<float>(static_cast<double>(k.decay_factor) * w - moved);
+}
+
+// What the missed steps make of an element's weight.
+template <class R>
+ROWWISE_HD float present(const Hyperparameters& h, const ClockView& clock, const LaggedUpdate& k,
+                         uint32_t last_step, float w, const Slots<R::slots>& s) {
+    if constexpr (R::expands) {
+        if (R::may_fail(k) && R::fails(R::limit(k, h), s))
+            return replayed<R>(h, clock, k, last_step, w, s);
+    }
+    R::lag_weight(k, h, w, s);
+    return w;
+}
+
+// Whether slots can have moved the weight: those of an untouched row cannot.
+template <class R>
+ROWWISE_HD bool reads_slots(const TableView& table, const RowState& state) {
+    return R::moves && !(table.slots_pristine && state.update_count == 0);
+}
+
+// Reads the present values of one row.
+template <class R, int W>
+struct Reader {
+    const DeviceCall& c;
+    const int64_t id;
+    const ClockView clock;
+    const RowState state;
+    const LaggedUpdate k;
+
+    ROWWISE_HD Reader(const DeviceCall& c, int64_t id)
+        : c(c), id(id), clock(clock_of(c)), state(c.table.states[id]),
+          k(clock.since(state.last_step)) {}
+
+    ROWWISE_HD Pack<W> operator()(int64_t d) const {
+        if (clock.now == 0 || state.last_step == clock.now)
+            return pack_at<W>(c.table.weights + id * c.table.dim + d);
+        Pack<W> out;
+        if (!reads_slots<R>(c.table, state)) {
+            const Pack<W> w = pack_at<W>(c.table.weights + id * c.table.dim + d);
+            for (int j = 0; j < W; ++j) out.v[j] = R::lag_untrained(k, w.v[j]);
+            return out;
+        }
+        const Elements<R, W> row(c.table, id, d);
+        for (int j = 0; j < W; ++j)
+            out.v[j] = present<R>(c.hyper, clock, k, state.last_step, row.w.v[j], row.slots(j));
+        return out;
+    }
+};
+
+// ------------------------------------------------------------------ runs of equal ids
+
+ROWWISE_HD inline bool starts_run(const DeviceCall& c, int64_t place) {
+    return place == 0 || c.ids[place - 1] != c.ids[place];
+}
+
+// The first place of low..high whose id is not below `id`; high if there is none.
+ROWWISE_HD inline int64_t first_not_below(const int64_t* ids, int64_t low, int64_t high,
+                                          int64_t id) {
+    while (low < high) {
+        const int64_t middle = low + (high - low) / 2;
+        if (ids[middle] < id)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+ROWWISE_HD inline int64_t end_of_run(const DeviceCall& c, int64_t place) {
+    const int64_t id = c.ids[place], next = place + 1;
+    if (next == c.n || c.ids[next] != id) return next;
+    return first_not_below(c.ids, next, c.n, id + 1);
+}
+
+// sum <- the sum of places first..last, in order.
+template <int W>
+ROWWISE_HD Pack<W> sum_block(const DeviceCall& c, int64_t first, int64_t last, int64_t d) {
+    Pack<W> sum;
+    for (int64_t p = first; p < last; ++p) {
+        const Pack<W> g = pack_at<W>(c.gradients + c.sources[p] * c.table.dim + d);
+        const float weight = c.weights != nullptr ? c.weights[p] : 1.0f;
+        for (int j = 0; j < W; ++j)
+            sum.v[j] = p == first ? weight * g.v[j] : sum.v[j] + weight * g.v[j];
+    }
+    return sum;
+}
+
+// Where the sum of a block lies. Of long runs, no two last blocks and no two others begin within
+// the same kBlockSum places.
+ROWWISE_HD inline float* block_at(const DeviceCall& c, int64_t first, int64_t end) {
+    const bool last = end - first <= kBlockSum;
+    return c.blocks + (2 * (first / kBlockSum) + (last ? 1 : 0)) * c.table.dim;
+}
+
+// The sum of a run's gradients.
+template <int W>
+ROWWISE_HD Pack<W> sum_run(const DeviceCall& c, int64_t begin, int64_t end, int64_t d) {
+    if (end - begin <= kBlockSum) return sum_block<W>(c, begin, end, d);
+    Pack<W> sum = pack_at<W>(block_at(c, begin, end) + d);
+    for (int64_t p = begin + kBlockSum; p < end; p += kBlockSum) {
+        const Pack<W> block = pack_at<W>(block_at(c, p, end) + d);
+        for (int j = 0; j < W; ++j) sum.v[j] += block.v[j];
+    }
+    return sum;
+}
+
+// Adds up what `kPartials` lanes have summed each.
+ROWWISE_HD inline float sum_of_partials(const float* partials) {
+    float lane[kPartials];
+    for (int j = 0; j < kPartials; ++j) lane[j] = partials[j];
+    for (int half = kPartials / 2; half > 0; half /= 2)
+        for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
+    return lane[0];
+}
+
+// ------------------------------------------------------------------ kernels: reading
+
+// out (n, dim) <- the present values of rows batch (n,); 0 for an id outside.
+template <class R, int W>
+struct Gather {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t item, int lane, int lanes) {
+        const int64_t id = c.batch[item], dim = c.table.dim;
+        float* out = c.out + item * dim;
+        if (outside(c, id)) {
+            for (int64_t d = lane * W; d < dim; d += lanes * W) pack_at<W>(out + d) = Pack<W>{};
+            if (lane == 0) report(c, item);
+            return;
+        }
+        const Reader<R, W> row(c, id);
+        for (int64_t d = lane * W; d < dim; d += lanes * W) pack_at<W>(out + d) = row(d);
+    }
+};
+
+// out (bags, dim) <- the weighted sum of each bag's rows; 0 where it is empty.
+template <class R, int W>
+struct GatherBags {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t item, int lane, int lanes) {
+        const int64_t dim = c.table.dim;
+        for (int64_t d = lane * W; d < dim; d += lanes * W) {
+            Pack<W> sum{};
+            for (int64_t i = c.offsets[item]; i < c.offsets[item + 1]; ++i) {
+                if (outside(c, c.batch[i])) {
+                    if (d == 0) report(c, i);
+                    continue;
+                }
+                const Pack<W> value = Reader<R, W>(c, c.batch[i])(d);
+                const float weight = c.weights != nullptr ? c.weights[i] : 1.0f;
+                for (int j = 0; j < W; ++j) sum.v[j] += weight * value.v[j];
+            }
+            pack_at<W>(c.out + item * dim + d) = sum;
+        }
+    }
+};
+
+// out (bags, dim) <- the largest of each bag's values, argmax (bags, dim) <- the first position
+// that has it; 0 and -1 where the bag is empty. A NaN is the largest.
+template <class R, int W>
+struct GatherBagsMax {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t item, int lane, int lanes) {
+        const int64_t dim = c.table.dim;
+        for (int64_t d = lane * W; d < dim; d += lanes * W) {
+            Pack<W> best{};
+            int64_t at[W];
+            for (int j = 0; j < W; ++j) at[j] = -1;
+            for (int64_t i = c.offsets[item]; i < c.offsets[item + 1]; ++i) {
+                if (outside(c, c.batch[i])) {
+                    if (d == 0) report(c, i);
+                    continue;
+                }
+                const Pack<W> value = Reader<R, W>(c, c.batch[i])(d);
+                for (int j = 0; j < W; ++j) {
+                    const bool better =
+                        at[j] < 0 || value.v[j] > best.v[j] || value.v[j] != value.v[j];
+                    if (better) best.v[j] = value.v[j];
+                    if (better) at[j] = i;
+                }
+            }
+            pack_at<W>(c.out + item * dim + d) = best;
+            for (int j = 0; j < W; ++j) c.argmax[item * dim + d + j] = at[j];
+        }
+    }
+};
+
+// out, of a slot's shape <- its present values.
+template <class R, int W>
+struct ReadSlot {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t item, int lane, int lanes) {
+        if constexpr (R::slots > 0) {
+            const LaggedUpdate k = clock_of(c).since(c.table.states[item].last_step);
+            for (int64_t d = lane * W; d < c.table.slot_dim; d += lanes * W) {
+                const Elements<R, W> row(c.table, item, d);
+                for (int j = 0; j < W && d + j < c.table.slot_dim; ++j) {
+                    auto slots = row.slots(j);
+                    R::lag_slots(k, c.hyper, slots);
+                    c.out[item * c.table.slot_dim + d + j] = slots.z[c.slot];
+                }
+            }
+        }
+    }
+};
+
+// ------------------------------------------------------------------ kernels: gradients
+
+// partials (n, kPartials) <- the products of each position's row with its bag's gradient, where
+// `sources` has the bag of each position.
+template <class R>
+struct BagWeightPartials {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t item, int lane, int) {
+        const int64_t dim = c.table.dim;
+        float sum = 0;
+        if (!outside(c, c.batch[item])) {
+            const Reader<R, 1> row(c, c.batch[item]);
+            const float* gradient = c.gradients + c.sources[item] * dim;
+            for (int64_t d = lane; d < dim; d += kPartials) sum += gradient[d] * row(d).v[0];
+        }
+        c.partials[item * kPartials + lane] = sum;
+    }
+};
+
+// out (n,) <- the sums of the partials.
+template <class R>
+struct SumPartials {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t item, int, int) {
+        c.out[item] = sum_of_partials(c.partials + item * kPartials);
+    }
+};
+
+// out (n, dim) <- each position's part of the gradient of `GatherBagsMax`, where `sources` has the
+// bag of each position.
+template <class R, int W>
+struct SpreadMax {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t item, int lane, int lanes) {
+        const int64_t dim = c.table.dim, bag = c.sources[item];
+        for (int64_t d = lane * W; d < dim; d += lanes * W)
+            for (int j = 0; j < W; ++j) {
+                const bool own = c.argmax[bag * dim + d + j] == item;
+                // A sum of the CPU's begins with 0: it is never -0.
+                c.out[item * dim + d + j] = 0.0f + (own ? c.gradients[bag * dim + d + j] : 0.0f);
+            }
+    }
+};
+
+// blocks <- the sums of the blocks of runs longer than one.
+template <class R, int W>
+struct SumBlocks {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int lane, int lanes) {
+        const int64_t id = c.ids[place];
+        const bool before = place >= kBlockSum && c.ids[place - kBlockSum] == id;
+        const bool after = place + kBlockSum < c.n && c.ids[place + kBlockSum] == id;
+        if (!before && !after) return;  // no block of a long run begins here
+        const int64_t begin = first_not_below(c.ids, 0, place, id);
+        if ((place - begin) % kBlockSum != 0) return;
+        const int64_t end = end_of_run(c, place);
+        const int64_t last = end - place > kBlockSum ? place + kBlockSum : end;
+        float* out = block_at(c, place, end);
+        for (int64_t d = lane * W; d < c.table.dim; d += lanes * W)
+            pack_at<W>(out + d) = sum_block<W>(c, place, last, d);
+    }
+};
+
+// out (n, dim) <- the sum of each run's gradients, at the place where it starts.
+template <class R, int W>
+struct SumRuns {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int lane, int lanes) {
+        if (!starts_run(c, place)) return;
+        const int64_t end = end_of_run(c, place), dim = c.table.dim;
+        for (int64_t d = lane * W; d < dim; d += lanes * W)
+            pack_at<W>(c.out + place * dim + d) = sum_run<W>(c, place, end, d);
+    }
+};
+
+// partials (n, kPartials) <- the squares of each run's sum.
+template <class R>
+struct SquarePartials {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int lane, int) {
+        if constexpr (R::row_slots) {
+            if (!starts_run(c, place)) return;
+            const int64_t end = end_of_run(c, place);
+            float sum = 0;
+            for (int64_t d = lane; d < c.table.dim; d += kPartials) {
+                const float g = sum_run<1>(c, place, end, d).v[0];
+                sum += g * g;
+            }
+            c.partials[place * kPartials + lane] = sum;
+        }
+    }
+};
+
+// ------------------------------------------------------------------ kernels: writing
+
+// Steps the slot of a row that has one number; returns what its gradients are multiplied by.
+template <class R>
+ROWWISE_HD float step_row(const DeviceCall& c, int64_t place, const LaggedUpdate& k,
+                          Slots<R::slots>& slots) {
+    const float squares = sum_of_partials(c.partials + place * kPartials);
+    R::lag_slots(k, c.hyper, slots);
+    return R::step_row(c.step, c.hyper, squares / static_cast<float>(c.table.dim), slots);
+}
+
+// Brings the batch's rows up to date and makes one step with the sums of their gradients; `Finish`
+// then writes what all lanes of a row have read.
+template <class R, int W>
+struct Update {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int lane, int lanes) {
+        if (!starts_run(c, place) || is_off(c)) return;
+        const int64_t id = c.ids[place], end = end_of_run(c, place), dim = c.table.dim;
+        const RowState state = c.table.states[id];
+        const LaggedUpdate k = c.clock.since(state.last_step);
+        float rate = 0;
+        if constexpr (R::row_slots) {
+            auto slots = Elements<R, 1>(c.table, id, 0).slots(0);
+            rate = step_row<R>(c, place, k, slots);
+        }
+        for (int64_t d = lane * W; d < dim; d += lanes * W) {
+            const Pack<W> g = sum_run<W>(c, place, end, d);
+            Elements<R, W> row(c.table, id, d);
+            for (int j = 0; j < W; ++j) {
+                auto slots = row.slots(j);
+                float w = present<R>(c.hyper, c.clock, k, state.last_step, row.w.v[j], slots);
+                if constexpr (R::row_slots) {
+                    R::step(c.step, rate, g.v[j], w);
+                } else {
+                    R::lag_slots(k, c.hyper, slots);
+                    R::step(c.step, c.hyper, g.v[j], w, slots);
+                }
+                row.set(j, w, slots);
+            }
+            row.store(c.table, id, d);
+        }
+    }
+};
+
+// Records the step in the rows of the batch, and in the clock's arrays.
+template <class R>
+struct Finish {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int, int) {
+        if (place < c.n && outside(c, c.batch[place])) report(c, place);
+        if (is_off(c)) return;
+        if (place == 0 && c.advances) {
+            ClockView clock = c.clock;
+            ++clock.now;
+            clock.push(c.record);
+        }
+        if (place >= c.n || !starts_run(c, place)) return;
+        RowState& state = c.table.states[c.ids[place]];
+        if constexpr (R::row_slots) {
+            auto slots = Elements<R, 1>(c.table, c.ids[place], 0).slots(0);
+            step_row<R>(c, place, c.clock.since(state.last_step), slots);
+            c.table.slots[0][c.ids[place]] = slots.z[0];
+        }
+        state.last_step = c.step.last_step;
+        state.count_update(c.step.iteration);
+    }
+};
+
+// Takes the step that `Finish` has recorded into the sums of the last steps, item + 1 steps ago.
+// The sums alternate between two arrays.
+template <class R>
+struct Advance {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t item, int, int) {
+        if (c.trouble->key <= (c.key | 0xffffffffu)) return;
+        ClockView clock = c.clock;
+        ++clock.now;
+        clock.decays = clock.decays || c.record.decay_factor != 1.0;
+        const int64_t half = int64_t{clock.horizon} + 1;
+        const HorizonSum* before = clock.sums + (clock.now & 1 ? 0 : half);
+        const auto k = static_cast<uint32_t>(item + 1);
+        HorizonSum& sum = clock.sums[(clock.now & 1 ? half : 0) + k];
+        clock.extend(clock.addend(clock.now), before[k - 1], k, sum);
+        clock.write(clock.recent[k], sum.decay, 1.0, sum.terms);
+        // A row at the horizon's far end gains nothing from later steps but their weight decay.
+        if (k == clock.horizon && clock.closes()) clock.closed[clock.now - k] = sum.terms;
+    }
+};
+
+// Brings rows up to date, each by the lanes of its first place; `Settle` then says so.
+template <class R, int W>
+struct Materialize {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int lane, int lanes) {
+        if (is_off(c) || (c.ids != nullptr && !starts_run(c, place))) return;
+        const int64_t id = c.ids != nullptr ? c.ids[place] : place, dim = c.table.dim;
+        const RowState state = c.table.states[id];
+        const LaggedUpdate k = c.clock.since(state.last_step);
+        const bool untrained = R::slots > 0 && c.table.slots_pristine && state.update_count == 0;
+        if (untrained ? R::lag_untrained(k, 1.0f) == 1.0f : state.last_step == c.clock.now) return;
+        for (int64_t d = lane * W; d < dim; d += lanes * W) {
+            if (untrained) {
+                Pack<W>& w = pack_at<W>(c.table.weights + id * dim + d);
+                for (int j = 0; j < W; ++j) w.v[j] = R::lag_untrained(k, w.v[j]);
+                continue;
+            }
+            Elements<R, W> row(c.table, id, d);
+            for (int j = 0; j < W; ++j) {
+                auto slots = row.slots(j);
+                const float w = present<R>(c.hyper, c.clock, k, state.last_step, row.w.v[j], slots);
+                if constexpr (!R::row_slots) R::lag_slots(k, c.hyper, slots);
+                row.set(j, w, slots);
+            }
+            row.store(c.table, id, d);
+        }
+    }
+};
+
+// Records that rows are up to date.
+template <class R>
+struct Settle {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int, int) {
+        if (c.ids == nullptr) {
+            if (!is_off(c)) c.table.states[place].last_step = c.step.last_step;
+            return;
+        }
+        if (outside(c, c.batch[place])) report(c, place);
+        if (!is_off(c) && starts_run(c, place))
+            c.table.states[c.ids[place]].last_step = c.step.last_step;
+    }
+};
+
+}  // namespace ROWWISE_ISA
+
+}  // namespace rowwise

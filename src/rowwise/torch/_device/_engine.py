@@ -1,0 +1,35 @@
+"""What runs the kernels of a device: a GPU, or this processor in its stead."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Literal
+
+import torch
+
+from rowwise import _native
+
+Order = Literal["forwards", "backwards", "shuffled"]
+
+
+def emulates() -> bool:
+    """Return whether the environment asks for the kernels on this processor, without a GPU."""
+    return os.environ.get("ROWWISE_KERNELS") == "emulate"
+
+
+@functools.cache
+def serial_engine(order: Order = "forwards") -> _native.Engine:
+    """Return the engine that runs the device's kernels here, one item after the other."""
+    return _native.serial_engine(order)
+
+
+def engine_of(device: torch.device) -> _native.Engine:
+    """Return what runs the kernels for tensors on a device.
+
+    Raises:
+        RuntimeError: nothing does.
+    """
+    if device.type == "cpu" and emulates():
+        return serial_engine()
+    raise RuntimeError(f"rowwise has no kernels for {device}")
