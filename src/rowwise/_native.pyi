@@ -412,12 +412,30 @@ class DeviceTable:
         None; the table is then as before that call.
         """
 
-def move_records(file: int, parts: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')]], stride: int, rows: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], frames: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], *, depth: int, write: bool) -> int:
+def read_records(file: int, stride: int, block: int, parts: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')]], at: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], frames: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], depth: int) -> int:
     """
-    Read records of rows (n,) into frames (n,) of the parts, or write them from there.
+    Read the records that begin at bytes at (n,) into frames (n,) of the parts.
 
-    A record is the parts' rows (frames, bytes) side by side, in `stride` bytes of the file.
-    Return 0, or an errno.
+    A record is the parts' rows (frames, bytes) side by side, in `stride` bytes of the file,
+    whose requests are multiples of `block`. Return 0, or an errno.
+    """
+
+def pack_records(parts: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None, None), order='C', device='cpu')]], stride: int, frames: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], to: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')]) -> None:
+    """
+    Write frames (n,) of the parts as records, which begin at bytes to (n,) of out.
+    """
+
+def write_pieces(file: int, memory: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], from_: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], bytes: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], at: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], depth: int) -> int:
+    """
+    Write bytes (n,) at from_ (n,) of memory to at (n,) of the file. Return 0, or an errno.
+    """
+
+def merge_records(file: int, stride: int, home: tuple[int, int], log: tuple[int, int], logged: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], logged_from: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], fresh: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], newest: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], newest_from: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> int:
+    """
+    Put newer records among those of a stretch (begin, bytes) of the file, home.
+
+    Those of numbers logged (n,) lie at bytes logged_from (n,) of another stretch, log; those
+    of numbers newest (m,), newer still, at newest_from (m,) of fresh. Return 0, or an errno.
     """
 
 class IdIndex:
@@ -501,7 +519,13 @@ class Program:
     def freeze_row(self, row: int) -> None:
         """Let steps leave a row as it is; -1: none."""
 
-    def add_rule(self, rule: Rule, *, slot_starts: Sequence[float], advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float], slot_names: str, kind: str, scale: float, gradient_scale: float, epsilon_factor: float, beta_1: float, beta_2: float, weight_decay: float, divides_by_rate: bool, supports_lazy: bool) -> int:
+    def be_strict(self, capacity: int) -> None:
+        """
+        End programs whose calls fail, and check the sums of weights of gradients, of which
+        so many can wait.
+        """
+
+    def add_rule(self, rule: Rule, *, slot_starts: Sequence[float], advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float], slot_names: str, kind: str, scale: float, gradient_scale: float, epsilon_factor: float, beta_1: float, beta_2: float, weight_decay: float, momentum_decay: float, divides_by_rate: bool, supports_lazy: bool) -> int:
         """
         Return the number of a rule, for steps: as `Table.set_rule` takes it, with the formula
         of a step's numbers, see native/programs.hpp.
@@ -564,7 +588,9 @@ def xla_handlers() -> dict[str, Any]:
 
 PROGRAM_CAPACITY: int = 1023
 
-PROGRAM_WHOLE: float = 1099511627776.0
+PROGRAM_WHOLE: float = 1.152921504606847e+18
+
+PROGRAM_TURNS: int = 3
 
 class WriterTurn:
     """

@@ -1,0 +1,111 @@
+"""The device's kernels, compiled once for a card and a family of rules, and kept in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from rowwise import _native
+from rowwise.torch._device._nvrtc import Nvrtc, nvrtc
+
+# What the kernels' source takes from C++'s own headers, none of which NVRTC has.
+_HEADERS = {
+    "cstddef": "",
+    "cstdint": (
+        "using int64_t = long long; using uint64_t = unsigned long long;\n"
+        "using uint32_t = unsigned int;\n#define UINT32_MAX 0xffffffffu\n"
+    ),
+    "cmath": (
+        "#define INFINITY __int_as_float(0x7f800000)\n"
+        "namespace std { using ::fabs; using ::pow; using ::sqrt; }\n"
+    ),
+}
+# No multiply-add is fused, and division and root are IEEE's: the CPU's bits.
+_OPTIONS = ["--std=c++17", "-default-device", "--fmad=false", "--prec-div=true", "--prec-sqrt=true",
+            "--ftz=false"]  # fmt: skip
+
+
+def compile_kernels(
+    rule: _native.Rule, architecture: int, *, ptx: bool = False, compiler: Nvrtc | None = None,
+    more: tuple[str, ...] = (),
+) -> tuple[bytes, str]:  # fmt: skip
+    """Return the kernels of a rule's family for a compute capability, and the compiler's log.
+
+    Args:
+        rule: of the family.
+        architecture: 90 for 9.0.
+        ptx: whether to return PTX, which the driver compiles, and not a cubin.
+        compiler: NVRTC unless given.
+        more: options.
+
+    Raises:
+        RuntimeError: no compiler, or the kernels do not compile.
+    """
+    texts = dict(_native.device_texts())
+    source = texts.pop("device/entry.cu")
+    options = [
+        f"--gpu-architecture={'compute' if ptx else 'sm'}_{architecture}",
+        f"-DROWWISE_RULE={_native.rule_class(rule)}",
+        *_OPTIONS,
+        *more,
+    ]
+    texts["call.hpp"] = texts["device/call.hpp"]  # as kernels.hpp includes it
+    library = nvrtc() if compiler is None else compiler
+    return library.compile(source, {**_HEADERS, **texts}, options, binary=not ptx)
+
+
+def cached_kernels(rule: _native.Rule, capability: tuple[int, int]) -> bytes:
+    """Return the kernels of a rule's family for a card, from the cache, or compiled into it.
+
+    Args:
+        rule: of the family.
+        capability: of the card, (9, 0).
+
+    Raises:
+        RuntimeError: no compiler, or a card older than all that it knows.
+    """
+    library = nvrtc()
+    card = 10 * capability[0] + capability[1]
+    known = [architecture for architecture in library.architectures if architecture <= card]
+    if not known:
+        raise RuntimeError(
+            f"a GPU of compute capability {capability[0]}.{capability[1]} is older than all that "
+            f"NVRTC {library.version[0]}.{library.version[1]} compiles for (from "
+            f"{library.architectures[0] / 10} on); install an older nvidia-cuda-nvrtc, or leave "
+            "the embedding on the CPU; nothing has changed"
+        )
+    ptx = card not in known  # newer than the compiler: the driver compiles the rest of the way
+    key = hashlib.sha256()
+    about = (_native.rule_class(rule), known[-1], ptx, library.version, _OPTIONS)
+    key.update(repr((about, sorted(_native.device_texts()), sorted(_HEADERS.items()))).encode())
+    path = cache_folder() / f"{key.hexdigest()[:32]}.{'ptx' if ptx else 'cubin'}"
+    try:
+        return path.read_bytes()
+    except OSError:
+        compiled, _ = compile_kernels(rule, known[-1], ptx=ptx, compiler=library)
+        _keep(path, compiled)
+        return compiled
+
+
+def cache_folder() -> Path:
+    """Return the folder of compiled kernels: below XDG_CACHE_HOME, or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "rowwise" / "kernels"
+
+
+def _keep(path: Path, compiled: bytes) -> None:
+    """Write a file that appears whole or not at all; without room or permission, none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(compiled)
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError:
+        return
