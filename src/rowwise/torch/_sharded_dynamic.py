@@ -21,7 +21,7 @@ from rowwise.torch._dynamic import as_array, refuse_late_gradients
 from rowwise.torch._group import exchange_of
 from rowwise.torch._sharded import ShardedEmbedding, Sums
 from rowwise.torch._sharded_lookup import Lookup
-from rowwise.torch._sharded_step import upcoming_step
+from rowwise.torch._distant_step import upcoming_step
 
 
 class ShardedDynamicEmbedding(ShardedEmbedding):
