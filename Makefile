@@ -34,12 +34,13 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed  # on two workers, a core each; Keras's backends in processes of their own
 	$(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) tests/keras --every 40
+	KERAS_BACKEND=jax $(PYTEST) tests/jax tests/keras --every 40
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras --every 40
 
 test-backends: $(VENV)/.installed
-	KERAS_BACKEND=jax $(PYTEST) tests/keras
-	KERAS_BACKEND=jax ROWWISE_JAX_HANDLERS=0 $(PYTEST) tests/keras/test_jax.py tests/keras/test_bad_ids.py
+	KERAS_BACKEND=jax $(PYTEST) tests/jax tests/keras
+	KERAS_BACKEND=jax ROWWISE_JAX_HANDLERS=0 $(PYTEST) tests/jax \
+	  tests/keras/test_jax.py tests/keras/test_bad_ids.py
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras
 
 test-versions: $(VENV)/.installed
