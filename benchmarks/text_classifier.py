@@ -136,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("sets", nargs="+", metavar="NAME=TRAIN[:TEST]")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of ours")
+    parser.add_argument("--ours", action="store_true", help="leave the others out")
     options = parser.parse_args()
     for described in options.sets:
         name, _, paths = described.partition("=")
@@ -147,6 +148,8 @@ def main() -> None:
         found: dict[str, list[tuple[float, float, float]]] = {}
         for seed in range(options.seeds):
             for contender, make in contenders(seed):
+                if options.ours and contender != "rowwise":
+                    continue
                 found.setdefault(contender, []).append(measure(make, sets))
         for contender, runs in found.items():
             accuracy, train, predict = np.mean(runs, axis=0)

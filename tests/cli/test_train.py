@@ -62,9 +62,9 @@ def test_a_file_becomes_a_classifier_that_beats_the_majority(tmp_path, ending):
     assert model.predict(["saw drill", "plum pear"]).tolist() == ["tools", "fruit"]
 
 
-def test_the_words_of_the_held_out_part_are_not_in_the_vocabulary(tmp_path):
+def test_the_words_of_the_held_out_part_are_not_in_the_vocabulary_without_a_refit(tmp_path):
     run(write(tmp_path / "d.csv"), "--text", "text", "--label", "kind", "--out", tmp_path / "o",
-        "--epochs", 1)  # fmt: skip
+        "--epochs", 1, "--no-refit")  # fmt: skip
     vocabulary = rowwise.Table.load(tmp_path / "o" / "table.safetensors").vocabulary
     assert sum(word.startswith("only") for word in vocabulary) == 180
 
@@ -148,7 +148,7 @@ def test_every_label_stays_in_the_training_part(tmp_path):
     path = tmp_path / "d.csv"
     path.write_text("text,kind\n" + "".join(f"word{i},kind{i}\n" for i in range(6)))
     result = run(path, "--text", "text", "--label", "kind", "--out", tmp_path / "out",
-        "--validation", 0.9, "--epochs", 1, "--json")  # fmt: skip
+        "--validation", 0.9, "--epochs", 1, "--json", "--no-refit")  # fmt: skip
     assert result.exit_code == 0, result.output
     outcome = json.loads(result.stdout)
     assert (outcome["words"], outcome["held_out"]["texts"]) == (5, 1)

@@ -22,6 +22,7 @@ import rowwise  # noqa: E402
 from helpers.killing import in_a_process_killed_at  # noqa: E402
 from rowwise.files._container import Container, write  # noqa: E402
 from rowwise.sklearn import TextClassifier  # noqa: E402
+from rowwise.sklearn._training import Training  # noqa: E402
 from rowwise.vectors import Vectors  # noqa: E402
 
 FRUIT = ["apple", "pear", "plum", "cherry", "melon"]
@@ -65,10 +66,12 @@ def test_rows_are_named_by_words_and_all_are_trained(model):
     assert len(model.table_.untrained()) == 0
 
 
-def test_words_of_held_out_texts_have_no_rows(model):
-    assert len(model.held_out_) == 20
+def test_words_of_held_out_texts_have_rows_after_a_refit_alone(model):
+    alone = TextClassifier(refit=False, max_epochs=2, char_ngrams=4).fit(*texts())
+    assert len(model.held_out_) == len(alone.held_out_) == 20
     for i in range(200):
-        assert (f"only{i}" in model.vocabulary_) == (i in model.training_)
+        assert (f"only{i}" in alone.vocabulary_) == (i in alone.training_)
+    assert {f"only{i}" for i in range(200)} <= set(model.vocabulary_)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_another_model():
@@ -82,13 +85,52 @@ def test_the_best_epoch_is_kept():
     rng = np.random.default_rng(0)
     noise = [" ".join(rng.choice(FRUIT + TOOLS, 3)) + f" w{i}" for i in range(300)]
     labels = rng.integers(2, size=300)  # nothing to learn: the held-out loss rises at once
-    model = TextClassifier(learning_rate=0.01, patience=2).fit(noise, labels)
+    model = TextClassifier(learning_rate=0.01, patience=2, refit=False).fit(noise, labels)
     losses = model.history_["val_loss"]
     assert model.best_epoch_ == int(np.argmin(losses)) + 1 < model.n_iter_
     assert model.n_iter_ == model.best_epoch_ + 2
     held_out = [noise[i] for i in model.held_out_]
     proba = model.predict_proba(held_out)[np.arange(30), labels[model.held_out_]]
     assert -np.log(proba).mean() == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_case_and_ngrams_are_chosen_by_cross_validation():
+    rng = np.random.default_rng(0)
+    words = [" ".join(rng.choice(FRUIT + TOOLS, 5)) for _ in range(300)]
+    loud = rng.integers(2, size=300)
+    shouted = [text.upper() if is_loud else text for text, is_loud in zip(words, loud, strict=True)]
+    model = TextClassifier(max_epochs=5).fit(shouted, loud)
+    assert not model.lowercase_
+    assert model.score(shouted, loud) == 1.0
+    told = TextClassifier(max_epochs=5, lowercase=True, char_ngrams=(3, 3)).fit(shouted, loud)
+    assert (told.lowercase_, told.char_ngrams_) == (True, (3, 3))
+    # Single letters tell the labels apart, in new words.
+    letters = list("abcdefghijklmnopqrstuvwy")
+    kinds = rng.integers(2, size=300)
+    coined = ["".join(rng.permutation(letters)[:9]) + "xz"[kind] for kind in kinds]
+    model = TextClassifier(max_epochs=20).fit(coined, kinds)
+    assert (model.lowercase_, model.char_ngrams_) == (True, (2, 5))
+
+
+def test_readings_are_compared_on_some_texts_of_many(monkeypatch):
+    x, y = texts(400)
+    monkeypatch.setattr("rowwise.sklearn._recipe._CHOSEN_ON", sum(map(len, x)) // 2)
+    made, run = [], Training.run
+
+    def recorded(self, batches, *rest):
+        made.append(len(batches.targets))
+        return run(self, batches, *rest)
+
+    monkeypatch.setattr(Training, "run", recorded)
+    model = TextClassifier(max_epochs=2).fit(x, y)
+    *compared, first, again = made
+    assert len(compared) == 2 * 3
+    assert all(190 < count < 210 for count in compared)
+    assert (first, again) == (400, 400)
+    assert model.score(*texts(seed=1)) == 1.0
+    made.clear()
+    TextClassifier(max_epochs=2).fit(x[:90], y[:90])
+    assert made == [90, 90]  # too few to compare on
 
 
 def test_long_texts_are_read_to_their_end():
@@ -282,6 +324,7 @@ def test_killed_at_every_call_of_a_save_the_old_or_the_new_is_there_or_none_is_r
     [
         (lambda about, arrays: about.pop("classes"), "it has no 'classes'"),
         (lambda about, arrays: about.pop("n_iter"), "it has no 'n_iter'"),
+        (lambda about, arrays: about.pop("lowercase"), "it has no 'lowercase'"),
         (lambda about, arrays: about.update(classes=["x"]), r"its labels have shape \(1,\)"),
         (lambda about, arrays: about.update(history=[1]), "cannot convert"),
         (lambda about, arrays: about["parameters"].update(patience=0), "patience=0 is below 1"),
@@ -316,6 +359,7 @@ def test_parts_that_do_not_fit_are_refused_though_their_checksums_are_right(
         ({"min_count": 0}, ["a", "b"], ["x", "y"], "min_count=0 is below 1"),
         ({"learning_rate": 0.0}, ["a", "b"], ["x", "y"], "learning_rate=0.0"),
         ({"validation_fraction": 1.0}, ["a", "b"], ["x", "y"], "validation_fraction=1.0"),
+        ({"lowercase": "maybe"}, ["a", "b"], ["x", "y"], "lowercase='maybe'"),
         ({"char_ngrams": (4, 3)}, ["a", "b"], ["x", "y"], r"char_ngrams=\(4, 3\)"),
         ({"learning_rate": 1e37}, ["a", "b"] * 20, ["x", "y"] * 20, "the loss became"),
     ],

@@ -18,12 +18,18 @@ from rowwise.cli._read import Layout
 _CHOICES: dict[str, list[Any]] = {
     "dim": [16, 32, 64],
     "word_ngrams": [1, 2, 3],
-    "char_ngrams": [0, 3, 4, 5, (2, 4), (3, 5)],
+    "char_ngrams": [0, 3, 4, 5, (2, 4), (2, 5), (3, 5)],
     "min_count": [1, 2, 3],
     "min_ngram_count": [1, 2],
     "learning_rate": [0.0003, 0.0005, 0.001, 0.002, 0.004],
     "lowercase": [True, False],
 }
+# The settings that `train` compares come first.
+_FIRST: list[dict[str, Any]] = [
+    {"lowercase": True, "char_ngrams": 4},
+    {"lowercase": False},
+    {"char_ngrams": (2, 5)},
+]
 _CHANGED = 0.5  # probability that a trial changes a parameter of the best so far
 
 
@@ -53,8 +59,8 @@ def autotune(
 ) -> None:
     """Train classifiers with many settings, for some time, and keep the best.
 
-    The first has the defaults; each other changes some settings of the best so far. The best is
-    the one with the highest accuracy on the held-out texts.
+    The first have the settings that train compares; each other changes some settings of the best so
+    far. The best is the one with the highest accuracy on the held-out texts.
 
     Example: rowwise autotune reviews.csv --text review --label stars --out model --seconds 600
     """
@@ -100,9 +106,11 @@ def _search(
         if time.monotonic() > end:
             raise KeyboardInterrupt
 
+    first = iter(_FIRST)
     while not asked and (best is None or time.monotonic() < end):
-        settings = dict(best_settings)
-        if best is not None:
+        given = next(first, None)
+        settings = best_settings | (given or {})
+        if given is None:
             for name, values in _CHOICES.items():
                 if rng.random() < _CHANGED:
                     settings[name] = values[rng.integers(len(values))]
@@ -125,6 +133,8 @@ def _search(
             soft_wrap=True,
             markup=False,
         )
+    if best is None:
+        raise KeyboardInterrupt
     if data.several:
         best.classes_ = np.array(classes)
     return best, best_settings, trials, asked

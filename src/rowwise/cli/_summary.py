@@ -140,17 +140,24 @@ def print_outcome(
     """Print accuracies, the words that decide, and neighbours of `words`."""
     console.print(
         f"\nKept: epoch {summary['best_epoch']} of {summary['epochs']}, with the lowest held-out "
-        "loss",
+        f"loss; {model._reading}",
         soft_wrap=True,
     )
     for name, found in (("Held-out", summary["held_out"]), ("Test", summary["test"])):
         if found is not None and found["texts"]:
             console.print(_accuracy(name, found), soft_wrap=True)
+        if name == "Held-out" and summary["refitted"]:
+            console.print(
+                f"Trained again for {counted(summary['best_epoch'], 'epoch')}, on the held-out "
+                "texts too",
+                soft_wrap=True,
+            )
     _print_words(summary["telling_words"], console)
     vocabulary = Vocabulary(model._features.words)
     if words:
         vectors = model.table_[np.arange(len(vocabulary))]
-        print_neighbors(vocabulary, vectors, words, [], console)
+        found = [word if word in vocabulary else word.lower() for word in words]
+        print_neighbors(vocabulary, vectors, found, [], console)
 
 
 def _accuracy(name: str, found: dict[str, Any]) -> str:

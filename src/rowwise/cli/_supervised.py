@@ -21,6 +21,7 @@ from rowwise.inspect._summary import counted
 
 if TYPE_CHECKING:
     from rowwise.sklearn import TextClassifier
+    from rowwise.sklearn._training import OnStep
 
 
 def read(
@@ -70,13 +71,18 @@ def train_model(
 ) -> bool:
     """Train on texts, with a bar and a line per epoch; return whether an interrupt ended it."""
     validation = None if held_out is None else (held_out.texts, held_out.targets(classes))
-    with _progress(console, model, len(data.texts)) as (on_step, on_epoch):
+
+    def tell(line: object) -> None:
+        console.print(str(line), soft_wrap=True, markup=False, highlight=False)
+
+    with _progress(console) as on_step:
         interrupted = model._train(
             data.texts,
             data.targets(classes),
             validation=validation,
             on_step=on_step,
-            on_epoch=on_epoch,
+            on_epoch=tell,
+            on_try=tell,
         )
     if data.several:
         model.classes_ = np.array(classes)
@@ -84,9 +90,7 @@ def train_model(
 
 
 @contextmanager
-def _progress(console: Console, model: TextClassifier, texts: int) -> Iterator[tuple[Any, Any]]:
-    from rowwise.sklearn._text_classifier import describe
-
+def _progress(console: Console) -> Iterator[OnStep]:
     bar = Progress(
         TextColumn("epoch {task.fields[epoch]:>3}"),
         BarColumn(),
@@ -96,15 +100,9 @@ def _progress(console: Console, model: TextClassifier, texts: int) -> Iterator[t
         transient=True,
         disable=not console.is_terminal,
     )
-    task = bar.add_task("", total=texts, epoch=1)
-
-    def on_step(epoch: int, count: int) -> None:
-        if bar.tasks[0].fields["epoch"] != epoch:
-            bar.reset(task, epoch=epoch, total=len(model.training_))
-        bar.advance(task, count)
-
+    task = bar.add_task("", total=None, epoch=1)
     with bar:
-        yield on_step, lambda made: console.print(describe(made), soft_wrap=True)
+        yield lambda epoch, done, count: bar.update(task, epoch=epoch, completed=done, total=count)
 
 
 def run(
@@ -156,19 +154,25 @@ def finish(
             held_out = Labelled(
                 [data.texts[i] for i in chosen], [data.labels[i] for i in chosen], data.several
             )
+        measured = score(model, held_out), mistakes(model, held_out)
+        labels = [str(label) for label in model.classes_]
+        refitted = not interrupted and model._refit(data.texts, data.targets(labels))
         summary: dict[str, Any] = {
             "interrupted": interrupted,
             "texts": len(data.texts),
             "unlabelled": data.unlabelled,
-            "labels": [str(label) for label in model.classes_],
-            "held_out": score(model, held_out),
+            "labels": labels,
+            "lowercase": model.lowercase_,
+            "char_ngrams": list(model.char_ngrams_),
+            "refitted": refitted,
+            "held_out": measured[0],
             "test": None if test is None else score(model, test),
             "rows": len(model.table_),
             "words": len(model._features.words),
             "best_epoch": model.best_epoch_,
             "epochs": model.n_iter_,
             "history": model.history_,
-            "mistakes": mistakes(model, held_out),
+            "mistakes": measured[1],
             "telling_words": telling_words(model, 20),
         }
         save(model, summary, out, console)

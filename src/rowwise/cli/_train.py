@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -43,7 +43,7 @@ class Objective(StrEnum):
 # Options that one way of training has and the other has not.
 _OF_LABELS = (
     "label", "separator", "batch_size", "validation", "validation_file", "test_file", "patience",
-    "word_ngrams", "char_ngrams", "balanced", "init_from", "keep_case", "header", "quotes",
+    "word_ngrams", "char_ngrams", "balanced", "init_from", "keep_case", "refit", "header", "quotes",
 )  # fmt: skip
 _OF_VECTORS = ("window", "negative", "sample")
 
@@ -165,16 +165,29 @@ def train(
     char_ngrams: Annotated[
         str,
         typer.Option(
-            help="Length of the n-grams of characters, such as 4 or 3-5; 0 for none.",
+            help="Length of the n-grams of characters, such as 4 or 3-5; 0 for none; auto for 4, "
+            "or 2-5 if the loss is then lower.",
             rich_help_panel=_LABELS,
         ),
-    ] = "4",
+    ] = "auto",
     keep_case: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-case/--fold-case",
+            help="Tell upper case from lower case, or not. [default: if the loss is then clearly "
+            "lower]",
+            show_default=False,
+            rich_help_panel=_LABELS,
+        ),
+    ] = None,
+    refit: Annotated[
         bool,
         typer.Option(
-            "--keep-case", help="Tell upper case from lower case.", rich_help_panel=_LABELS
+            help="Train on the held-out texts too in the end, if all have 2 million characters "
+            "or less.",
+            rich_help_panel=_LABELS,
         ),
-    ] = False,
+    ] = True,
     balanced: Annotated[
         bool,
         typer.Option(
@@ -219,7 +232,7 @@ def train(
                     Layout(encoding, header, quotes),
                     (text or "text", label, separator),
                     folder,
-                    [word if keep_case else word.lower() for word in shown],
+                    shown,
                     console,
                     validation_file=validation_file,
                     test_file=test_file,
@@ -229,7 +242,8 @@ def train(
                     char_ngrams=parse_char_ngrams(char_ngrams),
                     min_count=min_count or 1,
                     max_features=max_size or 1_000_000,
-                    lowercase=not keep_case,
+                    lowercase="auto" if keep_case is None else not keep_case,
+                    refit=refit,
                     max_epochs=epochs or 100,
                     patience=patience,
                     validation_fraction=validation,
@@ -280,18 +294,20 @@ def print_saved(out: Path, console: Any) -> None:
     )
 
 
-def parse_char_ngrams(text: str) -> int | tuple[int, int]:
+def parse_char_ngrams(text: str) -> int | tuple[int, int] | Literal["auto"]:
     """Return the lengths of character n-grams that a user asked for.
 
     Raises:
-        UsageError: it is neither a number nor two.
+        UsageError: it is neither a number, nor two, nor "auto".
     """
+    if text == "auto":
+        return "auto"
     shortest, dash, longest = text.partition("-")
     try:
         return (int(shortest), int(longest)) if dash else int(shortest)
     except ValueError:
         raise UsageError(
-            f"--char-ngrams {text!r} is neither a length nor two, such as 3-5"
+            f"--char-ngrams {text!r} is neither a length, nor two such as 3-5, nor auto"
         ) from None
 
 

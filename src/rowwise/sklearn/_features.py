@@ -16,7 +16,7 @@ approaches in automatic text retrieval, 1988).
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,6 +158,31 @@ class Text:
         size = np.concatenate([[0], np.cumsum(widths[self.words.indices])])[starts]
         part = np.cumsum(np.diff(size)[texts]) // _CHUNK
         yield from np.split(texts, np.flatnonzero(np.diff(part)) + 1)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How texts become features.
+
+    Attributes:
+        lowercase: whether they are case folded.
+        char_ngrams: shortest and longest n-gram of characters; (1, 0): none.
+    """
+
+    lowercase: bool = True
+    char_ngrams: tuple[int, int] = (4, 4)
+
+    def text(self, texts: Iterable[str]) -> Text:
+        """Split texts into words and n-grams."""
+        return Text.of(Words.of(texts, self.lowercase), self.char_ngrams)
+
+    def __str__(self) -> str:
+        case = "case folded" if self.lowercase else "case kept"
+        shortest, longest = self.char_ngrams
+        if shortest > longest:
+            return case
+        lengths = f"{shortest}" if shortest == longest else f"{shortest} to {longest}"
+        return f"{case}, n-grams of {lengths} characters"
 
 
 class Features:

@@ -6,8 +6,10 @@ import copy
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rowwise import rules
+from rowwise.sklearn._features import Encoder
 from rowwise.sklearn._losses import Floats, sigmoid, sigmoid_losses, softmax, softmax_losses
 from rowwise.store import Bags
 from rowwise.table import Table
@@ -88,3 +90,24 @@ class BagModel:
     def losses(self, scores: Floats, targets: Floats) -> Floats:
         """Return the cross-entropies (n,) of scores with targets."""
         return (sigmoid_losses if self.multilabel else softmax_losses)(scores, targets)
+
+    def right(self, scores: Floats, targets: Floats) -> NDArray[np.bool_]:
+        """Return of which bags (n,) the most probable outputs are the targets."""
+        if self.multilabel:
+            return ((scores > 0) == (targets > 0)).all(axis=1)
+        return scores.argmax(axis=1) == targets.argmax(axis=1)
+
+    def explain(self, encoder: Encoder) -> list[tuple[str, Floats]]:
+        """Return the words of an encoder's only text, with their shares (outputs,) in scores."""
+        words = encoder.text.words
+        bags = encoder.bags(np.zeros(1, np.int64))
+        assert bags.weights is not None
+        values = self.table.lookup(bags.ids) @ self.head.to_numpy()[:-1] * bags.weights[:, None]
+        rows, positions, parts = encoder.occurrences()
+        # A row's share goes to the words it occurs at, in equal parts.
+        index = np.searchsorted(bags.ids, rows)
+        whole = np.bincount(index, parts, len(bags.ids))
+        shares = np.zeros((len(words.indices), values.shape[1]))
+        np.add.at(shares, positions, values[index] * (parts / whole[index])[:, None])
+        names = [words.distinct[i] for i in words.indices]
+        return list(zip(names, shares.astype(np.float32), strict=True))

@@ -133,7 +133,7 @@ class TextVectorizer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         if isinstance(self.vectors, Table):
             assert self.vectors.vocabulary is not None
             return Words.of_tokens(self.vectors.vocabulary._splitter(texts))
-        lowercase = isinstance(self.vectors, TextClassifier) and self.vectors.lowercase
+        lowercase = isinstance(self.vectors, TextClassifier) and self.vectors.lowercase_
         return Words.of(texts, lowercase)
 
     def _vectors_of(self, words: list[str]) -> tuple[Floats, NDArray[np.bool_]]:
