@@ -10,6 +10,7 @@ pytest.importorskip("regex")
 import joblib  # noqa: E402
 from sklearn.base import clone  # noqa: E402
 from sklearn.compose import make_column_transformer  # noqa: E402
+from sklearn.ensemble import RandomForestClassifier  # noqa: E402
 from sklearn.exceptions import NotFittedError  # noqa: E402
 from sklearn.linear_model import LogisticRegression, Ridge  # noqa: E402
 from sklearn.model_selection import GridSearchCV, cross_val_score  # noqa: E402
@@ -36,10 +37,32 @@ def shops(count=2000, seed=0):
 def test_scikit_learns_own_checks_pass():
     skipped = [
         check["check_name"]
-        for check in check_estimator(CategoryEmbedder(), on_skip=None)
+        for check in check_estimator(CategoryEmbedder(cv=1), on_skip=None)
         if check["status"] == "skipped"
     ]
     assert len(skipped) <= 1  # without SCIPY_ARRAY_API in the environment
+
+
+def test_fit_transform_gives_rows_that_do_not_know_their_examples_y():
+    rng = np.random.default_rng(0)
+    X = rng.permutation(np.arange(600) // 2)[:, None]  # two examples a category
+    y = rng.integers(2, size=600)  # nothing to learn
+    embedder = CategoryEmbedder(max_epochs=10, patience=10, validation_fraction=0)
+    fitted = embedder.fit_transform(X, y)
+    rows = embedder.transform(X)
+    assert fitted.shape == rows.shape
+    from_own, from_others = (LogisticRegression().fit(r, y).score(r, y) for r in (rows, fitted))
+    assert from_own > 0.75 > from_others + 0.1
+    alone = CategoryEmbedder(max_epochs=2, cv=1)
+    np.testing.assert_array_equal(alone.fit_transform(X, y), alone.transform(X))
+
+
+def test_rows_of_other_trainings_mean_the_same():
+    X, y = shops()
+    embedder = CategoryEmbedder(dim=2, max_epochs=20)
+    forest = RandomForestClassifier(random_state=0).fit(embedder.fit_transform(X, y), y)
+    new = shops(500, seed=1)
+    assert forest.score(embedder.transform(new[0]), new[1]) > 0.95
 
 
 def test_rows_say_what_columns_mean_together():
@@ -200,6 +223,7 @@ def test_nothing_held_out_makes_all_epochs():
         ({"dim": 0}, [0, 1], "dim=0 is below 1"),
         ({"dim": [2]}, [0, 1], r"dim=\[2\] has 1 numbers for 2 columns"),
         ({"hidden": 0}, [0, 1], "hidden=0 is below 1"),
+        ({"cv": 0}, [0, 1], "cv=0 is below 1"),
         ({"target_type": "ordinal"}, [0, 1], "target_type='ordinal' is not one of"),
         ({"target_type": "multiclass"}, [0.5, 1.5], "y is continuous"),
         ({"untrained": "skip"}, [0, 1], "untrained='skip' is not one of"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -34,8 +35,9 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
     Numbers, strings, or both in a column are categories; None, NaN and the like are one more.
     All columns are taken for categorical: choose them with a `ColumnTransformer`.
 
-    As with every encoder that looks at y, rows of categories with few examples remember those
-    examples: judge a pipeline by examples that it was not fitted on, as `cross_val_score` does.
+    Rows of categories with few examples remember the y of those examples. An estimator behind them
+    must not learn to trust that, so `fit_transform`, which pipelines call, cross-fits as
+    scikit-learn's `TargetEncoder` does: an example's rows come from a training without it.
 
     Args:
         dim: length of a row, for all columns, or one number a column; half the number of the
@@ -51,6 +53,8 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
         validation_fraction: part of the examples held out; 0: none, and all epochs are made.
         learning_rate: Adam's.
         batch_size: examples per step; 16 to 1024, growing with their number, unless given.
+        cv: number of parts of the examples, each encoded by a training on the others, in
+            `fit_transform`; 1: no such trainings, and `fit_transform` is `fit` and `transform`.
         random_state: seed of the split, the order of examples and the start.
 
     Attributes:
@@ -83,6 +87,7 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
         validation_fraction: float = 0.1,
         learning_rate: float = 0.002,
         batch_size: int | None = None,
+        cv: int = 5,
         random_state: int = 0,
     ) -> None:
         self.dim = dim
@@ -94,6 +99,7 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
         self.validation_fraction = validation_fraction
         self.learning_rate = learning_rate
         self.batch_size = batch_size
+        self.cv = cv
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -107,6 +113,38 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
             ValueError: fewer than two examples, y of another length or with one value alone, a
                 parameter out of its bounds.
         """
+        self._fit(X, y)
+        return self
+
+    def fit_transform(self, X: Any, y: Any) -> Floats:
+        """Train the rows of categories, and return rows (n, sum of dims) of X.
+
+        An example's rows are not those that `transform` returns, but of a training on the other
+        parts of X, of as many epochs and with the same start, so that they do not know its y.
+
+        Args:
+            X, y: see `fit`.
+
+        Raises:
+            ValueError: see `fit`.
+        """
+        ids, targets = self._fit(X, y)
+        folds = min(self.cv, len(ids))
+        if folds < 2:
+            return self.transform(X)
+        rows = np.empty((len(ids), sum(table.dim for table in self.tables_)), np.float32)
+        order = np.random.default_rng(self.random_state).permutation(len(ids))
+        for part in np.array_split(order, folds):
+            others = np.setdiff1d(order, part)
+            model = self._new_model(targets, self._model.loss)
+            for _ in self._epochs(model, ids, targets, others, self.best_epoch_):
+                pass
+            untrained: Untrained = "mean" if self.untrained == "error" else self.untrained
+            rows[part] = model.rows(ids[part], untrained)
+        return rows
+
+    def _fit(self, X: Any, y: Any) -> tuple[Ids, Floats]:
+        """Fit, and return the rows (n, columns) of examples' categories and the targets."""
         self._check_parameters()
         self.__dict__.pop("_model", None)  # if this fails, nothing counts as fitted
         X, y = validate_data(
@@ -117,10 +155,8 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
         self.categories_ = [_distinct(values) for values in columns]
         self._index = [{value: i for i, value in enumerate(c)} for c in self.categories_]
         ids = self._ids(columns)
-        sizes = list(zip((len(c) + 1 for c in self.categories_), self._dims(), strict=True))
-        model = CategoryModel.create(sizes, self.hidden, targets.shape[1], loss, self.random_state)
-        self._model = self._best_of_epochs(model, ids, targets)
-        return self
+        self._model = self._best_of_epochs(self._new_model(targets, loss), ids, targets)
+        return ids, targets
 
     def transform(self, X: Any) -> Floats:
         """Return the rows (n, sum of dims) of categories, column after column.
@@ -174,14 +210,9 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
         training, held_out = self._split(targets)
         self.history_: dict[str, list[float]] = {"loss": [], "val_loss": []}
         self.best_epoch_, best, lowest = 0, model, math.inf
-        rng = np.random.default_rng(self.random_state)
-        size = self.batch_size or min(max(len(training) // 100, 16), 1024)
-        for epoch in range(1, self.max_epochs + 1):
-            order, total = rng.permutation(training), 0.0
-            for start in range(0, len(order), size):
-                batch = order[start : start + size]
-                total += model.step(ids[batch], targets[batch], self.learning_rate)
-            self.history_["loss"].append(self._checked(total / len(order), epoch))
+        epochs = self._epochs(model, ids, targets, training, self.max_epochs)
+        for epoch, total in enumerate(epochs, 1):
+            self.history_["loss"].append(self._checked(total / len(training), epoch))
             loss = _mean_loss(model, ids[held_out], targets[held_out])
             self.history_["val_loss"].append(loss)
             if not len(held_out) or self._checked(loss, epoch) < lowest:
@@ -191,6 +222,23 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
                 break
         self.n_iter_ = len(self.history_["loss"])
         return best
+
+    def _new_model(self, targets: Floats, loss: Loss) -> CategoryModel:
+        sizes = list(zip((len(c) + 1 for c in self.categories_), self._dims(), strict=True))
+        return CategoryModel.create(sizes, self.hidden, targets.shape[1], loss, self.random_state)
+
+    def _epochs(
+        self, model: CategoryModel, ids: Ids, targets: Floats, training: Ids, count: int
+    ) -> Iterator[float]:
+        """Make epochs; yield the sum of the examples' losses in each."""
+        rng = np.random.default_rng(self.random_state)
+        size = self.batch_size or min(max(len(training) // 100, 16), 1024)
+        for _ in range(count):
+            order, total = rng.permutation(training), 0.0
+            for start in range(0, len(order), size):
+                batch = order[start : start + size]
+                total += model.step(ids[batch], targets[batch], self.learning_rate)
+            yield total
 
     def _checked(self, loss: float, epoch: int) -> float:
         if not math.isfinite(loss):
@@ -266,7 +314,7 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
         dims = [1] if self.dim is None else [self.dim] if isinstance(self.dim, int) else self.dim
         if min(dims, default=1) < 1:
             raise ValueError(f"dim={self.dim} is below 1")
-        for name in ("hidden", "max_epochs", "patience", "batch_size"):
+        for name in ("hidden", "max_epochs", "patience", "batch_size", "cv"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is below 1")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise import rules
+from rowwise._untrained import Untrained
 from rowwise.sklearn._losses import Floats, sigmoid, sigmoid_losses, softmax, softmax_losses
 from rowwise.table import Table
 
@@ -63,9 +64,14 @@ class CategoryModel:
         """Return a copy that further steps do not change."""
         return copy.deepcopy(self)
 
-    def rows(self, ids: Ids) -> Floats:
-        """Return the rows (n, sum of dims) of categories (n, columns), side by side."""
-        parts = [table.lookup(ids[:, j]) for j, table in enumerate(self.tables)]
+    def rows(self, ids: Ids, untrained: Untrained = "as-is") -> Floats:
+        """Return the rows (n, sum of dims) of categories (n, columns), side by side.
+
+        Args:
+            ids: of the categories.
+            untrained: what those give that were not trained on, see `Table.lookup`.
+        """
+        parts = [t.lookup(ids[:, j], untrained=untrained) for j, t in enumerate(self.tables)]
         return np.concatenate(parts, axis=1)
 
     def scores(self, ids: Ids) -> Floats:
