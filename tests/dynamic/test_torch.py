@@ -82,6 +82,14 @@ def test_evaluation_changes_nothing():
     assert pickle.dumps(embedding.dynamic.index.state()) == before
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_trace_is_refused():
+    embedding, _ = make()
+    for trace in (torch.jit.trace, torch.export.export):
+        with pytest.raises(NotImplementedError, match=r"module\.dynamic\.lookup"):
+            trace(embedding.eval(), (torch.tensor([1, 2]),))
+
+
 def test_training_needs_an_optimizer_that_steps_sparsely():
     ids = torch.tensor([1, 2])
     embedding = rowwise.torch.DynamicEmbedding(CAPACITY, DIM)

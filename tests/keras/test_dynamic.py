@@ -395,6 +395,9 @@ def test_integers_of_64_bits_are_ids_with_x64():
         "model.fit(ids, np.ones((1, 2, 2)), verbose=0)\n"
         "assert layer.has_row(ids).all() and len(layer.dynamic) == 2\n"
         "assert np.array_equal(np.asarray(layer(ids)), layer.dynamic.lookup(ids))\n"
+        "try: rowwise.keras.Embedding(5, 2)(np.array([2**32 + 1]))\n"
+        "except IndexError as error: assert 'id 4294967297 ' in str(error)\n"
+        "else: raise AssertionError('read as row 1')\n"
     )
     environment = {**os.environ, "JAX_ENABLE_X64": "1"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
@@ -421,6 +424,20 @@ def test_an_optimizer_of_torch_is_refused():
     (vectors * torch.from_numpy(gradients)).sum().backward()
     with pytest.raises(ValueError, match="Here: SGD of torch's"):
         optimizer.step()
+
+
+@only_torch
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The .grad attribute")
+def test_a_trace_is_refused_and_a_compiled_call_reads():
+    import torch
+
+    model, _ = make()
+    encoded = torch.from_numpy(rowwise.keras.encode_ids(np.array([[1, 2]])))
+    for trace in (torch.jit.trace, torch.export.export):
+        with pytest.raises(NotImplementedError, match=r"layer\.dynamic\.lookup"):
+            trace(model, (encoded,))
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(encoded), model(encoded))
 
 
 @pytest.mark.filterwarnings("ignore:The `native_serialization` parameter:DeprecationWarning")

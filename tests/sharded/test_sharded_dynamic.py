@@ -184,6 +184,8 @@ def test_reading_changes_nothing():
         known = table.ids()[:5]
         assert table.has_row(known).all()
         assert (table.lookup(known) == table.table.lookup(table.find(known))).all()
+        pooled = table.pool(known, offsets=[0, 2, 5], combiner="sum")
+        np.testing.assert_array_equal(pooled[0], table.lookup(known)[:2].sum(axis=0))
         after = table.table.to_numpy(), table.ids(), table.evictions()
         for old, new in zip(before, after, strict=True):
             np.testing.assert_array_equal(old, new)

@@ -16,7 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from rowwise._binding import DenseFallback
 from rowwise._untrained import Untrained
 from rowwise.keras import _scopes
-from rowwise.keras._dynamic_variable import DynamicVariableBase
+from rowwise.keras._dynamic_variable import NO_INDEX, DynamicVariableBase
 from rowwise.keras._gradients import RowAccumulator, SparseGradient, coalesce
 from rowwise.keras._ids import explain_float_ids
 from rowwise.keras._initial_values import Draw, Sampler
@@ -29,7 +29,7 @@ from rowwise.keras._optimizer import (
 from rowwise.keras._scopes import cast_like_variable, is_symbolic_call, uncast_value
 from rowwise.keras._variable import TableVariableBase, slot_shape
 from rowwise.table import Table
-from rowwise.torch._lookup import check_range, rows_and_gradients, whole_ids
+from rowwise.torch._lookup import check_range, is_tracing, rows_and_gradients, whole_ids
 from rowwise.torch._lookup import lookup as lookup_rows
 from rowwise.torch._lookup import with_untrained_filled as filled_rows
 from rowwise.torch._parameter import TableParameter
@@ -215,14 +215,18 @@ def lookup(variable: Any, ids: Any) -> Any:
     return cast_like_variable(variable, rows)
 
 
+@torch.compiler.disable
 def find_rows(variable: DynamicVariable, ids: Any, observe: bool) -> Any:
     """Return the rows (...,) of ids as a layer is given them; count them, if asked to.
 
     Raises:
         TypeError, ValueError: no ids.
+        NotImplementedError: the model is traced for a place where there is no Python.
     """
     if is_symbolic_call():
         return ids[..., 0] if variable.encoded else ids
+    if is_tracing():
+        raise NotImplementedError(NO_INDEX)
     return torch.from_numpy(variable.rows_of(ids.cpu().numpy(), observe))
 
 

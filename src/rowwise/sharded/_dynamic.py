@@ -225,6 +225,12 @@ class ShardedDynamicTable:
         """
         return self.table.lookup(self.find(ids))
 
+    def pool(
+        self, ids: Any, offsets: Any = None, weights: Any = None, combiner: str = "mean"
+    ) -> Floats:
+        """Reduce bags of ids to one vector each; see `rowwise.Table.pool`."""
+        return self.table.pool(self.find(ids), offsets, weights, combiner)
+
     def has_row(self, ids: Any) -> NDArray[np.bool_]:
         """Return whether ids (...,) have a row of their own.
 

@@ -14,7 +14,7 @@ from rowwise.dynamic._batches import IdKind
 from rowwise.dynamic._index import Evict
 from rowwise.dynamic._starts import RowInit, RowStarts
 from rowwise.dynamic._table import OnEvict
-from rowwise.torch._lookup import lookup
+from rowwise.torch._lookup import is_tracing, lookup
 from rowwise.torch._weight import Weight
 from rowwise.torch.optim._state import bind_slots, has_slots
 
@@ -117,6 +117,7 @@ class DynamicEmbedding(torch.nn.Module):
     @torch.compiler.disable
     def forward(self, input: Any) -> torch.Tensor:
         """Return the vectors (..., D) of ids input (...,)."""
+        refuse_trace()
         ids = as_array(input)
         training = self.training and torch.is_grad_enabled() and self.weight.requires_grad
         if training:
@@ -195,6 +196,20 @@ class DynamicEmbedding(torch.nn.Module):
         """Return what `print(module)` shows."""
         given = {**self.dynamic.index.config(), "embedding_dim": self.dynamic.table.dim}
         return ", ".join(f"{name}={value!r}" for name, value in given.items())
+
+
+def refuse_trace() -> None:
+    """Refuse to become part of a program that runs without this process's index.
+
+    Raises:
+        NotImplementedError: torch is exporting or tracing.
+    """
+    if is_tracing():
+        raise NotImplementedError(
+            "a DynamicEmbedding cannot be exported or traced: the index from ids to rows lies in "
+            "this process. Export the modules behind it, and serve vectors from "
+            "module.dynamic.lookup(ids)"
+        )
 
 
 def refuse_late_gradients(vectors: torch.Tensor, steps: Callable[[], int], in_flight: int) -> None:

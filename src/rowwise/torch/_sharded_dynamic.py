@@ -17,7 +17,7 @@ from rowwise.dynamic._table import OnEvict
 from rowwise.sharded import ShardedDynamicTable
 from rowwise.sharded._exchange import all_gather
 from rowwise.sharded._store import attempt
-from rowwise.torch._dynamic import as_array, refuse_late_gradients
+from rowwise.torch._dynamic import as_array, refuse_late_gradients, refuse_trace
 from rowwise.torch._group import exchange_of
 from rowwise.torch._sharded import ShardedEmbedding, Sums
 from rowwise.torch._sharded_lookup import Lookup
@@ -178,6 +178,7 @@ class ShardedDynamicEmbedding(ShardedEmbedding):
     @torch.compiler.disable
     def forward(self, input: Any) -> torch.Tensor:
         """Return the vectors (..., D) of ids input (...,); every process calls it."""
+        refuse_trace()
         ids = as_array(input)
         training = self.training and torch.is_grad_enabled() and self.weight.requires_grad
         observed, self._observed = self._observed, None
