@@ -104,3 +104,17 @@ def test_rows_for_any_id_beat_the_hashing_trick():
     assert dynamic < larger
     assert dynamic < hashing
     assert dynamic < vocabulary + 0.005
+
+
+def test_a_keras_model_takes_hashes_of_a_click_log(monkeypatch, capsys):
+    pytest.importorskip("keras")
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    options = ["--days", "3", "--clicks", "4000", "--rows", "1024"]
+    monkeypatch.setattr(sys, "argv", ["click_log_in_keras.py", *options])
+    runpy.run_path(str(EXAMPLES / "click_log_in_keras.py"), run_name="__main__")
+    *days, loaded = capsys.readouterr().out.splitlines()[1:]
+    _, dynamic, hashing, ids, evicted = days[-1].split()
+    assert float(dynamic) < float(hashing)
+    assert int(ids) <= 1024
+    assert int(evicted) > 0
+    assert loaded.startswith("after load_model: True")
