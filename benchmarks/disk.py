@@ -11,6 +11,7 @@ asked for while a model computes, which takes twice the limit and is not counted
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -72,6 +73,9 @@ def main() -> None:
     print(f"{rows:,} rows of {options.dim}, Adam, {store.nbytes / 2**30:.1f} GiB with ", end="")
     print(f"{store.memory_bytes / 2**30:.2f} GiB of it in memory; written in ", end="")
     print(f"{time.perf_counter() - begin:.0f} s")
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # of KiB
+    print(f"the process has taken {peak:.2f} GiB of memory at most, past the system's cache")
 
     cold: list[int] = []
 

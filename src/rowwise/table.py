@@ -589,6 +589,10 @@ class Table:
         self._vocabulary = None
         self.vocabulary = state.vocabulary
 
+    def become(self, other: Table) -> None:
+        """Take over the rows and all else of another table, which is not to be used any more."""
+        self.__dict__.update(other.__dict__)
+
     def __getstate__(self) -> TableState:
         with self.store.frozen():
             return self._completed(self.store.state()).copy()

@@ -131,7 +131,10 @@ class BackupAndRestore(keras.callbacks.Callback):
                     f"the checkpoint in {str(folder)!r} is of another training: its {what} is "
                     f"{theirs[what]}, and this one's {own}; take another folder, or remove it"
                 )
-        loaded = [Table.load(folder / name) for name in latest["tables"]]
+        loaded = [
+            Table.load(folder / name, scratch=variable.scratch, memory=variable.memory)
+            for variable, name in zip(tables, latest["tables"], strict=True)
+        ]
         for variable, table in zip(tables, loaded, strict=True):
             if (table.shape, table.rule) != (variable.table.shape, variable.table.rule):
                 raise ValueError(
@@ -142,7 +145,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             arrays = {name: file.read(name) for name in file.entries}
             numbers = file.about["random"]
         for variable, table in zip(tables, loaded, strict=True):
-            variable.table.load_state(table.state())
+            variable.table.become(table)
             variable.rebind_table()
         for i, variable in _dynamic(tables):
             own = f"ids-{i}."

@@ -12,18 +12,18 @@ import numpy as np
 
 from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
-from rowwise.keras._backend import backend
+from rowwise.keras._backend import BACKEND, backend
 from rowwise.keras._ids import takes_ids
 from rowwise.keras._optimizer import freeze_row
 from rowwise.keras._quantized import dequantize_int4, dequantize_int8
 from rowwise.keras._scopes import is_symbolic_call
 from rowwise.keras._variable import TableVariableBase
-from rowwise.store import in_memory
-from rowwise.table import Table
+from rowwise.store import Folder, in_memory
+from rowwise.table import Table, cached_bytes
 from rowwise.text import Vocabulary
 from rowwise.vectors import Coverage, pretrained_rows
 
-_STATISTICS = "rows.npz"
+_STATISTICS, _TABLE = "rows.npz", "table.safetensors"
 
 # What files of version 0.1.0 call an option, and its values.
 _OLD_UNTRAINED = {"as-is": "as-is", "zero": "zeros", "mean": "mean", "error": "error"}
@@ -53,6 +53,8 @@ class Embedding(keras.layers.Embedding):
         freeze_mask_row: whether row 0, which `mask_zero` makes padding, stays bit for bit what it
             is, whatever Keras optimizer trains the others. (Keras's layer has no such option, and
             does not open a file of a layer that uses it.)
+        scratch, memory: for rows on a disk, of which those used lately are in memory; see
+            `rowwise.Table` and docs/larger-than-memory.md. On the backend torch.
         untrained: what a row gives that was never trained, when the layer does not train: "as-is"
             (what it started with), "zeros", "mean" (of the rows trained) or "error"; see
             `rowwise.Table.lookup`.
@@ -97,9 +99,12 @@ class Embedding(keras.layers.Embedding):
         *,
         freeze_mask_row: bool = False,
         untrained: Untrained = "as-is",
+        scratch: Folder | None = None,
+        memory: int | str | None = None,
         **kwargs: Any,
     ) -> None:
         check_untrained(untrained)
+        self._check_disk(scratch, memory)
         if freeze_mask_row and not mask_zero:
             raise ValueError("freeze_mask_row=True needs mask_zero=True: no row is a mask's row")
         refused = TableVariableBase.refused
@@ -107,6 +112,7 @@ class Embedding(keras.layers.Embedding):
             raise ValueError(f"freeze_mask_row and untrained need a table: {refused}")
         self.input_length = input_length
         self.freeze_mask_row, self.untrained = freeze_mask_row, untrained
+        self.scratch, self.memory = None if scratch is None else os.fspath(scratch), memory
         # Arguments that older versions of Keras have not are passed on where they are given.
         newer = {"lora_alpha": lora_alpha, "quantization_config": quantization_config}
         super().__init__(
@@ -122,6 +128,25 @@ class Embedding(keras.layers.Embedding):
             **kwargs,
         )
         self.supports_jit = backend.supports_jit
+
+    def _check_disk(self, scratch: Folder | None, memory: int | str | None) -> None:
+        """Refuse rows on a disk where they cannot be had.
+
+        Raises:
+            ValueError: one of the two without the other; another backend than torch.
+            TypeError: memory that is no size.
+        """
+        if memory is None and scratch is not None:
+            raise ValueError(
+                "scratch= needs memory=, bytes for the rows used lately, such as '8GiB'"
+            )
+        if cached_bytes(memory, scratch) is None:
+            return
+        if BACKEND != "torch" or TableVariableBase.refused:
+            raise ValueError(
+                "rows on a disk need Keras's backend torch (KERAS_BACKEND=torch), of a version "
+                "that tables are built on"
+            )
 
     def add_weight(self, *args: Any, name: str | None = None, **options: Any) -> Any:
         """Make a variable, as Keras does; on a table, if it has one row per id."""
@@ -163,6 +188,8 @@ class Embedding(keras.layers.Embedding):
         constraint: Any = None,
         **options: Any,
     ) -> Any:
+        on_disk = self.memory is not None and name == "embeddings"
+        place = {"scratch": self.scratch, "memory": self.memory} if on_disk else {}
         with keras.name_scope(self.name, caller=self):
             variable = backend.TableVariable(
                 initializer=keras.initializers.get(initializer or "glorot_uniform"),
@@ -170,6 +197,7 @@ class Embedding(keras.layers.Embedding):
                 dtype="float32",
                 trainable=trainable,
                 name=name,
+                **place,
                 **options,
             )
         variable.regularizer = keras.regularizers.get(regularizer)
@@ -250,6 +278,8 @@ class Embedding(keras.layers.Embedding):
             "input_length": (self.input_length, None),
             "freeze_mask_row": (self.freeze_mask_row, False),
             "untrained": (self.untrained, "as-is"),
+            "scratch": (self.scratch, None),
+            "memory": (self.memory, None),
         }
         return {name: value for name, (value, default) in own.items() if value != default}
 
@@ -316,6 +346,14 @@ class Embedding(keras.layers.Embedding):
         new_rows = self._initial_rows if init is None else init
         self._table_to_change().remap(source_rows, init=new_rows, seed=seed)
         self._follow_table()
+
+    def prefetch(self, ids: Any) -> None:
+        """Begin to read the next batch's rows, where they lie on a disk; no value depends on it.
+
+        Raises:
+            IndexError, TypeError, ValueError: bad ids, see `rowwise.Table.lookup`.
+        """
+        self.table.prefetch(keras.ops.convert_to_numpy(ids))
 
     def _initial_rows(self, shape: tuple[int, int]) -> Any:
         return keras.ops.convert_to_numpy(self.embeddings_initializer(shape))
@@ -391,6 +429,8 @@ class Embedding(keras.layers.Embedding):
 
     def load_own_variables(self, store: Any) -> None:
         """Load the weights from a file; the rows count as trained."""
+        if self._is_on_disk():
+            return  # `load_assets` loads them
         super().load_own_variables(store)
         self._mark_trained()
 
@@ -401,14 +441,33 @@ class Embedding(keras.layers.Embedding):
     def _has_table(self) -> bool:
         return isinstance(getattr(self, "_embeddings", None), TableVariableBase)
 
+    def save_own_variables(self, store: Any) -> None:
+        """Save the weights; those on a disk are in the table's file, see `save_assets`."""
+        if not self._is_on_disk():
+            super().save_own_variables(store)
+
+    def _is_on_disk(self) -> bool:
+        return self._has_table() and self._embeddings.memory is not None
+
     def save_assets(self, folder: str) -> None:
-        """Write into a `.keras` file how often and when each row was trained."""
-        if self._has_table():
+        """Write into a `.keras` file how often and when each row was trained.
+
+        Of rows on a disk it is the table's file, slots included.
+        """
+        if self._is_on_disk():
+            self.table.save(os.path.join(folder, _TABLE))
+        elif self._has_table():
             with open(os.path.join(folder, _STATISTICS), "wb") as file:
                 np.savez(file, **in_memory(self.table.store).counts())  # type: ignore[arg-type]
 
     def load_assets(self, folder: str | None) -> None:
         """Read what `save_assets` wrote, in this version or in 0.1.0; nothing in Keras's files."""
+        path = os.path.join(folder or "", _TABLE)
+        if self._is_on_disk():
+            if not os.path.exists(path):
+                raise ValueError(f"the file has no rows on a disk for layer {self.name!r}")
+            self.table.become(Table.load(path, scratch=self.scratch, memory=self.memory))
+            return
         path = os.path.join(folder or "", _STATISTICS)
         if self._has_table() and os.path.exists(path):
             with np.load(path, allow_pickle=False) as arrays:

@@ -19,7 +19,7 @@ from rowwise.keras import _scopes
 from rowwise.keras._dynamic_variable import NO_INDEX, DynamicVariableBase
 from rowwise.keras._gradients import RowAccumulator, SparseGradient, coalesce
 from rowwise.keras._ids import explain_float_ids
-from rowwise.keras._initial_values import Draw, Sampler
+from rowwise.keras._initial_values import Draw, Sampler, draw_of
 from rowwise.keras._optimizer import (
     SparseGradientOptimizer,
     TableOptimizer,
@@ -28,7 +28,9 @@ from rowwise.keras._optimizer import (
 )
 from rowwise.keras._scopes import cast_like_variable, is_symbolic_call, uncast_value
 from rowwise.keras._variable import TableVariableBase, slot_shape
+from rowwise.store import Folder
 from rowwise.table import Table
+from rowwise.torch._disk import DiskWeight
 from rowwise.torch._lookup import check_range, is_tracing, rows_and_gradients, whole_ids
 from rowwise.torch._lookup import lookup as lookup_rows
 from rowwise.torch._lookup import with_untrained_filled as filled_rows
@@ -67,6 +69,15 @@ def sampler(draw: Draw) -> Sampler:
     return sample
 
 
+# What `rowwise.Table` calls a distribution of Keras's.
+_NAMES = {
+    ("uniform", -0.05, 0.05): "uniform",
+    ("normal", 0.0, 0.05): "normal",
+    ("normal", 0.0, 1.0): "unit-normal",
+    ("constant", 0.0, 0.0): "zeros",
+}
+
+
 # ---------------------------------------------------------------------- variables
 
 
@@ -76,14 +87,43 @@ class TableVariable(TableVariableBase, keras.Variable):
     To Keras it is a variable like any other.
     """
 
+    def __init__(
+        self,
+        *args: Any,
+        scratch: Folder | None = None,
+        memory: int | str | None = None,
+        **options: Any,
+    ) -> None:
+        self.scratch, self.memory = scratch, memory
+        super().__init__(*args, **options)
+
     def _initialize(self, value: Any) -> None:
         if isinstance(value, Table):
             self.table = value
         else:
             array = keras.ops.convert_to_tensor(value).detach().cpu().numpy()
-            self.table = Table(*array.shape, init=lambda _: array)
-        self._value = TableParameter(self.table, requires_grad=self.trainable)
+            self.table = Table(*array.shape, init=lambda _: array, **self._place)
+        if self.memory is None:
+            self._value = TableParameter(self.table, requires_grad=self.trainable)
+        else:
+            self._value = DiskWeight.over(self.table, requires_grad=self.trainable)
         self.forget_optimizers()
+
+    def _initialize_with_initializer(self, initializer: Any) -> None:
+        draw = draw_of(initializer, self.shape)
+        name = None if draw is None else _NAMES.get((draw.distribution, draw.a, draw.b))
+        if self.memory is None or draw is None or name is None:
+            super()._initialize_with_initializer(initializer)
+            return
+        # Rows on a disk are drawn when they are first read.
+        seed = draw.seed if isinstance(draw.seed, int) else None
+        self._initialize(Table(*self.shape, init=name, seed=seed, **self._place))
+
+    def _direct_assign(self, value: Any) -> None:
+        if self.memory is None:
+            super()._direct_assign(value)
+        else:
+            self.table.store.write(value.detach().cpu().numpy())
 
     def sampler(self, draw: Draw) -> Sampler | None:
         """Return what draws Keras's numbers block by block; None on a device."""
@@ -104,8 +144,9 @@ class TableVariable(TableVariableBase, keras.Variable):
         self._shape = self.table.shape
         for slots in self.slots.values():
             for slot in slots.values():
-                slot.value.rebind(self.table)
-                slot._shape = slot_shape(self.table)
+                if self.memory is None:
+                    slot.value.rebind(self.table)
+                    slot._shape = slot_shape(self.table)
         for accumulator in self.accumulators.values():
             accumulator.reset(*self.table.shape)
 
@@ -135,8 +176,11 @@ class SlotVariable(keras.Variable):
         self.rebind(self.table)
 
     def rebind(self, table: Table) -> None:
-        """Take the slot's memory of `table`."""
+        """Take the slot's memory of `table`; of one on a disk the table alone has the slot."""
         self.table = table
+        if table.store.device == "disk":
+            self._value = torch.nn.Parameter(torch.zeros(()), requires_grad=False)
+            return
         self._value = TableParameter(table, self.slot, requires_grad=False)
         self._shape = slot_shape(table)
 
@@ -206,7 +250,8 @@ def lookup(variable: Any, ids: Any) -> Any:
     frozen = getattr(variable, "frozen_row", None)
     # In a stateless call the values are the caller's.
     if isinstance(variable, TableVariable) and value is variable._value:
-        rows = lookup_rows(value, ids, variable.binding.mode == "sparse", frozen)
+        by_row = variable.binding.mode == "sparse" or variable.memory is not None
+        rows = lookup_rows(value, ids, by_row, frozen)
     else:
         check_range(ids, value.shape[0])
         rows = keras.ops.take(value, ids, axis=0)
@@ -238,7 +283,8 @@ def pool(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> Any:
     value = uncast_value(variable)
     if value is not variable._value:
         return None
-    return pool_rows(value, ids, None, weights, variable.binding.mode == "sparse")
+    by_row = variable.binding.mode == "sparse" or variable.memory is not None
+    return pool_rows(value, ids, None, weights, by_row)
 
 
 def fill_untrained(variable: TableVariable, ids: Any, vectors: Any, untrained: Untrained) -> Any:

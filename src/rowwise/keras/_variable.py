@@ -12,7 +12,7 @@ import numpy as np
 
 from rowwise._binding import DenseFallback, OptimizerBinding
 from rowwise.keras._initial_values import Draw, Sampler, blocks, draw_of
-from rowwise.store import RowGradient
+from rowwise.store import Folder, RowGradient
 from rowwise.table import Table
 
 _NOT_COPIED = ("binding", "slots", "accumulators")
@@ -26,11 +26,14 @@ class TableVariableBase:
         binding: the optimizer whose rule the table follows, and whether its steps are sparse.
         slots: for every optimizer that was bound, its slots by name, as variables.
         accumulators: for every optimizer that sums gradients over batches, the variable of sums.
+        scratch, memory: of a table on a disk, see `rowwise.Table`.
         frozen_row: a row that training leaves as it is, or None.
         refused: why no layer has a table, whatever its options: Keras is of a version not known.
     """
 
     table: Table
+    scratch: Folder | None = None
+    memory: int | str | None = None
     shape: tuple[int, int]
     path: str
     regularizer: Any
@@ -52,11 +55,16 @@ class TableVariableBase:
         if sample is None:
             super()._initialize_with_initializer(initializer)  # type: ignore[misc]
             return
-        table = Table(*self.shape, init="zeros")
+        table = Table(*self.shape, init="zeros", **self._place)
         for first, end in blocks(self.shape):
             values = sample(first * table.dim, (end - first, table.dim))
             table.store.write(values, np.arange(first, end))
         self._initialize(table)
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        """Where a new table lies."""
+        return {"scratch": self.scratch, "memory": self.memory}
 
     # ------------------------------------------------------------------ what a backend defines
 
@@ -99,7 +107,16 @@ class TableVariableBase:
                 slot.detach()
 
     def fall_back_to_dense(self, reason: DenseFallback) -> None:
-        """Leave the steps to Keras from now on, over all rows; slots keep their values."""
+        """Leave the steps to Keras from now on, over all rows; slots keep their values.
+
+        Raises:
+            ValueError: the rows lie on a disk.
+        """
+        if self.memory is not None:
+            raise ValueError(
+                f"{self.path}: {reason}; an embedding on a disk is stepped by a rule alone: choose "
+                "other options, or leave out scratch and memory"
+            )
         self.table.rule = None
         self.binding.fall_back_to_dense(reason, rows=self.shape[0], name=self.path, stacklevel=3)
 

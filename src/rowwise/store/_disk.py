@@ -411,7 +411,7 @@ class DiskStore:
         self._cache.steps = before["_cache"].steps
         old: list[NDArray[Any]] = before["_arrays"]
         for part in _parts(self._rows, min(len(self._row_of), 1 << 16)):
-            new = np.arange(part.start, part.stop)
+            new = _span(part)
             kept = new[source_rows[part] != -1]
             source = source_rows[kept]
             values = [np.empty((kept.size, *array.shape[1:]), array.dtype) for array in old]
@@ -442,7 +442,7 @@ class DiskStore:
         store._cache.restore_clock(state)
         arrays = [state.weights, *state.slots, state.row_states]
         for part in _parts(rows, min(len(store._row_of), 1 << 16)):
-            frames = store._frames(np.arange(part.start, part.stop))
+            frames = store._frames(_span(part))
             for own, given in zip(store._arrays, arrays, strict=True):
                 own[frames] = given[part]
             store._changed(frames)
@@ -458,9 +458,9 @@ class DiskStore:
         since the clock started anew, are written first.
         """
         with self._lock:
-            stale = np.flatnonzero(self._era_of != _PRESENT)
-            for part in _parts(stale.size, len(self._row_of)):
-                self._dirty[self._frames(stale[part])] = True
+            for part in _parts(self._rows, len(self._row_of)):
+                stale = _span(part)[self._era_of[part] != _PRESENT]
+                self._dirty[self._frames(stale)] = True
             self._flush()
             weights, *slots, states = self._file.mapped()
             return replace(
@@ -641,11 +641,12 @@ class DiskStore:
 
     def _each(self, ids: Ids | None, change: Any, *, parts: bool = False) -> None:
         """Change rows of distinct ids, or all, as many at once as the cache holds."""
-        wanted = np.arange(self._rows) if ids is None else ids.reshape(-1)
-        check_range(wanted, self._rows)
+        wanted = None if ids is None else ids.reshape(-1)
+        if wanted is not None:
+            check_range(wanted, self._rows)
         with self._lock:
-            for part in _parts(wanted.size, len(self._row_of)):
-                frames = self._frames(wanted[part])
+            for part in _parts(self._rows if wanted is None else wanted.size, len(self._row_of)):
+                frames = self._frames(_span(part) if wanted is None else wanted[part])
                 self._dirty[frames] = True
                 try:
                     change(frames, part) if parts else change(frames)
@@ -656,7 +657,7 @@ class DiskStore:
         """Give copies of all rows, part by part, with the clock."""
         state = self._cache.state()
         for part in _parts(self._rows, min(len(self._row_of), 1 << 16)):
-            frames = self._frames(np.arange(part.start, part.stop))
+            frames = self._frames(_span(part))
             weights, *slots, states = (array[frames] for array in self._arrays)
             yield part, replace(state, weights=weights, slots=slots, row_states=states)
 
@@ -709,6 +710,10 @@ def _refuse_dense(rule: Rule | None) -> None:
 def _parts(size: int, at_once: int) -> Iterator[slice]:
     for start in range(0, size, at_once):
         yield slice(start, min(size, start + at_once))
+
+
+def _span(part: slice) -> Ids:
+    return np.arange(part.start, part.stop)
 
 
 def _compacted(ids: Ids) -> tuple[Ids, Ids]:

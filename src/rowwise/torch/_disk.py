@@ -139,8 +139,7 @@ class DiskWeight(SteppedByRow, DistantWeight):
         if shape != self.table.shape:
             raise ValueError(f"{file['path']!r} has rows of shape {shape}, not {self.table.shape}")
         store: Any = self.table.store
-        again = Table.load(file["path"], scratch=store.scratch, memory=store.memory)
-        self.table.__dict__.update(again.__dict__)
+        self.table.become(Table.load(file["path"], scratch=store.scratch, memory=store.memory))
         self.remember(file["path"])
         self.resumes = True
 
