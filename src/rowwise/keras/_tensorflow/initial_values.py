@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from keras.src.backend.tensorflow.random import _cast_seed
+from keras.src.backend.tensorflow import random
 from keras.src.random.seed_generator import draw_seed
 
 from rowwise.keras._initial_values import Draw, Sampler
@@ -30,8 +30,7 @@ def sampler(draw: Draw) -> Sampler | None:
     if tf.config.list_logical_devices("GPU"):
         return None
     with tf.init_scope():
-        seed = _cast_seed(draw_seed(draw.seed))
-        key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
+        key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=_seed_of(draw))
         a, b = tf.constant(draw.a, tf.float32), tf.constant(draw.b, tf.float32)
         scale = b - a if draw.distribution == "uniform" else b
     make, counts = _COUNTS[draw.distribution]
@@ -43,3 +42,10 @@ def sampler(draw: Draw) -> Sampler | None:
             return (numbers * scale + a).numpy()
 
     return sample
+
+
+def _seed_of(draw: Draw) -> Any:
+    """Return the seed as older and newer versions of Keras hand it to TensorFlow."""
+    if hasattr(random, "tf_draw_seed"):
+        return random.tf_draw_seed(draw.seed)
+    return random._cast_seed(draw_seed(draw.seed))
