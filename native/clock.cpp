@@ -18,8 +18,8 @@ void append_powers(double base, std::vector<double>& tables) {
 }  // namespace
 
 Clock::Clock(const LagParams& params)
-    : growth_(params.growth), terms_(params.terms), unbounded_(params.unbounded),
-      horizon_(params.horizon),
+    : ratio_(params.ratio), growth_(params.growth), terms_(params.terms),
+      unbounded_(params.unbounded), horizon_(params.horizon),
       expands_(std::isfinite(params.ratio) && std::isfinite(params.growth)) {
     if (terms_ != 0 && terms_ != 1 && terms_ != kTerms)
         throw std::invalid_argument("terms must be 0, 1 or " + std::to_string(kTerms));
@@ -62,6 +62,7 @@ ClockView Clock::view() const {
 void Clock::restart() {
     now_ = 0;
     decays_ = false;
+    most_scale_ = most_decay_ = 0;
     steps_.assign(1, {0, 1, 0});
     decay_.assign(1, {});
     total_.assign(1, 0.0);
@@ -75,6 +76,8 @@ void Clock::push(const StepRecord& step) {
     if (unbounded_) total_.emplace_back();
     view().push(step);
     decays_ = decays_ || step.decay_factor != 1.0;
+    most_scale_ = std::max(most_scale_, std::abs(step.scale));
+    most_decay_ = std::max(most_decay_, std::abs(1.0 - step.decay_factor));
 }
 
 void Clock::add_within_horizon(uint32_t step, uint32_t first) {

@@ -68,6 +68,12 @@ class Clock {
     ClockView view() const;
 
     double epsilon_factor() const { return steps_[now_].epsilon_factor; }  // of the last; 0: none
+    double ratio() const { return ratio_; }
+    bool unbounded() const { return unbounded_; }
+    // The records of steps 1 to now, at these places; the largest |scale| and 1 - decay_factor.
+    const StepRecord* steps() const { return steps_.data(); }
+    double most_scale() const { return most_scale_; }
+    double most_decay() const { return most_decay_; }
     const LaggedUpdate* recent() const { return recent_.data(); }  // by missed steps, up to horizon
 
     // Of a row whose last step is any one up to now.
@@ -84,7 +90,7 @@ class Clock {
     void add_within_horizon(uint32_t step, uint32_t first);
     void refresh_recent();
 
-    const double growth_;
+    const double ratio_, growth_;
     const int terms_;
     const bool unbounded_;
     const uint32_t horizon_;
@@ -93,7 +99,8 @@ class Clock {
     std::vector<double> slot_powers_;   // (slots, kPowers)
 
     uint32_t now_ = 0;
-    bool decays_ = false;                // some step decayed the weights
+    bool decays_ = false;  // some step decayed the weights
+    double most_scale_ = 0, most_decay_ = 0;
     std::vector<StepRecord> steps_;      // (now + 1,); the first is no step
     std::vector<RunningProduct> decay_;  // (now + 1,) of the decay factors
     std::vector<double> total_;          // (now + 1,) sum_i a_i P(i) as of each step, if unbounded

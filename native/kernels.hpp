@@ -41,6 +41,10 @@ struct Kernels {
     void (*gather_bags_max_gradient)(const Plan&, const uint32_t* bag_of, int64_t dim,
                                      const int64_t* argmax, const float* gradients, float* out);
 
+    // out (n,) <- numbers as they are stored, not float32; and the other way, rounded to nearest.
+    void (*widen)(Storage, const uint16_t* stored, int64_t n, float* out);
+    void (*narrow)(Storage, const float* values, int64_t n, uint16_t* out);
+
     // Trains word2vec on part of a text.
     void (*train_pairs)(const WordPairs&, const Passage&);
 };

@@ -62,13 +62,21 @@ struct RowState {
 };
 static_assert(sizeof(RowState) == 16 && alignof(RowState) == 4);
 
+// How weights are stored. Slots, and all arithmetic, are float32.
+enum class Storage : uint8_t { float32, bfloat16, float16 };
+
 // Where the arrays of a table lie.
 struct TableView {
-    float* weights;        // (rows, dim)
+    float* weights;        // (rows, dim), where they are float32
     float* slots[kSlots];  // (rows, slot_dim) each
     RowState* states;      // (rows,)
     int64_t rows, dim, slot_dim;
     bool slots_pristine;  // slots of rows without an update hold what the rule starts with
+    Storage storage;
+    bool rounds_at_random;   // or to nearest, where weights are not float32
+    uint16_t* halves;        // (rows, dim), where they are not
+    uint64_t rounding_seed;  // of rounding at random, as is the number of updates so far
+    int64_t steps;
 };
 
 // Every rule family: X(name, class in rules.hpp). Names are those of src/rowwise/rules/.

@@ -23,7 +23,7 @@ void each_row(const TableView& table, const Rule& rule, const Clock& clock, cons
               int64_t begin, int64_t end, Take&& take) {
     constexpr int64_t kTile = 4;  // few, for the rows asked for to come just ahead of their use
     const int64_t last = bags.offsets[end];
-    if (clock.now() == 0) {  // every row lies there as it is
+    if (clock.now() == 0 && table.storage == Storage::float32) {  // every row lies there as it is
         int64_t bag = begin;
         for (int64_t i = bags.offsets[begin]; i < last; ++i) {
             if (i + kFarAhead < bags.n)

@@ -24,6 +24,7 @@ struct Common {
     static constexpr bool moves = false;      // whether a missed step moves the weight by its slots
     static constexpr bool expands = false;    // whether that takes the expansion in y
     static constexpr bool row_slots = false;  // whether a slot is one number a row
+    static constexpr bool forgets = false;  // whether a missed step sets the weight by slots alone
 
     ROWWISE_HD static float lag_untrained(const LaggedUpdate& k, float w) {
         return k.decay_factor * w;
@@ -67,7 +68,10 @@ struct Expanding : Common<N> {
     }
 
     // What a term of the movement is divided by, where it is replayed.
-    ROWWISE_HD static double denominator(double root, double epsilon) { return root + epsilon; }
+    template <class Number>
+    ROWWISE_HD static Number denominator(Number root, Number epsilon) {
+        return root + epsilon;
+    }
 };
 
 // w -= lr g
@@ -243,7 +247,8 @@ struct TorchAdamax : Expanding<TorchAdamax, 2> {
         return h.epsilon /
                (k.slot_decay[1] > h.horizon_shrink ? k.slot_decay[1] : h.horizon_shrink);
     }
-    ROWWISE_HD static double denominator(double root, double epsilon) {
+    template <class Number>
+    ROWWISE_HD static Number denominator(Number root, Number epsilon) {
         return root > epsilon ? root : epsilon;
     }
     ROWWISE_HD static void step(const Step& s, const Hyperparameters& h, float g, float& w,
@@ -283,7 +288,7 @@ struct Lion : Common<1> {
 // n = acc + g^2;  z += g - (n^p - acc^p) / lr w;  acc = n;
 // w = (clip(z, -l1, l1) - z) / (n^p / lr + 2 l2 + beta / lr),  p = -learning_rate_power
 struct Ftrl : Common<2> {
-    static constexpr bool moves = true;
+    static constexpr bool moves = true, forgets = true;
     ROWWISE_HD static float power(const Hyperparameters& h, float acc) {
         return h.power == 0.5f ? std::sqrt(acc) : std::pow(acc, h.power);
     }

@@ -51,16 +51,44 @@ int64_t count_of(const BagBatch& bags) {
 }  // namespace
 
 Table::Table(float* weights, RowState* states, int64_t rows, int64_t dim)
+    : Table(nullptr, Storage::float32, states, rows, dim) {
+    if (reinterpret_cast<std::uintptr_t>(weights) % alignof(float) != 0)
+        throw std::invalid_argument("weights must be aligned to 4 bytes");
+    view_.weights = weights;
+}
+
+Table::Table(uint16_t* weights, Storage storage, RowState* states, int64_t rows, int64_t dim)
     : clock_(std::make_unique<Clock>(LagParams{})) {
-    if (reinterpret_cast<std::uintptr_t>(weights) % alignof(float) != 0 ||
+    if (reinterpret_cast<std::uintptr_t>(weights) % alignof(uint16_t) != 0 ||
         reinterpret_cast<std::uintptr_t>(states) % alignof(RowState) != 0)
-        throw std::invalid_argument("weights and states must be aligned to 4 bytes");
+        throw std::invalid_argument("weights and states must be aligned to 2 and to 4 bytes");
     if (rows < 1 || dim < 1 || rows >= int64_t{1} << 32)
         throw std::invalid_argument("a table has 1 to 2**32 - 1 rows of 1 number or more");
-    view_.weights = weights;
+    view_.halves = weights;
+    view_.storage = storage;
     view_.states = states;
     view_.rows = rows;
     view_.dim = view_.slot_dim = dim;
+}
+
+void Table::round_at_random(uint64_t seed) {
+    const std::unique_lock hold(lock_);
+    view_.rounds_at_random = true;
+    view_.rounding_seed = seed;
+}
+
+// The arrays as kernels see them, with the number of updates so far.
+TableView Table::view() const {
+    TableView view = view_;
+    view.steps = steps;
+    return view;
+}
+
+void Table::set_weights(int64_t id, const float* values) {
+    if (view_.storage == Storage::float32)
+        std::copy_n(values, dim(), view_.weights + id * dim());
+    else
+        kernels().narrow(view_.storage, values, dim(), view_.halves + id * dim());
 }
 
 void Table::set_rule(const TrainingRule& rule, const std::vector<float*>& slots,
@@ -105,7 +133,7 @@ int64_t Table::gather(Ids ids, std::span<float> out) const {
     const CheckedIds checked(ids, rows());
     if (checked.bad >= 0) return checked.bad;
     const std::shared_lock hold(lock_);
-    kernels().gather(view_, rule_, *clock_, checked.ids.data(), checked.ids.size, out.data());
+    kernels().gather(view(), rule_, *clock_, checked.ids.data(), checked.ids.size, out.data());
     return -1;
 }
 
@@ -122,7 +150,7 @@ int64_t Table::read(const BagBatch& bags, Read&& read) const {
 int64_t Table::gather_bags(const BagBatch& bags, std::span<float> out) const {
     check_size(out.size(), count_of(bags) * dim(), "out must hold one vector per bag");
     return read(bags, [&](const Bags& checked) {
-        kernels().gather_bags(view_, rule_, *clock_, checked, out.data());
+        kernels().gather_bags(view(), rule_, *clock_, checked, out.data());
     });
 }
 
@@ -131,7 +159,7 @@ int64_t Table::gather_bags_max(const BagBatch& bags, std::span<float> out,
     check_size(out.size(), count_of(bags) * dim(), "out must hold one vector per bag");
     check_size(argmax.size(), count_of(bags) * dim(), "argmax must have the shape of out");
     return read(bags, [&](const Bags& checked) {
-        kernels().gather_bags_max(view_, rule_, *clock_, checked, out.data(), argmax.data());
+        kernels().gather_bags_max(view(), rule_, *clock_, checked, out.data(), argmax.data());
     });
 }
 
@@ -141,7 +169,8 @@ int64_t Table::bag_weight_gradient(const BagBatch& bags, Floats gradients,
     check_size(out.size(), static_cast<int64_t>(bags.ids.size()),
                "out must hold one number per id");
     return read(bags, [&](const Bags& checked) {
-        kernels().bag_weight_gradient(view_, rule_, *clock_, checked, gradients.data(), out.data());
+        kernels().bag_weight_gradient(view(), rule_, *clock_, checked, gradients.data(),
+                                      out.data());
     });
 }
 
@@ -149,7 +178,7 @@ void Table::read_slot(std::size_t slot, std::span<float> out) const {
     const std::shared_lock hold(lock_);
     check_size(out.size(), rows() * view_.slot_dim, "out must have the slot's shape");
     if (slot >= slots_) throw std::invalid_argument("no such slot");
-    kernels().read_slot(view_, rule_, *clock_, static_cast<int>(slot), out.data());
+    kernels().read_slot(view(), rule_, *clock_, static_cast<int>(slot), out.data());
 }
 
 BatchPlan Table::plan(Ids ids) const {
@@ -228,7 +257,6 @@ void Table::update(const RowGradients& rows, const StepParams& params, int64_t f
     CheckedIds checked({ids.data(), static_cast<std::size_t>(all)}, this->rows());
     require_inside(checked);
     step(make_plan(std::move(checked.ids), this->rows()), gradients, params, frozen_row);
-    ++steps;
     ++version;
 }
 
@@ -237,7 +265,7 @@ void Table::step(const Plan& plan, Floats gradients, const StepParams& params, i
     Buffer<float> frozen(frozen_row < 0 ? 0 : dim());
     RowState frozen_state{};
     if (frozen_row >= 0) {
-        kernels().gather(view_, rule_, *clock_, &frozen_row, 1, frozen.data());
+        kernels().gather(view(), rule_, *clock_, &frozen_row, 1, frozen.data());
         frozen_state = view_.states[frozen_row];
     }
     Buffer<float> copy;
@@ -256,13 +284,14 @@ void Table::step(const Plan& plan, Floats gradients, const StepParams& params, i
     step.epsilon = static_cast<float>(rule_.hyper.exact_epsilon * params.epsilon_factor);
     step.iteration = params.iteration;
     step.last_step = clock_->now() + (advances_ ? 1 : 0);
-    kernels().update(view_, rule_, *clock_, step, plan, gradients.data());
+    kernels().update(view(), rule_, *clock_, step, plan, gradients.data());
+    ++steps;
     if (advances_) {
         clock_->advance({params.scale, params.decay_factor, params.epsilon_factor});
         if (ends) bring_up_to_date();
     }
     if (frozen_row < 0) return;
-    std::copy(frozen.begin(), frozen.end(), view_.weights + frozen_row * dim());
+    set_weights(frozen_row, frozen.data());
     RowState& state = view_.states[frozen_row];
     state = {state.last_step,
              frozen_state.update_count,
@@ -278,7 +307,7 @@ Floats Table::apart(Floats values, Buffer<float>& copy) const {
                before(values.data(), first + rows() * row_size);
     };
     const auto lies_in_slot = [&](const float* slot) { return lies_in(slot, view_.slot_dim); };
-    if (!lies_in(view_.weights, dim()) &&
+    if (!(view_.weights && lies_in(view_.weights, dim())) &&
         std::none_of(view_.slots, view_.slots + slots_, lies_in_slot))
         return values;
     copy = Buffer<float>(static_cast<int64_t>(values.size()));
@@ -293,7 +322,7 @@ void Table::materialize() {
 }
 
 void Table::bring_up_to_date() {
-    if (clock_->now() != 0) kernels().materialize_all(view_, rule_, *clock_);
+    if (clock_->now() != 0) kernels().materialize_all(view(), rule_, *clock_);
     clock_->restart();
 }
 
@@ -303,7 +332,7 @@ int64_t Table::materialize(Ids ids) {
     if (checked.bad >= 0) return checked.bad;
     const Plan plan = make_plan(std::move(checked.ids), rows());
     const std::unique_lock hold(lock_);
-    kernels().materialize(view_, rule_, *clock_, plan);
+    kernels().materialize(view(), rule_, *clock_, plan);
     return -1;
 }
 
@@ -317,7 +346,7 @@ int64_t Table::renew(Ids ids, Floats starts) {
     starts = apart(starts, copy);
     for (int64_t i = 0; i < checked.ids.size; ++i) {
         const int64_t id = checked.ids[i];
-        std::copy_n(starts.data() + i * dim(), dim(), view_.weights + id * dim());
+        set_weights(id, starts.data() + i * dim());
         for (std::size_t slot = 0; slot < slots_; ++slot)
             std::fill_n(view_.slots[slot] + id * view_.slot_dim, view_.slot_dim,
                         slot_starts_[slot]);

@@ -54,14 +54,21 @@ class Table {
   public:
     // weights (rows, dim), states (rows,). The memory stays its owner's.
     Table(float* weights, RowState* states, int64_t rows, int64_t dim);
+    // The same with weights that are stored in 16 bits, and rounded to them to nearest.
+    Table(uint16_t* weights, Storage storage, RowState* states, int64_t rows, int64_t dim);
 
     // Counted where it is done: whatever interrupts a caller, both have happened or neither.
     std::atomic<int64_t> steps = 0;    // updates so far
     std::atomic<int64_t> clocks = 0;   // how often `materialize` brought all rows up to date
     std::atomic<int64_t> version = 0;  // raised by whoever has written, `update` below included
 
+    Storage storage() const { return view_.storage; }
     int64_t rows() const { return view_.rows; }
     int64_t dim() const { return view_.dim; }
+
+    // Rounds weights of 16 bits at random from now on, with numbers that depend on the seed, the
+    // row, the column and the updates so far.
+    void round_at_random(uint64_t seed);
 
     // Every row must be up to date. slots: (rows, dim) each, or (rows, 1) where the rule's family
     // `has_row_slots`. slots_pristine: slots of rows without an update hold what they start with.
@@ -123,6 +130,8 @@ class Table {
               int64_t frozen_row = -1);
     void take_rule(const TrainingRule& rule, std::unique_ptr<Clock> clock);
     void bring_up_to_date();
+    void set_weights(int64_t id, const float* values);
+    TableView view() const;
     Floats apart(Floats values, Buffer<float>& copy) const;
     template <class Read>
     int64_t read(const BagBatch& bags, Read&& read) const;

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <variant>
 
 #include "arrays.hpp"
 #include "history.hpp"
@@ -32,16 +33,26 @@ Sums sums_of(RowGradients rows, int64_t dim) {
     return {array_of(std::move(rows.ids), distinct), array_of(std::move(rows.sums), distinct, dim)};
 }
 
+Storage storage_of(const std::string& dtype) {
+    if (dtype == "bfloat16") return Storage::bfloat16;
+    if (dtype == "float16") return Storage::float16;
+    throw std::invalid_argument("dtype='" + dtype + "' is not 'bfloat16' or 'float16'");
+}
+
 // A table with the arrays that it lies in.
 class ArrayTable {
   public:
     Table& table() { return table_; }
 
     ArrayTable(Matrix<float> weights, Vector<uint8_t> states)
-        : weights_(std::move(weights)), states_(checked(std::move(states), weights_.shape(0))),
-          table_(weights_.data(), reinterpret_cast<RowState*>(states_.data()),
-                 static_cast<int64_t>(weights_.shape(0)), static_cast<int64_t>(weights_.shape(1))) {
-    }
+        : weights_(weights), states_(checked(std::move(states), weights.shape(0))),
+          table_(weights.data(), reinterpret_cast<RowState*>(states_.data()),
+                 static_cast<int64_t>(weights.shape(0)), static_cast<int64_t>(weights.shape(1))) {}
+
+    ArrayTable(Matrix<uint16_t> weights, Vector<uint8_t> states, const std::string& dtype)
+        : weights_(weights), states_(checked(std::move(states), weights.shape(0))),
+          table_(weights.data(), storage_of(dtype), reinterpret_cast<RowState*>(states_.data()),
+                 static_cast<int64_t>(weights.shape(0)), static_cast<int64_t>(weights.shape(1))) {}
 
     void set_rule(const Rule& rule, std::vector<Matrix<float>> slots,
                   std::vector<float> slot_starts, bool slots_pristine, bool advances, double ratio,
@@ -49,8 +60,9 @@ class ArrayTable {
                   std::vector<double> slot_decay, std::string slot_names) {
         std::vector<float*> data;
         for (const Matrix<float>& slot : slots) {
-            const std::size_t slot_dim = has_row_slots(rule.family) ? 1 : weights_.shape(1);
-            if (slot.shape(0) != weights_.shape(0) || slot.shape(1) != slot_dim)
+            const int64_t slot_dim = has_row_slots(rule.family) ? 1 : table_.dim();
+            if (static_cast<int64_t>(slot.shape(0)) != table_.rows() ||
+                static_cast<int64_t>(slot.shape(1)) != slot_dim)
                 throw std::invalid_argument(
                     "a slot must have the table's rows, of dim numbers or one");
             data.push_back(slot.data());
@@ -115,15 +127,12 @@ class ArrayTable {
 
     int64_t update(const GivenIds& ids, const Gradients& gradients, const StepParams& params) {
         const WithoutGil unlocked;
-        const int64_t bad = table_.update(span_of(ids), span_of(gradients), params);
-        if (bad < 0) ++table_.steps;
-        return bad;
+        return table_.update(span_of(ids), span_of(gradients), params);
     }
 
     void update_bags(const BatchPlan& bags, const Gradients& gradients, const StepParams& params) {
         const WithoutGil unlocked;
         table_.update(bags, span_of(gradients), params);
-        ++table_.steps;
     }
 
     int64_t materialize(const std::optional<GivenIds>& ids) {
@@ -174,7 +183,7 @@ class ArrayTable {
         return states;
     }
 
-    Matrix<float> weights_;
+    std::variant<Matrix<float>, Matrix<uint16_t>> weights_;
     Vector<uint8_t> states_;
     std::vector<Matrix<float>> slots_;
     Table table_;
@@ -217,6 +226,13 @@ void bind_table(nb::module_& m) {
         "the flat position of an id outside the table; then nothing was read or written.")
         .def(nb::init<Matrix<float>, Vector<uint8_t>>(), "weights"_a, "states"_a,
              "Lay a table over weights (rows, dim) and the bytes of (rows,) row states.")
+        .def(nb::init<Matrix<uint16_t>, Vector<uint8_t>, const std::string&>(), "weights"_a,
+             "states"_a, "dtype"_a,
+             "Lay a table over weights (rows, dim) stored as dtype, \"bfloat16\" or \"float16\".")
+        .def(
+            "round_at_random",
+            [](ArrayTable& own, uint64_t seed) { own.table().round_at_random(seed); }, "seed"_a,
+            "Round weights of 16 bits at random from now on, and not to nearest.")
         .def("set_rule", &ArrayTable::set_rule, "rule"_a, "slots"_a, nb::kw_only(), "slot_starts"_a,
              "slots_pristine"_a, "advances"_a, "ratio"_a, "growth"_a, "terms"_a, "unbounded"_a,
              "horizon"_a, "slot_decay"_a, "slot_names"_a = "",
@@ -274,6 +290,23 @@ void bind_table(nb::module_& m) {
             "How often all rows were brought up to date, with a new clock.")
         .def_prop_rw("slots_pristine", &ArrayTable::slots_pristine, &ArrayTable::set_slots_pristine,
                      "Whether slots of rows without an update hold what they start with.");
+    m.def(
+        "widen",
+        [](const Array<const uint16_t>& stored, const std::string& dtype, const Array<float>& out) {
+            if (stored.size() != out.size()) throw std::invalid_argument("out has another size");
+            kernels().widen(storage_of(dtype), stored.data(), static_cast<int64_t>(stored.size()),
+                            out.data());
+        },
+        "stored"_a, "dtype"_a, "out"_a, "Write numbers that are stored as dtype to out, float32.");
+    m.def(
+        "narrow",
+        [](const Array<const float>& values, const std::string& dtype, const Array<uint16_t>& out) {
+            if (values.size() != out.size()) throw std::invalid_argument("out has another size");
+            kernels().narrow(storage_of(dtype), values.data(), static_cast<int64_t>(values.size()),
+                             out.data());
+        },
+        "values"_a, "dtype"_a, "out"_a,
+        "Write values float32, rounded to nearest, ties to even, to out, stored as dtype.");
     m.attr("TERMS") = kTerms;
 }
 

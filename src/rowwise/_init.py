@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 
+_BLOCK = 1 << 18  # numbers filled at once before they are stored in fewer bits
+
 Init = str | NDArray[Any] | Callable[[tuple[int, int]], Any]
 
 
@@ -25,6 +27,29 @@ def fill(weights: NDArray[np.float32], init: Init, seed: int | None) -> None:
         fill_rows(weights, init, seed, None)
         return
     weights[:] = given_values(init, weights.shape)
+
+
+def fill_stored(weights: NDArray[Any], dtype: str, init: Init, seed: int | None) -> None:
+    """Fill weights (rows, dim) stored as dtype, zeroed before, as `init` says, rounded to nearest.
+
+    Raises:
+        ValueError: see `fill`.
+    """
+    if dtype == "float32":
+        fill(weights, init, seed)
+        return
+    rows, dim = weights.shape
+    values = None if isinstance(init, str) else given_values(init, weights.shape)
+    seed = checked_seed(seed) if values is None else None
+    step = max(1, _BLOCK // dim)
+    for first in range(0, rows, step):
+        ids = np.arange(first, min(first + step, rows))
+        if values is None:
+            block = np.zeros((len(ids), dim), np.float32)
+            fill_rows(block, str(init), seed, ids)
+        else:
+            block = np.ascontiguousarray(values[ids], np.float32)
+        _native.narrow(block, dtype, weights[ids[0] : ids[-1] + 1].view(np.uint16))
 
 
 def given_values(init: NDArray[Any] | Callable[..., Any], shape: tuple[int, ...]) -> NDArray[Any]:

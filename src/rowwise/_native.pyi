@@ -87,10 +87,20 @@ class Table:
     the flat position of an id outside the table; then nothing was read or written.
     """
 
+    @overload
     def __init__(self, weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], states: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')]) -> None:
         """
         Lay a table over weights (rows, dim) and the bytes of (rows,) row states.
         """
+
+    @overload
+    def __init__(self, weights: Annotated[NDArray[numpy.uint16], dict(shape=(None, None), order='C', device='cpu')], states: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], dtype: str) -> None:
+        """
+        Lay a table over weights (rows, dim) stored as dtype, "bfloat16" or "float16".
+        """
+
+    def round_at_random(self, seed: int) -> None:
+        """Round weights of 16 bits at random from now on, and not to nearest."""
 
     def set_rule(self, rule: Rule, slots: Sequence[Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')]], *, slot_starts: Sequence[float], slots_pristine: bool, advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float], slot_names: str = '') -> None:
         """
@@ -189,6 +199,14 @@ class Table:
 
     @slots_pristine.setter
     def slots_pristine(self, arg: bool, /) -> None: ...
+
+def widen(stored: Annotated[NDArray[numpy.uint16], dict(order='C', device='cpu', writable=False)], dtype: str, out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')]) -> None:
+    """Write numbers that are stored as dtype to out, float32."""
+
+def narrow(values: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)], dtype: str, out: Annotated[NDArray[numpy.uint16], dict(order='C', device='cpu')]) -> None:
+    """
+    Write values float32, rounded to nearest, ties to even, to out, stored as dtype.
+    """
 
 TERMS: int = 8
 

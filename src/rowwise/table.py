@@ -18,7 +18,7 @@ from rowwise import _native, _pooling, _untrained, rules
 from rowwise._checks import check_finite as refuse_nonfinite
 from rowwise._checks import check_iteration, check_learning_rate, positive
 from rowwise._ids import as_ids
-from rowwise._init import Init
+from rowwise._init import Init, checked_seed
 from rowwise._untrained import Untrained
 from rowwise.rules import Rule, StepParams
 from rowwise.store import (
@@ -30,7 +30,7 @@ from rowwise.store import (
     RowStore,
     TableState,
 )
-from rowwise.store._memory import bytes_of, check_fits
+from rowwise.store._memory import bytes_of, check_fits, stored_as
 from rowwise.store._table_file import load_state, save_state
 from rowwise.text import Vocabulary
 
@@ -38,7 +38,7 @@ Floats = NDArray[np.float32]
 
 
 class Table:
-    """Rows of float32 vectors with an update rule, lazy and exact.
+    """Rows of float32 vectors (or of 16 bits: `dtype=`) with an update rule, lazy and exact.
 
     An update touches the rows of its batch only. Rows that a dense optimizer would also have
     changed (by momentum, by weight decay) are brought up to date, in closed form, when they are
@@ -61,9 +61,16 @@ class Table:
         memory: with scratch, bytes of memory (a number, or "8GiB") for the rows used lately. The
             others are read from the disk row by row, many at once, where without it they are
             pages of the system's.
+        dtype: how weights are stored, "float32", "bfloat16" or "float16"; the last two in half the
+            memory. Slots, arithmetic and what lookups return are float32 in any case.
+        rounding: how a weight of 16 bits is rounded. "nearest": after each step, touched or not, as
+            in dense training. "stochastic": up or down at random when a step touches its row, up
+            the likelier the nearer that is, so that steps too small for the weight's last bit are
+            not lost. docs/exactness.md says what is promised of both.
 
     Raises:
-        ValueError: rows or dim below 1, an unknown rule or init, an array of another shape.
+        ValueError: rows or dim below 1, an unknown rule, init, dtype or rounding, an array of
+            another shape; a dtype that is not float32 with memory.
         MemoryError: table and slots do not fit in free memory.
         OSError: they do not fit in the scratch folder.
 
@@ -87,13 +94,24 @@ class Table:
         seed: int | None = None,
         scratch: Folder | None = None,
         memory: int | str | None = None,
+        dtype: Any = "float32",
+        rounding: str = "nearest",
     ) -> None:
         rows, dim = positive("rows", rows), positive("dim", dim)
         if rows >= 2**32:
             check_fits(rows, dim)
             raise ValueError(f"rows={rows} is above the limit of {2**32 - 1}")
         chosen = rules.get(rule)
-        self.store: RowStore = _store(rows, dim, chosen, init, seed, scratch, memory)
+        stored = stored_as(dtype)
+        if rounding not in ("nearest", "stochastic"):
+            raise ValueError(f"rounding={rounding!r} is not 'nearest' or 'stochastic'")
+        if rounding == "stochastic":
+            if stored == "float32":
+                raise ValueError("rounding='stochastic' is for weights of 16 bits: give dtype=")
+            seed = checked_seed(seed)
+        self.store: RowStore = _store(
+            rows, dim, chosen, init, seed, scratch, memory, stored, rounding == "stochastic"
+        )
         self._learning_rate = chosen.learning_rate if chosen else 0.0
         self._vocabulary: Vocabulary | None = None
         self._mark_given(init)
@@ -401,6 +419,11 @@ class Table:
         return self.store.shape
 
     @property
+    def dtype(self) -> str:
+        """How weights are stored: "float32", "bfloat16" or "float16"."""
+        return self.store.dtype
+
+    @property
     def nbytes(self) -> int:
         """Bytes of rows, slots and bookkeeping."""
         return self.store.nbytes
@@ -507,11 +530,12 @@ class Table:
 
     def __repr__(self) -> str:
         words = "" if self._vocabulary is None else f", vocabulary={self._vocabulary!r}"
+        stored = "" if self.dtype == "float32" else f", dtype={self.dtype!r}"
         # To count them on a disk is a pass over it.
         count = "" if self.store.device == "disk" else f", untrained={len(self.untrained())}"
         return (
-            f"Table(rows={self.rows}, dim={self.dim}, rule={self.rule!r}, steps={self.steps}"
-            f"{count}{words})"
+            f"Table(rows={self.rows}, dim={self.dim}{stored}, rule={self.rule!r}, "
+            f"steps={self.steps}{count}{words})"
         )
 
     # ------------------------------------------------------------------ files and copies
@@ -631,10 +655,23 @@ def _store(
     seed: int | None,
     scratch: Folder | None,
     memory: int | str | None,
+    dtype: str,
+    rounds_at_random: bool,
 ) -> HostStore | DiskStore:
     cached = cached_bytes(memory, scratch)
     if cached is None or scratch is None:
-        return HostStore(rows, dim, rule, init=init, seed=seed, scratch=scratch)
+        return HostStore(
+            rows,
+            dim,
+            rule,
+            init=init,
+            seed=seed,
+            scratch=scratch,
+            dtype=dtype,
+            rounding_seed=seed if rounds_at_random else None,
+        )
+    if dtype != "float32":
+        raise ValueError(f"memory= is for rows of float32, not {dtype}; leave it out")
     return DiskStore(rows, dim, rule, init=init, seed=seed, scratch=scratch, memory=cached)
 
 

@@ -28,6 +28,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "I32": np.dtype("<i4"),
     "U32": np.dtype("<u4"),
     "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),  # as bits: NumPy has no such numbers
     "U8": np.dtype("u1"),
     "I8": np.dtype("i1"),
     "BOOL": np.dtype("?"),

@@ -174,6 +174,10 @@ def load(
             file = stack.enter_context(Container(path))
             with blaming(file):
                 rows, dim, rule, slots = check_layout(file)
+                if file.entries["weights"].dtype != np.float32:
+                    raise file.damaged(
+                        "its weights have 16 bits; tables over processes are float32"
+                    )
             here = len(range(*Layout(rows, exchange.ranks).span(exchange.rank)))
             if scratch is None:
                 check_fits(here, dim, rule)

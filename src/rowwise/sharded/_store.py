@@ -97,7 +97,7 @@ class ShardedStore:
         ValueError: fewer rows than ranks; parts that the ranks do not divide.
     """
 
-    device = "cpu"
+    device, dtype = "cpu", "float32"
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class DiskStore:
         ValueError: a rule whose every step visits every row.
     """
 
-    device = "disk"
+    device, dtype = "disk", "float32"
 
     def __init__(
         self,
@@ -438,6 +438,8 @@ class DiskStore:
         rows, dim = state.weights.shape
         if state.scratch is None or state.memory is None:
             raise ValueError("rows on a disk need a folder and memory for some of them")
+        if state.dtype != "float32":
+            raise ValueError(f"rows on a disk are float32, not {state.dtype}; leave out memory=")
         store = cls(rows, dim, state.rule, scratch=state.scratch, memory=state.memory)
         store._cache.restore_clock(state)
         arrays = [state.weights, *state.slots, state.row_states]

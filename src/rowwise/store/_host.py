@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from rowwise import _native, rules
 from rowwise._ids import check_range, outside
-from rowwise._init import Init, fill
+from rowwise._init import Init, fill_stored
 from rowwise.files._container import FileMapping
 from rowwise.rules import Rule, StepParams
 from rowwise.store._gradient import BagGradient, Bags, Floats, Ids, RowGradient
 from rowwise.store._locks import new_lock
-from rowwise.store._memory import Folder, check_fits, matrix, row_states
+from rowwise.store._memory import STORED, Folder, check_fits, matrix, row_states
 from rowwise.store._protocol import RowStore
 from rowwise.store._state import TableState
 
@@ -37,6 +37,8 @@ class HostStore:
         rule: the update rule, or None.
         init, seed: what the rows start with, see `rowwise.Table`.
         scratch: the folder on whose disk the arrays lie; None for memory.
+        dtype: what weights are stored as: "float32", "bfloat16" or "float16".
+        rounding_seed: of weights of 16 bits that are rounded at random; None: to nearest.
 
     Raises:
         MemoryError: the arrays do not fit in free memory.
@@ -54,11 +56,14 @@ class HostStore:
         init: Init = "zeros",
         seed: int | None = None,
         scratch: Folder | None = None,
+        dtype: str = "float32",
+        rounding_seed: int | None = None,
     ) -> None:
         if scratch is None:  # a disk's room is asked for when the files are made
-            check_fits(rows, dim, rule)
-        self._begin(matrix(rows, dim, scratch), row_states(rows, scratch), scratch)
-        fill(self._weights, init, seed)
+            check_fits(rows, dim, rule, dtype=dtype)
+        weights = matrix(rows, dim, scratch, STORED[dtype])
+        self._begin(weights, row_states(rows, scratch), scratch, dtype, rounding_seed)
+        fill_stored(self._weights, dtype, init, seed)
         self._bind(rule, self._new_slots(rule), slots_pristine=True)
 
     @classmethod
@@ -70,7 +75,9 @@ class HostStore:
         """
         state.check()
         store = cls.__new__(cls)
-        store._begin(state.weights, state.row_states, state.scratch)
+        store._begin(
+            state.weights, state.row_states, state.scratch, state.dtype, state.rounding_seed
+        )
         store._bind(state.rule, state.slots, slots_pristine=state.slots_pristine)
         store.restore_clock(state)
         return store
@@ -81,15 +88,32 @@ class HostStore:
         self._native.slots_pristine = state.slots_pristine
         self.steps = state.steps
 
-    def _begin(self, weights: Floats, states: NDArray[np.void], scratch: Folder | None) -> None:
+    def _begin(
+        self,
+        weights: NDArray[Any],
+        states: NDArray[np.void],
+        scratch: Folder | None,
+        dtype: str,
+        rounding_seed: int | None,
+    ) -> None:
         self._weights, self._row_states, self._scratch = weights, states, scratch
+        self.dtype, self.rounding_seed = dtype, rounding_seed
         self._mapping = FileMapping.under(weights)
         self._slots: list[Floats] = []
-        self._native = _native.Table(weights, states.view(np.uint8).reshape(-1))
+        self._native = self._new_native(weights)
         self._lock, self._process = new_lock(_native.ReentrantLock), os.getpid()
         self.rule: Rule | None = None
         self.steps = 0
         self._program: weakref.ref[_native.Program] | None = None
+
+    def _new_native(self, weights: NDArray[Any]) -> _native.Table:
+        states = self._row_states.view(np.uint8).reshape(-1)
+        if self.dtype == "float32":
+            return _native.Table(weights, states)
+        native = _native.Table(weights.view(np.uint16), states, self.dtype)
+        if self.rounding_seed is not None:
+            native.round_at_random(self.rounding_seed)
+        return native
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -232,7 +256,7 @@ class HostStore:
             self._apply(RowGradient(ids, values), step)
         finally:  # no call in here, after which Ctrl-C could come again
             if native.steps > steps:
-                self._weights[row] = vector
+                self._weights[row] = self._stored(vector)
                 self._row_states["update_count"][row] = state["update_count"]
                 self._row_states["last_update"][row] = state["last_update"]
 
@@ -263,7 +287,7 @@ class HostStore:
         """Set rows to values (n, dim): those of distinct ids (n,), or all."""
         with self._writing():
             self.materialize(ids)
-            self._weights[slice(None) if ids is None else ids] = values
+            self._weights[slice(None) if ids is None else ids] = self._stored(values)
 
     def write_slot(self, name: str, values: Any, ids: Ids | None = None) -> None:
         """Set a slot of rows to values (n, dim) or (n, 1): those of distinct ids (n,), or all.
@@ -318,6 +342,8 @@ class HostStore:
                 init=init,
                 seed=seed,
                 scratch=self._scratch,
+                dtype=self.dtype,
+                rounding_seed=self.rounding_seed,
             )
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # said when the rule was set
@@ -339,12 +365,14 @@ class HostStore:
             MemoryError: with the bytes needed and available.
         """
         if self._scratch is None:
-            check_fits(rows, self.shape[1], self.rule)
+            check_fits(rows, self.shape[1], self.rule, dtype=self.dtype)
 
     # ------------------------------------------------------------------ frameworks' own writes
 
-    def memory(self, slot: str | None = None) -> Floats:
+    def memory(self, slot: str | None = None) -> NDArray[Any]:
         """Return the live array of the weights or of a slot, for a tensor to be laid over it.
+
+        Weights that are bfloat16 are their bits, as uint16.
 
         It holds present values only right after `materialize`. Before anyone writes to it,
         `begin_external_write` must be called.
@@ -358,11 +386,11 @@ class HostStore:
             if slot is not None:
                 self._make_slots_explicit()
 
-    def use_memory(self, weights: Floats) -> None:
+    def use_memory(self, weights: NDArray[Any]) -> None:
         """Take an array (rows, dim) of the caller's as the rows, with the values in it."""
         with self._writing():
             self._native.materialize()
-            native = _native.Table(weights, self._row_states.view(np.uint8).reshape(-1))
+            native = self._new_native(weights)
             native.steps, native.version = self.steps, self.version + 1
             kernel = self.rule or rules.SGD()
             pristine = self._native.slots_pristine
@@ -396,7 +424,13 @@ class HostStore:
             self._row_states["last_update"][touched] = native.steps
 
     def train_in_place(self, train: Callable[[Floats, NDArray[np.uint8]], None]) -> None:
-        """Call a kernel that trains rows by itself, with the weights and row states (as bytes)."""
+        """Call a kernel that trains rows by itself, with the weights and row states (as bytes).
+
+        Raises:
+            ValueError: the weights are not float32.
+        """
+        if self.dtype != "float32":
+            raise ValueError(f"rows of {self.dtype} cannot be trained in place; take float32")
         with self._writing():
             self._native.materialize()
             train(self._weights, self._row_states.view(np.uint8))
@@ -486,6 +520,7 @@ class HostStore:
             rule=self.rule,
             slots_pristine=self._native.slots_pristine,
             scratch=self._scratch,
+            rounding_seed=self.rounding_seed,
         )
 
     def frozen(self) -> AbstractContextManager[object]:
@@ -511,6 +546,15 @@ class HostStore:
     def _check_mapping(self) -> None:
         if self._mapping is not None:
             self._mapping.check()
+
+    def _stored(self, values: Any) -> NDArray[Any]:
+        """Return values as the table stores them, rounded to nearest."""
+        if self.dtype == "float32":
+            return np.asarray(values)
+        values = np.ascontiguousarray(values, np.float32)
+        stored = np.empty(values.shape, np.uint16)
+        _native.narrow(values, self.dtype, stored)
+        return stored.view(STORED[self.dtype])
 
     def _new_slots(self, rule: Rule | None) -> list[Floats]:
         if rule is None:

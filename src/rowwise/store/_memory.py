@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,37 @@ ROW_STATE = np.dtype(
     [("last_step", np.uint32), ("update_count", np.uint32), ("last_update", np.int64)]
 )
 
+# How weights can be stored, by name: the type of their array. NumPy has no bfloat16, of which the
+# array has the bits.
+STORED: dict[str, type[np.generic]] = {
+    "float32": np.float32,
+    "bfloat16": np.uint16,
+    "float16": np.float16,
+}
 
 Folder = str | os.PathLike[str]
 
 
-def matrix(rows: int, dim: int, scratch: Folder | None = None) -> NDArray[np.float32]:
-    """Return a zeroed (rows, dim) float32 array; see `zeros`."""
-    return zeros(rows * dim * 4, scratch).view(np.float32).reshape(rows, dim)
+def stored_as(dtype: Any) -> str:
+    """Return the name of a type that weights can be stored as.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    try:
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    except TypeError:
+        name = f"{dtype}"
+    if name not in STORED:
+        raise ValueError(f"dtype={dtype!r} is not one of {', '.join(map(repr, STORED))}")
+    return name
+
+
+def matrix(
+    rows: int, dim: int, scratch: Folder | None = None, dtype: Any = np.float32
+) -> NDArray[Any]:
+    """Return a zeroed (rows, dim) array, float32 unless said otherwise; see `zeros`."""
+    return zeros(rows * dim * np.dtype(dtype).itemsize, scratch).view(dtype).reshape(rows, dim)
 
 
 def row_states(rows: int, scratch: Folder | None = None) -> NDArray[np.void]:
@@ -81,7 +105,9 @@ def _allocate(file: IO[bytes], nbytes: int, folder: Folder) -> None:
     file.flush()
 
 
-def check_fits(rows: int, dim: int, rule: Rule | None = None, *, table: bool = True) -> None:
+def check_fits(
+    rows: int, dim: int, rule: Rule | None = None, *, table: bool = True, dtype: str = "float32"
+) -> None:
     """Refuse a table with a rule's slots (or, for one that is there, the slots alone) that this
     machine's free memory cannot hold.
 
@@ -89,11 +115,12 @@ def check_fits(rows: int, dim: int, rule: Rule | None = None, *, table: bool = T
         MemoryError: with the bytes needed and available.
     """
     slots, slot_dim = (len(rule.slot_names), rule.slot_dim(dim)) if rule else (0, 0)
-    needed = rows * slot_dim * 4 * slots + table * rows * (dim * 4 + ROW_STATE.itemsize)
+    row = dim * np.dtype(STORED[dtype]).itemsize + ROW_STATE.itemsize
+    needed = rows * slot_dim * 4 * slots + table * rows * row
     available = available_bytes()
     if available is not None and needed > available:
         raise MemoryError(
-            f"a table of {rows} rows of {dim} float32 with {slots} slots needs "
+            f"a table of {rows} rows of {dim} {dtype} with {slots} slots needs "
             f"{needed:,} bytes ({needed / 2**30:.1f} GiB) and {available:,} "
             f"({available / 2**30:.1f} GiB) are available; "
             "take fewer rows, a smaller dim, or a rule with fewer slots"

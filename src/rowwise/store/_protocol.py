@@ -42,6 +42,10 @@ class RowStore(Protocol):
         """Where the rows lie: "cpu", "disk"."""
 
     @property
+    def dtype(self) -> str:
+        """How weights are stored: "float32", "bfloat16" or "float16"; all else is float32."""
+
+    @property
     def version(self) -> int:
         """A number that rises at every write; caches are keyed by it."""
 

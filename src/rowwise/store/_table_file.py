@@ -17,11 +17,13 @@ from rowwise.errors import DamagedFileError
 from rowwise.files._container import Container, write
 from rowwise.rules import Rule
 from rowwise.store._host import HostStore
-from rowwise.store._memory import ROW_STATE, Folder, check_fits, matrix, row_states
+from rowwise.store._memory import ROW_STATE, STORED, Folder, check_fits, matrix, row_states
 from rowwise.store._state import TableState
 from rowwise.text import Vocabulary
 
 _FORMAT = "rowwise table 1"
+_HALF_FORMAT = "rowwise table 2"  # its weights are not float32; there is no other difference
+_WEIGHTS = {_FORMAT: ("<f4",), _HALF_FORMAT: ("<f2", "<u2")}  # of bfloat16 the bits
 
 T = TypeVar("T")
 
@@ -78,13 +80,16 @@ def other_arrays(state: TableState) -> dict[str, NDArray[Any]]:
 
 def describe(state: TableState) -> dict[str, str]:
     """Return what the file's header says about a table."""
-    about = {
+    about: dict[str, Any] = {
         "rule": state.rule.config() if state.rule else None,
         "learning_rate": state.learning_rate,
         "steps": state.steps,
         "fresh": state.slots_pristine,
     }
-    return {"format": _FORMAT, "table": json.dumps(about)}
+    if state.rounding_seed is not None:
+        about["rounding_seed"] = state.rounding_seed
+    form = _FORMAT if state.dtype == "float32" else _HALF_FORMAT
+    return {"format": form, "table": json.dumps(about)}
 
 
 def _as_numbers(states: NDArray[np.void]) -> NDArray[np.uint32]:
@@ -100,7 +105,7 @@ def is_table(path: str | os.PathLike[str]) -> bool:
     """Return whether `path` is a file that `save_state` wrote, by its header."""
     try:
         with Container(path) as file:
-            return file.about.get("format") == _FORMAT
+            return file.about.get("format") in _WEIGHTS
     except (DamagedFileError, FileNotFoundError):
         return False
 
@@ -151,7 +156,7 @@ def check_layout(file: Container) -> tuple[int, int, Rule | None, list[str]]:
     Raises:
         DamagedFileError, KeyError, ValueError: it is not a table's file.
     """
-    if file.about.get("format") != _FORMAT:
+    if file.about.get("format") not in _WEIGHTS:
         raise file.damaged(f"its format is {file.about.get('format')!r}, not {_FORMAT!r}")
     rule = rules.get(json.loads(file.about["table"])["rule"])
     slots = [f"slot.{name}" for name in rule.slot_names] if rule else []
@@ -182,9 +187,13 @@ def _read_state(
                 file.verify(name)
     else:
         if scratch is None:
-            check_fits(rows, dim, rule)
+            dtype = file.entries["weights"].dtype
+            check_fits(rows, dim, rule, dtype=next(n for n in STORED if STORED[n] == dtype))
         dims = {"weights": dim, **{name: rule.slot_dim(dim) for name in slots if rule}}
-        big = {n: file.read(n, into=matrix(rows, dims[n], scratch)) for n in dims}
+        big = {
+            name: file.read(name, into=matrix(rows, dims[name], scratch, file.entries[name].dtype))
+            for name in dims
+        }
         states = row_states(rows, scratch).view(np.uint32).reshape(rows, 4)
         big["states"] = file.read("states", into=states)
     return complete(file, big, scratch, check_last_steps=verify or not mmap)
@@ -222,15 +231,25 @@ def complete(
         slots_pristine=bool(about["fresh"]),
         vocabulary=None if words is None else Vocabulary.from_json(words, limit=rows),
         scratch=scratch,
+        rounding_seed=_rounding_seed(about),
     )
 
 
+def _rounding_seed(about: Mapping[str, Any]) -> int | None:
+    seed = about.get("rounding_seed")
+    if seed is not None and (type(seed) is not int or not 0 <= seed < 2**64):
+        raise ValueError(f"its rounding seed is {seed!r}")
+    return seed
+
+
 def _check_shapes(file: Container, rule: Rule | None, slots: list[str]) -> tuple[int, int]:
-    shape = file.entries["weights"].shape
+    shape, stored = file.entries["weights"].shape, _WEIGHTS[file.about["format"]]
     if len(shape) != 2 or 0 in shape:
         raise ValueError(f"its weights have shape {shape}")
     rows, dim = shape
-    expected: dict[str, Any] = {"weights": ("f4", shape), "states": ("u4", (rows, 4))}
+    if file.entries["weights"].dtype not in stored:
+        raise ValueError(f"its weights are {file.entries['weights'].dtype}, not {stored}")
+    expected: dict[str, Any] = {"states": ("u4", (rows, 4))}
     if rule is not None:
         expected |= {name: ("f4", (rows, rule.slot_dim(dim))) for name in slots}
     for name, (dtype, wanted) in expected.items():
