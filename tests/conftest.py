@@ -7,9 +7,6 @@ from collections import Counter
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
-# JAX has threads, and warns where its process forks, as other tests do.
-collect_ignore = [] if os.environ["KERAS_BACKEND"] == "jax" else ["jax"]
-
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
     signal.signal(signal.SIGINT, signal.default_int_handler)  # programs under test get Ctrl-C
 
@@ -24,6 +21,9 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("repeatable")
+
+# JAX has threads, and warns where its process forks, as other tests do.
+collect_ignore = [] if os.environ["KERAS_BACKEND"] == "jax" else ["jax"]
 
 
 def pytest_addoption(parser):

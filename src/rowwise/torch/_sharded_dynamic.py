@@ -17,11 +17,11 @@ from rowwise.dynamic._table import OnEvict
 from rowwise.sharded import ShardedDynamicTable
 from rowwise.sharded._exchange import all_gather
 from rowwise.sharded._store import attempt
+from rowwise.torch._distant_step import upcoming_step
 from rowwise.torch._dynamic import as_array, refuse_late_gradients, refuse_trace
 from rowwise.torch._group import exchange_of
 from rowwise.torch._sharded import ShardedEmbedding, Sums
 from rowwise.torch._sharded_lookup import Lookup
-from rowwise.torch._distant_step import upcoming_step
 
 
 class ShardedDynamicEmbedding(ShardedEmbedding):
