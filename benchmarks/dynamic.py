@@ -1,10 +1,10 @@
 """What any id costs: a dynamic table beside a plain one of the same rows.
 
-    python benchmarks/dynamic.py [--rows 4000000] [--dim 64] [--batch 65536]
+    python benchmarks/dynamic.py [--rows 4000000] [--dim 64] [--batch 65536] [--sharded]
 
 The plain table is given row numbers; the dynamic one 64-bit hashes, or strings, of the same rows,
 all of them known. Then ids that nobody saw before: how many are admitted a second, each at the
-cost of another's row.
+cost of another's row. Sharded tables are measured on one rank: its own work, without a wire.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ import numpy as np
 
 import rowwise
 from rowwise.dynamic import DynamicTable
+from rowwise.sharded import ShardedDynamicTable, ShardedTable, ThreadExchange
 
 _WARM, _REPEATS = 3, 15
 
 
-def milliseconds(work: Callable[[], object]) -> float:
+def milliseconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
     """Return the median time of a call."""
     times = []
     for repeat in range(_WARM + _REPEATS):
-        begin = time.perf_counter()
+        begin = clock()
         work()
         if repeat >= _WARM:
-            times.append(time.perf_counter() - begin)
+            times.append(clock() - begin)
     return 1e3 * float(np.median(times))
 
 
@@ -54,7 +55,12 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--batch", type=int, default=65_536)
     parser.add_argument("--strings", action="store_true", help="Measure strings, too.")
+    parser.add_argument("--sharded", action="store_true", help="Measure one rank of many, too.")
+    parser.add_argument(
+        "--processor", action="store_true", help="Measure processor time: others work here, too."
+    )
     options = parser.parse_args()
+    clock = time.process_time if options.processor else time.perf_counter
     rows, dim, batch = options.rows, options.dim, options.batch
     rng = np.random.default_rng(0)
     batches = [rng.integers(0, rows, batch) for _ in range(_WARM + _REPEATS)]
@@ -65,7 +71,9 @@ def main() -> None:
         results[name] = {}
         for what, work in works.items():
             turns = iter(batches)
-            results[name][what] = milliseconds(lambda turns=turns, work=work: work(next(turns)))
+            results[name][what] = milliseconds(
+                lambda turns=turns, work=work: work(next(turns)), clock
+            )
 
     plain = rowwise.Table(rows, dim, "adam")
     measure("Table", batches, works_of(plain, gradients))
@@ -90,6 +98,19 @@ def main() -> None:
             f"{table.index.nbytes / rows:.0f} bytes a row"
         )
         del table, works
+    if options.sharded:
+        [alone] = ThreadExchange.group(1)
+        measure(
+            "ShardedTable",
+            batches,
+            works_of(ShardedTable(rows, dim, "adam", exchange=alone), gradients),
+        )
+        sharded = ShardedDynamicTable(rows, dim, "adam", exchange=alone, in_flight=1)
+        works = {"observe": sharded.observe, "find": sharded.find}
+        keys = np.arange(rows) * np.int64(0x1E3779B97F4A7C15)
+        for start in range(0, rows, 1 << 18):
+            sharded.observe(keys[start : start + (1 << 18)])
+        measure("ShardedDynamicTable", [keys[ids] for ids in batches], works)
     print(f"\n{rows:,} rows of {dim}, Adam, {batch:,} uniform ids; ms, and times the plain table's")
     base = results["Table"]
     for name, times in results.items():

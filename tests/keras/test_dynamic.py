@@ -240,8 +240,10 @@ def test_several_layers_and_calls_of_one_are_counted_in_order():
 
 
 def test_gradients_summed_over_batches_are_the_rows_own():
-    optimizer = keras.optimizers.SGD(1.0, gradient_accumulation_steps=2)
-    model, layer = make(optimizer, admit_after=1)
+    layer = rowwise.keras.DynamicEmbedding(CAPACITY, DIM, start(), encoded=True)
+    same = keras.layers.Dense(DIM, use_bias=False, kernel_initializer="identity")
+    model = keras.Sequential([keras.Input((LENGTH, 2), dtype="int32"), layer, same])
+    model.compile(keras.optimizers.SGD(1.0, gradient_accumulation_steps=2), Product())
     ids = np.array([[1, 2]] * BATCH + [[3, 1]] * BATCH)
     fit(model, ids, np.ones((*ids.shape, DIM), np.float32))
     starts = layer.dynamic.starts.rows(np.array([1, 2, 3]), DIM)
