@@ -41,10 +41,14 @@ class DeferredErrors:
     Attributes:
         shape: (rows, ...).
         program: what programs call natively.
+        has_effects: whether JAX keeps calls that change something, and knows when they are done
+            (`jax.effects_barrier`). Where not, programs start faster, half a millisecond a step;
+            their results must be used, and waited for.
     """
 
     shape: Any
     program: _native.Program
+    has_effects = False
 
     def forget_programs(self, path: str) -> None:
         """Start without a program, and without an error; `path` names this in messages."""

@@ -98,6 +98,8 @@ class Embedding(TableInPrograms):
         # No token of another run, or of another table, is taken for one of this table's.
         in_memory(table.store).version += int.from_bytes(os.urandom(3)) >> 4
 
+    has_effects = True  # nobody but JAX knows which programs are running
+
     def _begin(self, table: Table, frozen_row: int | None, pending: int) -> None:
         self._table, self._frozen_row, self._pending = table, frozen_row, pending
         self.serve_programs(f"rowwise.jax.Embedding{table.shape}", frozen_row)

@@ -127,7 +127,8 @@ def call_table(
     """Return, in a program, the array (*shape) that a method of native/programs.hpp writes.
 
     Args:
-        own: what has the `program` that is called, a `DeferredErrors`.
+        own: what has the `program` that is called, a `DeferredErrors`. Its `has_effects` says
+            whether JAX must know that the call changes something.
         method: its name there.
         shape, dtype, arrays, changes: as for `call`.
         attributes: what the program is made with: rule, clip, keys.
@@ -138,7 +139,7 @@ def call_table(
     handler = jax.ffi.ffi_call(
         f"rowwise.{method}",
         jax.ShapeDtypeStruct(shape, dtype),
-        has_side_effect=changes,
+        has_side_effect=changes and own.has_effects,
         vmap_method="sequential" if changes else "expand_dims",
     )
     typed = {name: _KINDS[name](value) for name, value in attributes.items()}

@@ -30,7 +30,7 @@ from rowwise.keras._jax.deferred_errors import (
 )
 from rowwise.keras._jax.lookup import check_bits
 from rowwise.keras._jax.optimizer import LossScaleMixin, OptimizerMixin
-from rowwise.keras._jax.variable import TableVariable, read_as_tokens
+from rowwise.keras._jax.variable import TableVariable, is_token, read_as_tokens
 from rowwise.keras._optimizer import (
     check_step,
     ensure_bound,
@@ -141,6 +141,8 @@ def make_function(original: Any, model: Any, force: bool = False) -> None:
     if made is before or not watched:
         return
 
+    trained = list(model.trainable_variables) if name == "train_function" else []
+
     def function(state: Any, batches: Any) -> Any:
         try:
             if has_errors(watched):
@@ -149,12 +151,23 @@ def make_function(original: Any, model: Any, force: bool = False) -> None:
             several = list(itertools.islice(batches, model.steps_per_execution))
             for batch in several:
                 _check_integers(_inputs_of(batch))
-            return made(state, iter(several))
+            result = made(state, iter(several))
+            _note_steps(trained, result)
+            return result
         except BaseException:
             _restore_state(model, state)
             raise
 
     setattr(model, name, function)
+
+
+def _note_steps(trained: list[Any], result: Any) -> None:
+    """Let tables know of the program that gave `result`, which may still run."""
+    _, state = result
+    if isinstance(state, tuple) and len(state) == 4:
+        for variable, value in zip(trained, state[0], strict=False):
+            if isinstance(variable, TableVariable) and is_token(value):
+                variable.note_step(value)
 
 
 def make_train_function(original: Any, model: Any, force: bool = False) -> None:

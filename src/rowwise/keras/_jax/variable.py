@@ -44,6 +44,18 @@ keep_tokens: ContextVar[bool] = ContextVar("keep_tokens", default=False)
 read_as_tokens: ContextVar[frozenset[int]] = ContextVar("read_as_tokens", default=frozenset())
 
 
+# Of tables: the token that the trainer's last program will give.
+_in_flight: weakref.WeakKeyDictionary[Table, Any] = weakref.WeakKeyDictionary()
+
+
+def await_steps(table: Table) -> None:
+    """Wait for the steps that were asked for."""
+    jax.effects_barrier()  # where Python is called
+    token = _in_flight.pop(table, None)
+    if token is not None and not token.is_deleted():
+        jax.block_until_ready(token)
+
+
 def is_token(value: Any) -> bool:
     """Return whether a value in a state stands for a whole array."""
     return getattr(value, "ndim", None) == 1
@@ -78,6 +90,10 @@ class TableBacked(keras.Variable):
         """Set the values (rows, dim)."""
         raise NotImplementedError
 
+    def await_steps(self) -> None:
+        """Wait for the steps that were asked for."""
+        raise NotImplementedError
+
     def token(self) -> Floats:
         """Return what stands for the present values."""
         return np.zeros(1, np.float32)
@@ -109,7 +125,7 @@ class TableBacked(keras.Variable):
                 return super().value
             if id(self) in read_as_tokens.get():
                 return jnp.asarray(self.token())
-            jax.effects_barrier()  # steps that were asked for have been made
+            self.await_steps()
             given = jnp.asarray(self.read_array())
         elif is_token(given) and not keep_tokens.get():
             given = self._array_in_a_program(given)
@@ -133,7 +149,7 @@ class TableBacked(keras.Variable):
         return value
 
     def _direct_assign(self, value: Any) -> None:
-        jax.effects_barrier()
+        self.await_steps()
         self.write_array(np.asarray(value))
 
 
@@ -155,9 +171,17 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
     @property
     def table(self) -> Table:  # type: ignore[override]
         """The table, all steps made that were asked for."""
-        jax.effects_barrier()
+        self.await_steps()
         self.restore_rule()
         return self._table
+
+    def await_steps(self) -> None:
+        """Wait for the steps that were asked for."""
+        await_steps(self._table)
+
+    def note_step(self, token: Any) -> None:
+        """Record the token that a program, which may still run, will give."""
+        _in_flight[self._table] = token
 
     def sampler(self, draw: Draw) -> Sampler | None:
         """Return what draws Keras's numbers block by block; None: JAX is set to draw others."""
@@ -339,6 +363,10 @@ class _BesideWeights(TableBacked):
         """Take the variable's part of `table`."""
         self.table, self._shape, self._value = table, table.shape, None
         self._numbers = None
+
+    def await_steps(self) -> None:
+        """Wait for the steps that were asked for."""
+        await_steps(self.table)
 
     def detach(self) -> None:
         """Keep the present values apart from the table, for Keras's own steps."""
