@@ -95,6 +95,10 @@ void bind_device(nb::module_& m) {
           "Return the engine that runs the device's kernels on this processor, item by item.\n\n"
           "order: forwards, backwards or shuffled; results have the same bits for each.");
 
+    m.def("cuda_engine", &make_cuda_engine, "device"_a,
+          "Return the engine of a GPU, by its number.\n\n"
+          "Raises RuntimeError where there is no driver or no such GPU.");
+
     auto batch = nb::class_<DeviceBatch>(
         m, "DeviceBatch", nb::dynamic_attr(),
         "A batch in a device's memory, by addresses. `arrays` may hold what lies there.");
@@ -158,6 +162,10 @@ void bind_device(nb::module_& m) {
         .def("materialize", &on_stream<&DeviceTable::materialize>, "batch"_a, "stream"_a,
              "Bring rows ids (n,) up to date in place.")
         .def(
+            "write_rows", &on_stream<&DeviceTable::write_rows>, "batch"_a, "stream"_a,
+            "Bring rows ids (n,) up to date, then set them to their gradients (n, dim): for an id\n"
+            "that stands twice, to the first.")
+        .def(
             "read_slot",
             [](DeviceTable& table, int slot, Address out, Address stream) {
                 const WithoutGil unlocked;
@@ -191,6 +199,7 @@ void bind_device(nb::module_& m) {
             },
             "history"_a, "Take up what `step_history` gave; then place the clock.")
         .def_prop_ro("now", &DeviceTable::now, "Steps that the clock remembers.")
+        .def_rw("skipped_row", &DeviceTable::skipped_row, "A row that updates leave out, or -1.")
         .def_rw("steps", &DeviceTable::steps, "Updates so far.")
         .def_prop_rw("slots_pristine", &DeviceTable::slots_pristine,
                      &DeviceTable::set_slots_pristine,

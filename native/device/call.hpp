@@ -42,6 +42,7 @@ struct DeviceCall {
     int64_t* argmax;  // (bags, dim)
     float* blocks;    // (2 (n / kBlockSum + 1), dim) sums of the blocks of long runs
     float* partials;  // (n, kPartials)
+    int64_t skipped_row;
     int slot;
     bool advances;  // whether the clock takes the step
 };
@@ -57,7 +58,8 @@ struct DeviceCall {
     X(sum_blocks, SumBlocks)          \
     X(sum_runs, SumRuns)              \
     X(update, Update)                 \
-    X(materialize, Materialize)
+    X(materialize, Materialize)       \
+    X(write_rows, WriteRows)
 #define ROWWISE_OTHER_KERNELS(X)              \
     X(bag_weight_partials, BagWeightPartials) \
     X(sum_partials, SumPartials)              \

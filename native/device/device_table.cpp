@@ -126,6 +126,7 @@ DeviceCall DeviceTable::begin(const DeviceBatch& batch) {
     call.clock.decays = clock_->view().decays;
     call.hyper = rule_.hyper;
     call.steps = steps;
+    call.skipped_row = skipped_row;
     call.key = static_cast<uint64_t>(++calls_) << 32;
     call.trouble = trouble_;
     call.alarm = alarm_;
@@ -234,6 +235,11 @@ void DeviceTable::materialize(const DeviceBatch& batch, void* stream) {
     call.step.last_step = clock_->now();
     launch_rows(DeviceKernel::materialize, call, batch.n, stream);
     launch(DeviceKernel::settle, call, batch.n, 1, stream);
+}
+
+void DeviceTable::write_rows(const DeviceBatch& batch, void* stream) {
+    materialize(batch, stream);
+    launch_rows(DeviceKernel::write_rows, begin(batch), batch.n, stream);
 }
 
 void DeviceTable::materialize_all(void* stream) {

@@ -33,7 +33,8 @@ class DeviceTable {
     DeviceTable(std::shared_ptr<Engine> engine, int64_t rows, int64_t dim, float* weights,
                 RowState* states, Trouble* trouble, volatile uint32_t* alarm, void* stream);
 
-    int64_t steps = 0;  // updates so far
+    int64_t steps = 0;         // updates so far
+    int64_t skipped_row = -1;  // that updates leave out
 
     // Every row must be up to date; the clock must be placed anew.
     void set_rule(const TrainingRule& rule, const std::vector<float*>& slots, bool slots_pristine);
@@ -58,6 +59,7 @@ class DeviceTable {
     bool restarts(const StepParams& params) const;
     void materialize(const DeviceBatch& batch, void* stream);
     void materialize_all(void* stream);
+    void write_rows(const DeviceBatch& batch, void* stream);
 
     uint32_t now() const { return clock_->now(); }
     StepHistory history() const { return clock_->history(); }

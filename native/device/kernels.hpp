@@ -429,6 +429,7 @@ struct Update {
     ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int lane, int lanes) {
         if (!starts_run(c, place) || is_off(c)) return;
         const int64_t id = c.ids[place], end = end_of_run(c, place), dim = c.table.dim;
+        if (id == c.skipped_row) return;
         const RowState state = c.table.states[id];
         const LaggedUpdate k = c.clock.since(state.last_step);
         float rate = 0;
@@ -466,7 +467,7 @@ struct Finish {
             ++clock.now;
             clock.push(c.record);
         }
-        if (place >= c.n || !starts_run(c, place)) return;
+        if (place >= c.n || !starts_run(c, place) || c.ids[place] == c.skipped_row) return;
         RowState& state = c.table.states[c.ids[place]];
         if constexpr (R::row_slots) {
             auto slots = Elements<R, 1>(c.table, c.ids[place], 0).slots(0);
@@ -537,6 +538,18 @@ struct Settle {
         if (outside(c, c.batch[place])) report(c, place);
         if (!is_off(c) && starts_run(c, place))
             c.table.states[c.ids[place]].last_step = c.step.last_step;
+    }
+};
+
+// Sets rows, which are up to date, to the values of the places where they first stand.
+template <class R, int W>
+struct WriteRows {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int lane, int lanes) {
+        if (is_off(c) || !starts_run(c, place)) return;
+        const int64_t dim = c.table.dim;
+        float* row = c.table.weights + c.ids[place] * dim;
+        for (int64_t d = lane * W; d < dim; d += lanes * W)
+            pack_at<W>(row + d) = pack_at<W>(c.gradients + c.sources[place] * dim + d);
     }
 };
 

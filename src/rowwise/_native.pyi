@@ -235,6 +235,13 @@ def serial_engine(order: str = 'forwards') -> Engine:
     order: forwards, backwards or shuffled; results have the same bits for each.
     """
 
+def cuda_engine(device: int) -> Engine:
+    """
+    Return the engine of a GPU, by its number.
+
+    Raises RuntimeError where there is no driver or no such GPU.
+    """
+
 class DeviceBatch:
     """
     A batch in a device's memory, by addresses. `arrays` may hold what lies there.
@@ -380,6 +387,12 @@ class DeviceTable:
     def materialize(self, batch: DeviceBatch, stream: int) -> None:
         """Bring rows ids (n,) up to date in place."""
 
+    def write_rows(self, batch: DeviceBatch, stream: int) -> None:
+        """
+        Bring rows ids (n,) up to date, then set them to their gradients (n, dim): for an id
+        that stands twice, to the first.
+        """
+
     def read_slot(self, slot: int, out: int, stream: int) -> None:
         """Write the present values of a slot to out."""
 
@@ -401,6 +414,13 @@ class DeviceTable:
     @property
     def now(self) -> int:
         """Steps that the clock remembers."""
+
+    @property
+    def skipped_row(self) -> int:
+        """A row that updates leave out, or -1."""
+
+    @skipped_row.setter
+    def skipped_row(self, arg: int, /) -> None: ...
 
     @property
     def steps(self) -> int:

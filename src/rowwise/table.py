@@ -155,6 +155,15 @@ class Table:
             table.vocabulary = vocabulary
         return table
 
+    @classmethod
+    def of_store(cls, store: RowStore) -> Self:
+        """Make a table of the rows in a store, which becomes its own."""
+        table = cls.__new__(cls)
+        table.store = store
+        table._learning_rate = store.rule.learning_rate if store.rule else 0.0
+        table._vocabulary = None
+        return table
+
     # ------------------------------------------------------------------ reading
 
     def lookup(self, ids: Any, *, untrained: Untrained = "as-is") -> Floats:

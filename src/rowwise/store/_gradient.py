@@ -48,7 +48,7 @@ class RowGradient:
 
     def with_values(self, values: Any) -> Self:
         """Return a gradient of the same rows with other values, of the same shape."""
-        return replace(self, values=np.ascontiguousarray(values, dtype=np.float32))
+        return replace(self, values=_contiguous(values))
 
     def without(self, row: int) -> RowGradient:
         """Return the gradient of the other rows."""
@@ -73,4 +73,11 @@ class BagGradient:
 
     def with_values(self, values: Any) -> Self:
         """Return a gradient of the same bags with other values, of the same shape."""
-        return replace(self, values=np.ascontiguousarray(values, dtype=np.float32))
+        return replace(self, values=_contiguous(values))
+
+
+def _contiguous(values: Any) -> Any:
+    """Return values as a store takes them: NumPy's, or a tensor of the store's device."""
+    if hasattr(values, "contiguous"):
+        return values.contiguous()
+    return np.ascontiguousarray(values, dtype=np.float32)

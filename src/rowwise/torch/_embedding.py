@@ -8,11 +8,11 @@ from typing import Any, Self
 import torch
 
 from rowwise._init import Init
-from rowwise._untrained import Untrained, check_untrained
+from rowwise._untrained import Untrained
 from rowwise.store import Folder
 from rowwise.text._vocabulary import Vocabulary
 from rowwise.torch._lookup import is_exporting, lookup, with_untrained_filled
-from rowwise.torch._module import TableBacked
+from rowwise.torch._module import Place, TableBacked
 from rowwise.torch._operator import embed
 from rowwise.vectors import Coverage
 
@@ -40,6 +40,8 @@ class Embedding(TableBacked, torch.nn.Embedding):
             numbers of their own.
         device, dtype: on the CPU and in float32 the rows lie on a table; else the module is
             PyTorch's, with a warning.
+        table: "device" for a table that goes along to a GPU (`module.cuda()`, device="cuda"), and
+            trains there to the CPU's bits; see docs/gpu.md: no GPU has run it yet.
 
     Input shape:
         (...,) int32 or int64.
@@ -80,9 +82,10 @@ class Embedding(TableBacked, torch.nn.Embedding):
         untrained: Untrained = "as-is",
         scratch: Folder | None = None,
         memory: int | str | None = None,
+        table: Place | None = None,
     ) -> None:
-        check_untrained(untrained)
         on_disk = scratch is not None or memory is not None
+        self._begin_init(untrained, table, on_disk)
         super().__init__(
             num_embeddings,
             embedding_dim,

@@ -8,12 +8,12 @@ from typing import Any, Self
 import torch
 
 from rowwise._init import Init
-from rowwise._untrained import Untrained, check_untrained
+from rowwise._untrained import Untrained
 from rowwise.store import Folder
 from rowwise.text import Vocabulary
 from rowwise.torch._disk import DiskWeight
 from rowwise.torch._lookup import is_exporting, is_tracing, lookup, with_untrained_filled
-from rowwise.torch._module import TableBacked, is_ids
+from rowwise.torch._module import Place, TableBacked, is_ids
 from rowwise.torch._operator import embed
 from rowwise.torch._pooled import bag_bounds, pool, pool_max, pool_vectors, without_padding
 
@@ -44,7 +44,7 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         scratch, memory: for rows on a disk, of which those used lately are in memory; see
             `rowwise.Table` and docs/larger-than-memory.md. Rows start normal with deviation 1, by
             numbers of their own.
-        device, dtype: as for `Embedding`.
+        device, dtype, table: as for `Embedding`.
 
     Input shape:
         (B, N) int32 or int64, or (n,) with offsets (B,).
@@ -81,9 +81,10 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         untrained: Untrained = "as-is",
         scratch: Folder | None = None,
         memory: int | str | None = None,
+        table: Place | None = None,
     ) -> None:
-        check_untrained(untrained)
         on_disk = scratch is not None or memory is not None
+        self._begin_init(untrained, table, on_disk)
         super().__init__(
             num_embeddings,
             embedding_dim,

@@ -17,7 +17,9 @@ from rowwise._untrained import (
     untrained_mask_and_default,
     untrained_mask_and_default_of_all,
 )
+from rowwise.store import RowStore
 from rowwise.table import Table
+from rowwise.torch._device import DeviceStore
 from rowwise.torch._parameter import TableParameter, users_of
 
 
@@ -35,11 +37,12 @@ class _Lookup(torch.autograd.Function):
         on_dense_gradient: Callable[[], None] | None,
     ) -> Any:
         table = parameter.table
-        vectors = empty(ids.shape, table.dim)
-        table.store.gather(ids.numpy(), vectors.numpy())
+        vectors = empty(ids.shape, table.dim, table.store)
+        table.store.gather(given(table.store, ids), given(table.store, vectors))
         ctx.save_for_backward(ids)
         ctx.shape, ctx.frozen, ctx.by_frequency = table.shape, frozen, by_frequency
         ctx.sparse, ctx.on_dense_gradient = sparse, on_dense_gradient
+        ctx.on_device = isinstance(table.store, DeviceStore)
         return vectors
 
     @staticmethod
@@ -65,15 +68,25 @@ def _by_row(ctx: Any, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor
         values = values.clone(memory_format=torch.contiguous_format)
     if ctx.frozen is not None:
         moving = ids != ctx.frozen
-        ids, values = ids[moving], values[moving]
+        if ctx.on_device:  # to choose them would wait for the device; the step skips the row
+            values = torch.where(moving[:, None], values, 0.0)
+        else:
+            ids, values = ids[moving], values[moving]
     if ctx.by_frequency:
         _, place, counts = ids.unique(return_inverse=True, return_counts=True)
         values = values / counts[place, None]
     return torch.sparse_coo_tensor(ids[None], values, ctx.shape, check_invariants=False)
 
 
-def empty(shape: tuple[int, ...], dim: int) -> torch.Tensor:
+def given(store: RowStore, tensor: torch.Tensor) -> Any:
+    """Return a tensor as a store takes it: NumPy's array of it, or itself on a device."""
+    return tensor if isinstance(store, DeviceStore) else tensor.numpy()
+
+
+def empty(shape: tuple[int, ...], dim: int, store: RowStore | None = None) -> torch.Tensor:
     """Return vectors (..., dim) float32, not yet written, in memory reused by later batches."""
+    if isinstance(store, DeviceStore):
+        return torch.empty((*shape, dim), device=store.tensor_device)
     # Reshaped by NumPy: to torch it is no view, so that users may change it in place.
     return torch.from_numpy(_native.empty(math.prod(shape), dim).reshape(*shape, dim))
 
@@ -104,7 +117,7 @@ def lookup(
     if is_tracing():
         present = parameter.as_ordinary()
         return torch.nn.functional.embedding(ids.long(), present)
-    ids_here = whole_ids(ids).cpu().contiguous()
+    ids_here = whole_ids(ids).to(parameter.device).contiguous()
     vectors: torch.Tensor = _Lookup.apply(
         parameter, ids_here, sparse, frozen, by_frequency, on_dense_gradient
     )
@@ -132,7 +145,8 @@ def with_untrained_filled(
         new = torch.from_numpy(of_these)
     if default is None:
         return vectors
-    return torch.where(new[..., None], torch.from_numpy(default), vectors)
+    place = vectors.device
+    return torch.where(new.to(place)[..., None], torch.from_numpy(default).to(place), vectors)
 
 
 @torch.compiler.disable
@@ -144,8 +158,8 @@ def whole_ids(ids: torch.Tensor) -> torch.Tensor:
     """
     if is_tracing():
         return ids.long()
-    if ids.dtype is torch.int64:
-        return ids.detach()
+    if ids.dtype is torch.int64 or (ids.is_cuda and not ids.is_floating_point()):
+        return ids.detach().long()
     values = _values(ids)
     # Whole numbers collide as bfloat16 from 2^8 on; NumPy has no such dtype to know it by.
     if ids.dtype is torch.bfloat16 and (abs(values) >= 256).any():
@@ -191,16 +205,22 @@ def _values(tensor: torch.Tensor) -> NDArray[Any]:
 
 
 def rows_and_gradients(gradient: torch.Tensor) -> tuple[Any, Any]:
-    """Return a gradient of the whole table as ids (n,) and their gradients (n, D), NumPy.
+    """Return what `rows_of` does, as NumPy's arrays."""
+    ids, values = rows_of(gradient)
+    return ids.cpu().numpy(), values.cpu().numpy()
+
+
+def rows_of(gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a gradient of the whole table as ids (n,) and their gradients (n, D).
 
     A dense gradient gives the rows in which it is not zero: to an optimizer, a row with gradient
     zero is a row that the batch did not touch.
     """
     with torch._C.DisableTorchFunctionSubclass():
-        gradient = gradient.detach().cpu()
+        gradient = gradient.detach()
         if gradient.is_sparse:
             ids, values = gradient._indices()[0], gradient._values()
         else:
             ids = (gradient != 0).any(dim=1).nonzero()[:, 0]
             values = gradient[ids]
-        return ids.numpy(), values.to(torch.float32).contiguous().numpy()
+        return ids, values.to(torch.float32).contiguous()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from rowwise._init import Init, standard_normal
-from rowwise._untrained import Untrained
+from rowwise._untrained import Untrained, check_untrained
 from rowwise.store import Folder
 from rowwise.table import Table
 from rowwise.torch._disk import DiskWeight, weight_on_disk
@@ -24,6 +24,8 @@ from rowwise.torch._weight import Weight, is_part, move_to_table, table_can_hold
 
 _INTEGERS = (torch.int32, torch.int64)
 
+Place = Literal["device"]
+
 
 class TableBacked(torch.nn.Module):
     """Mixed into PyTorch's module, before it.
@@ -36,6 +38,7 @@ class TableBacked(torch.nn.Module):
     weight: Any
     untrained: Untrained = "as-is"
     pretrained: Any = None
+    table_place: Place | None = None
     num_embeddings: int
     embedding_dim: int
     padding_idx: int | None
@@ -55,6 +58,15 @@ class TableBacked(torch.nn.Module):
             self._move_to_table(warn=True)
             if made:  # of a user's values: the constructor is done
                 self._mark_trained()
+
+    def _begin_init(self, untrained: Untrained, place: Place | None, on_disk: bool) -> None:
+        """Check what PyTorch's constructor does not know, before it runs."""
+        check_untrained(untrained)
+        if place is not None and on_disk:
+            raise ValueError(f"table={place!r} is for rows in memory; leave out scratch and memory")
+        if place not in (None, "device"):
+            raise ValueError(f'table={place!r} is not "device" or None')
+        self.__dict__["table_place"] = place
 
     def _finish_init(self, untrained: Untrained, given: Any) -> None:
         """Complete the constructor: `given` are the user's values for the weight, or None."""
@@ -137,6 +149,11 @@ class TableBacked(torch.nn.Module):
             print(report)
         return module
 
+    @property
+    def _follows(self) -> bool:
+        """Whether the table goes along when the module is moved to a GPU."""
+        return self.table_place == "device"
+
     def _mark_trained(self) -> None:
         if isinstance(self._parameters.get("weight"), Weight):
             self.table.mark_trained()
@@ -145,12 +162,13 @@ class TableBacked(torch.nn.Module):
         weight = self._parameters["weight"]
         if type(weight) is not torch.nn.Parameter or weight.is_meta:
             return
-        if table_can_hold(weight):
-            move_to_table(weight)
+        if table_can_hold(weight, self._follows):
+            move_to_table(weight, self._follows)
         elif warn and (weight.dtype is not torch.float32 or weight.device.type != "cpu"):
             warnings.warn(
                 f"an embedding of {weight.dtype} on {weight.device} is trained densely, as "
-                "torch.nn's is; rowwise's tables are float32 on the CPU",
+                "torch.nn's is; rowwise's tables are float32 on the CPU, and on a GPU with "
+                'table="device"',
                 stacklevel=5,
             )
 
@@ -170,6 +188,10 @@ class TableBacked(torch.nn.Module):
             self._move_to_table(warn=False)
             if dense:  # nobody counted which rows were trained meanwhile
                 self._mark_trained()
+            weight = self._parameters["weight"]
+            if isinstance(weight, Weight) and self._anchor.device != weight.device:
+                anchor = torch.zeros((), device=weight.device, requires_grad=True)
+                self.__dict__["_anchor"] = anchor
         return self
 
     @property
@@ -328,6 +350,7 @@ class TableBacked(torch.nn.Module):
             isinstance(own, Weight)
             and own.base is None
             and is_ids(ids)
+            and _on_one_device(own, ids)
             and not tracing
             and not torch._C._are_functorch_transforms_active()
         )
@@ -376,6 +399,8 @@ class TableBacked(torch.nn.Module):
         if isinstance(weight, DiskWeight):
             return True
         weight.asked_sparse = self.sparse
+        if weight.follows:
+            weight.skipped_row = self.padding_idx
         if self.sparse or weight.binding.mode == "dense":
             return self.sparse
         # These were promised a dense gradient, or may do with it what they like.
@@ -401,7 +426,23 @@ def is_ids(ids: Any) -> bool:
     return (
         type(ids) is torch.Tensor
         and ids.dtype in _INTEGERS
-        and ids.device.type == "cpu"
+        and ids.device.type in ("cpu", "cuda")
         and ids.layout is torch.strided
         and not ids.is_nested
+    )
+
+
+def _on_one_device(weight: Weight, ids: torch.Tensor) -> bool:
+    """Return whether ids lie where the table does.
+
+    Raises:
+        RuntimeError: the table is on a GPU, and the ids are elsewhere.
+    """
+    if ids.device == weight.device:
+        return True
+    if weight.device.type == "cpu":
+        return False  # torch says so itself
+    raise RuntimeError(
+        f"the embedding is on {weight.device} and its ids on {ids.device}; move them: "
+        f"ids.to('{weight.device}')"
     )

@@ -14,8 +14,9 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
-from rowwise.store import in_memory
+from rowwise.store import HostStore, RowStore, in_memory
 from rowwise.table import Table
+from rowwise.torch._device import DeviceStore
 
 # Questions that are answered without reading a number.
 _METADATA = {
@@ -69,6 +70,28 @@ _STORAGE_WITH_ONE_HOLDER, _ONE_HOLDER = sys.getrefcount(_storage), sys.getrefcou
 _at: weakref.WeakValueDictionary[int, Table] = weakref.WeakValueDictionary()
 
 
+def shared(store: RowStore) -> HostStore | DeviceStore:
+    """Return a store whose rows are one array, in this process's memory or a device's.
+
+    Raises:
+        TypeError: the rows lie elsewhere.
+    """
+    return store if isinstance(store, DeviceStore) else in_memory(store)
+
+
+def over_memory(store: RowStore, slot: str | None) -> torch.Tensor:
+    """Return an ordinary tensor over the weights of a store or a slot, in a storage of its own."""
+    if isinstance(store, DeviceStore):
+        return torch.from_dlpack(store.memory(slot))
+    return torch.from_numpy(in_memory(store).memory(slot))
+
+
+def address_of(store: RowStore, slot: str | None) -> int:
+    """Return the address of the weights of a store, or of a slot."""
+    memory = shared(store).memory(slot)
+    return memory.data_ptr() if isinstance(memory, torch.Tensor) else memory.ctypes.data
+
+
 class TableMemory:
     """The memory of a table's weights, or of a slot, as tensors share it.
 
@@ -84,22 +107,21 @@ class TableMemory:
     """
 
     def __init__(self, table: Table, slot: str | None, alias: torch.Tensor | None = None) -> None:
-        array = in_memory(table.store).memory(slot)
         self.table: Table | None = table
         self.slot = slot
-        self.data = torch.from_numpy(array)
-        self.alias = torch.from_numpy(array) if alias is None else alias
+        self.data = over_memory(table.store, slot)
+        self.alias = over_memory(table.store, slot) if alias is None else alias
         self.watched, self.watched_alias = object(), object()
         self.address_known = False
         self._data_storage = self.data.untyped_storage()
         self._alias_storage = self.alias.untyped_storage()
         self._alias_users = 3 if alias is not None else 2  # the table's array is one
-        _at[array.ctypes.data] = table
+        _at[self.data.data_ptr()] = table
 
     def materialize(self) -> None:
         """Bring rows up to date before torch reads the memory or writes to it."""
         if self.table is not None:
-            in_memory(self.table.store).begin_external_write(self.slot)
+            shared(self.table.store).begin_external_write(self.slot)
 
     def release(self) -> None:
         """Leave the memory, up to date, to the tensors over it."""
@@ -196,7 +218,8 @@ class TableParameter(torch.Tensor):
         """Return `as_ordinary` in a storage of its own, which others may move elsewhere."""
         self.materialize()
         with torch._C.DisableTorchFunctionSubclass():
-            whole = torch.from_numpy(self.memory.data.numpy())
+            data = self.memory.data
+            whole = torch.from_dlpack(data) if data.is_cuda else torch.from_numpy(data.numpy())
             return whole.as_strided(self.shape, self.stride(), self.storage_offset())
 
     @classmethod
@@ -334,7 +357,7 @@ def materialize(tensor: Any) -> None:
     elif type(tensor) in (torch.Tensor, torch.nn.Parameter) and _at:
         table = _at.get(tensor.data_ptr())
         if table is not None:
-            in_memory(table.store).begin_external_write()
+            shared(table.store).begin_external_write()
 
 
 @contextmanager

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from rowwise.store import Bags, RowGradient
-from rowwise.torch._lookup import empty, is_tracing, whole_ids
+from rowwise.store import Bags, RowGradient, RowStore
+from rowwise.torch._device import DeviceStore
+from rowwise.torch._lookup import empty, given, is_tracing, whole_ids
 from rowwise.torch._parameter import TableParameter
 from rowwise.torch._weight import no_rows, sparse_rows
 
@@ -33,9 +33,9 @@ class _Pool(torch.autograd.Function):
         allow_bag_gradient: bool,
     ) -> Any:
         table = parameter.table
-        pooled = empty((len(offsets) - 1,), table.dim)
-        factors = None if weights is None else weights.detach().numpy()
-        table.store.gather_bags(Bags(ids.numpy(), offsets.numpy(), factors), pooled.numpy())
+        pooled = empty((len(offsets) - 1,), table.dim, table.store)
+        batch = _bags(table.store, ids, offsets, weights)
+        table.store.gather_bags(batch, given(table.store, pooled))
         if divisors is not None:
             pooled /= divisors
         ctx.save_for_backward(ids, offsets, weights, divisors)
@@ -59,20 +59,18 @@ def _pool_backward(ctx: Any, gradient: torch.Tensor) -> Any:
     store = ctx.table.store
     of_table = of_weights = None
     if ctx.needs_input_grad[0]:
-        factors = None if weights is None else weights.detach().numpy()
         # A copy, where it is kept: the gradient may be the caller's.
         own = bags.clone() if ctx.as_bags and bags is gradient else bags
-        batch = Bags(ids.numpy(), offsets.numpy(), factors)
-        of_bags = store.bag_gradient(batch, own.contiguous().numpy())
+        batch = _bags(store, ids, offsets, weights)
+        of_bags = store.bag_gradient(batch, given(store, own.contiguous()))
         if ctx.as_bags:
-            of_table = no_rows(ctx.table.shape)
+            of_table = no_rows(ctx.table.shape, gradient.device)
             ctx.parameter.bags = of_bags
         else:
             of_table = _row_gradient(ctx, store.coalesce(of_bags))
     if ctx.needs_input_grad[3]:
-        of_weights = torch.from_numpy(
-            store.bag_weight_gradient(Bags(ids.numpy(), offsets.numpy()), bags.contiguous().numpy())
-        )
+        values = given(store, bags.contiguous())
+        of_weights = torch.as_tensor(store.bag_weight_gradient(_bags(store, ids, offsets), values))
     return of_table, None, None, of_weights, None, None, None, None
 
 
@@ -89,10 +87,10 @@ class _PoolMax(torch.autograd.Function):
         on_dense_gradient: Callable[[], None] | None,
     ) -> Any:
         table = parameter.table
-        pooled = empty((len(offsets) - 1,), table.dim)
-        ctx.argmax = np.empty(pooled.shape, dtype=np.int64)
-        batch = Bags(ids.numpy(), offsets.numpy())
-        table.store.gather_bags_max(batch, pooled.numpy(), ctx.argmax)
+        pooled = empty((len(offsets) - 1,), table.dim, table.store)
+        ctx.argmax = given(table.store, torch.empty_like(pooled, dtype=torch.int64))
+        batch = _bags(table.store, ids, offsets)
+        table.store.gather_bags_max(batch, given(table.store, pooled), ctx.argmax)
         ctx.save_for_backward(ids, offsets)
         ctx.table, ctx.sparse, ctx.on_dense_gradient = table, sparse, on_dense_gradient
         return pooled
@@ -101,14 +99,25 @@ class _PoolMax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         ids, offsets = ctx.saved_tensors
-        batch = Bags(ids.numpy(), offsets.numpy())
-        values = gradient.contiguous().numpy()
-        of_table = _row_gradient(ctx, ctx.table.store.bag_max_gradient(batch, ctx.argmax, values))
+        store = ctx.table.store
+        values = given(store, gradient.contiguous())
+        found = store.bag_max_gradient(_bags(store, ids, offsets), ctx.argmax, values)
+        of_table = _row_gradient(ctx, found, distinct=not isinstance(store, DeviceStore))
         return of_table, None, None, None, None
 
 
-def _row_gradient(ctx: Any, summed: RowGradient) -> torch.Tensor:
-    gradient = sparse_rows(summed.ids, summed.values, ctx.table.shape)
+def _bags(
+    store: RowStore,
+    ids: torch.Tensor,
+    offsets: torch.Tensor,
+    weights: torch.Tensor | None = None,
+) -> Bags:
+    factors = None if weights is None else given(store, weights.detach())
+    return Bags(given(store, ids), given(store, offsets), factors)
+
+
+def _row_gradient(ctx: Any, rows: RowGradient, *, distinct: bool = True) -> torch.Tensor:
+    gradient = sparse_rows(rows.ids, rows.values, ctx.table.shape, distinct=distinct)
     if ctx.sparse:
         return gradient
     if ctx.on_dense_gradient is not None:
@@ -153,15 +162,15 @@ def pool(
     if offsets is None:
         shape = ids.shape[:-1]
         bags, length = math.prod(ids.shape[:-1]), ids.shape[-1]
-        bounds = torch.arange(bags + 1) * length
+        bounds = torch.arange(bags + 1, device=parameter.device) * length
     else:
         shape = torch.Size([len(offsets) - 1])
-        bounds = offsets.detach().to("cpu", torch.int64).contiguous()
+        bounds = offsets.detach().to(parameter.device, torch.int64).contiguous()
     if weights is not None:
-        weights = weights.to("cpu", torch.float32).reshape(-1).contiguous()
+        weights = weights.to(parameter.device, torch.float32).reshape(-1).contiguous()
     pooled: torch.Tensor = _Pool.apply(
         parameter,
-        whole_ids(ids).cpu().contiguous(),
+        whole_ids(ids).to(parameter.device).contiguous(),
         bounds,
         weights,
         divisors,
@@ -194,7 +203,7 @@ def pool_vectors(
 ) -> torch.Tensor:
     """Return the bags (B, D) of vectors (n, D) that were looked up, by PyTorch's own operation."""
     return torch.nn.functional.embedding_bag(
-        torch.arange(len(vectors)),
+        torch.arange(len(vectors), device=vectors.device),
         vectors,
         bounds,
         mode=mode,
@@ -214,12 +223,14 @@ def bag_bounds(
         include_last_offset: whether offsets end with n.
     """
     if ids.dim() == 2 and offsets is None:
-        return torch.arange(ids.shape[0] + 1) * ids.shape[1]
+        return torch.arange(ids.shape[0] + 1, device=ids.device) * ids.shape[1]
     if ids.dim() != 1 or offsets is None or offsets.dim() != 1:
         return None
     bounds = offsets.long()
     if not include_last_offset:
-        bounds = torch.cat([bounds, torch.tensor([len(ids)])])
+        bounds = torch.cat([bounds, bounds.new_full((1,), len(ids))])
+    if bounds.is_cuda:  # to look at them would wait for the device: kernels keep within bounds
+        return bounds if len(bounds) else None
     whole = len(bounds) > 0 and bool(bounds[0] == 0) and bool(bounds[-1] == len(ids))
     return bounds if whole and bool((bounds.diff() >= 0).all()) else None
 
@@ -234,7 +245,7 @@ def without_padding(
     if padding_idx is None:
         return ids, bounds, weights
     kept = ids != padding_idx
-    before = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])
+    before = torch.cat([torch.zeros(1, dtype=torch.int64, device=ids.device), kept.cumsum(0)])
     return ids[kept], before[bounds], None if weights is None else weights[kept]
 
 

@@ -11,8 +11,9 @@ import torch
 from torch.multiprocessing.reductions import reduce_tensor
 
 from rowwise._binding import OptimizerBinding
-from rowwise.store import BagGradient, in_memory
+from rowwise.store import BagGradient, HostStore, in_memory
 from rowwise.table import Table
+from rowwise.torch._device import DeviceStore, emulates
 from rowwise.torch._gradient import RowGradientTensor, as_row_gradient
 from rowwise.torch._parameter import TableMemory, TableParameter
 
@@ -55,7 +56,7 @@ class SteppedByRow:
     def set_gradient(self, gradient: BagGradient | torch.Tensor | None) -> None:
         """Take back what `gradient_for_step` gave."""
         if isinstance(gradient, BagGradient):
-            self.grad, self.bags = no_rows(tuple(self.shape)), gradient
+            self.grad, self.bags = no_rows(tuple(self.shape), self.device), gradient
         else:
             self.grad = gradient
 
@@ -88,6 +89,9 @@ class Weight(SteppedByRow, TableParameter):
     ordinary `torch.nn.Parameter` of it, in place.
     """
 
+    follows: bool = False  # whether the table goes along to a GPU
+    skipped_row: int | None = None  # of a table on a device: a row that no step touches
+
     def __new__(cls, data: Any = None, requires_grad: bool = True) -> Any:
         """Return a `torch.nn.Parameter`: for `type(weight)(values)`, by which programs make one."""
         return torch.nn.Parameter(data, requires_grad)
@@ -112,20 +116,59 @@ class Weight(SteppedByRow, TableParameter):
             values = values.as_left() if ordinary else values.as_ordinary()
         if self.base is not None:
             self.leave_memory(values)
-        elif (reason := _owner_of(self) or obstacle(values) or _order_of(values)) is not None:
+        elif self._moves_to(values):
+            self._move(values)
+        elif (reason := _owner_of(self) or self._obstacle(values)) is not None:
             self.fall_back_to_dense(reason)
             self.data = values
         elif values.shape != self.shape:
+            follows = self.follows
             self._become_ordinary()
             self.data = values
-            move_to_table(self)
+            move_to_table(self, follows)
         elif values.data_ptr() != self.memory.alias.data_ptr():
             table, alias = self.table, values.detach()
             self.memory.release()
-            in_memory(table.store).use_memory(alias.numpy())
+            if isinstance(table.store, DeviceStore):
+                table.store.use_memory(alias)
+            else:
+                in_memory(table.store).use_memory(alias.numpy())
             self.rebind(table, alias)
             if ordinary:
                 self._adopt(given)  # the caller may hold it, and sees training in it
+
+    def _obstacle(self, values: torch.Tensor) -> str | None:
+        return obstacle(values, self.follows) or _order_of(values)
+
+    def _moves_to(self, values: torch.Tensor) -> bool:
+        """Return whether the table can go to the device of values of its own shape."""
+        if values.device == self.device or values.shape != self.shape or _owner_of(self):
+            return False
+        return self.follows and self._obstacle(values) is None
+
+    def _move(self, values: torch.Tensor) -> None:
+        """Move the table to the device of values, with slots, counts and clock.
+
+        The optimizer's state goes along; views of the old memory keep what they have.
+        """
+        table, before = self.table, self.table.store
+        before.materialize()
+        state, version = before.state(), before.version
+        owner = self.binding.owner
+        of_owner = {} if owner is None else owner.state.get(self, {})
+        slots = [
+            name for name in table.slot_names if isinstance(of_owner.get(name), TableParameter)
+        ]
+        place = values.device
+        if lies_on_device(place):
+            table.store = DeviceStore.from_state(state, place, weights=values.detach().clone())
+        else:
+            table.store = HostStore.from_state(state)
+            table.store.write(values.detach().numpy())
+        table.store.version = version + 1
+        self.rebind(table)
+        for name in slots:
+            of_owner[name] = TableParameter(table, name, requires_grad=False).detach()
 
     def share_memory_with_others(self) -> torch.Tensor:
         """Become an ordinary parameter in shared memory."""
@@ -150,7 +193,17 @@ class Weight(SteppedByRow, TableParameter):
                 gradient.__class__ = torch.Tensor
             else:
                 gradient.make_dense()
-        for name in ("memory", "base", "_watched", "_is_param", "binding", "asked_sparse", "bags"):
+        for name in (
+            "memory",
+            "base",
+            "_watched",
+            "_is_param",
+            "binding",
+            "asked_sparse",
+            "bags",
+            "follows",
+            "skipped_row",
+        ):
             self.__dict__.pop(name, None)
         self.__class__ = torch.nn.Parameter  # type: ignore[assignment]
 
@@ -166,27 +219,48 @@ class Weight(SteppedByRow, TableParameter):
 
     def _copied(self, memo: dict[int, Any]) -> torch.Tensor:
         # A copy has an optimizer of its own, or none: the slots stay here.
-        return weight_of(self.as_ordinary(), self.requires_grad, self.table.is_trained())
+        return weight_of(
+            self.as_ordinary(), self.requires_grad, self.table.is_trained(), self.follows
+        )
 
     def _reduced(self) -> tuple[Any, ...]:
         trained = torch.from_numpy(self.table.is_trained())
-        return weight_of, (self._apart(), self.requires_grad, trained)
+        own = self._apart(), self.requires_grad, trained
+        return weight_of, (*own, True) if self.follows else own
 
 
 _GRADIENT_SETTERS = (torch.Tensor.grad.__set__, torch.Tensor.grad.__delete__)
 
 
-def weight_of(values: torch.Tensor, requires_grad: bool = True, trained: Any = None) -> Weight:
+def weight_of(
+    values: torch.Tensor, requires_grad: bool = True, trained: Any = None, follows: bool = False
+) -> Weight:
     """Return a weight on a new table that holds a copy of values (rows, dim).
 
     Args:
         values: (rows, dim) float32.
         requires_grad: of the weight.
         trained: (rows,) which rows count as trained; all unless given.
+        follows: whether the table goes along to a GPU.
     """
-    table = Table(*values.shape, init=lambda _: values.detach().numpy())
+    values = values.detach()
+    table = table_of(values.clone() if follows else values, follows)
     table.mark_trained(None if trained is None else torch.as_tensor(trained).nonzero()[:, 0])
-    return Weight.over(table, requires_grad)
+    weight = Weight.over(table, requires_grad)
+    weight.follows = follows
+    return weight
+
+
+def table_of(values: torch.Tensor, follows: bool) -> Table:
+    """Return a table of values (rows, dim): a copy, or on a device that memory itself."""
+    if follows and lies_on_device(values.device):
+        return Table.of_store(DeviceStore.over(values))
+    return Table(*values.shape, init=lambda _: values.cpu().numpy())
+
+
+def lies_on_device(place: torch.device) -> bool:
+    """Return whether a table that goes along lies on a device in this place."""
+    return place.type == "cuda" or emulates()
 
 
 torch.serialization.add_safe_globals([weight_of])
@@ -214,15 +288,22 @@ ForkingPickler.register(Weight, _reduce_for_process)
 ForkingPickler.register(TableParameter, _reduce_state_for_process)
 
 
-def obstacle(values: torch.Tensor) -> str | None:
-    """Return why a table cannot take the values of a tensor; None if it can."""
-    if values.dtype is not torch.float32 or values.device.type != "cpu":
+def obstacle(values: torch.Tensor, follows: bool = False) -> str | None:
+    """Return why a table cannot take the values of a tensor; None if it can.
+
+    Args:
+        values: of a weight.
+        follows: whether the table goes along to a GPU.
+    """
+    places = ("cpu", "cuda") if follows else ("cpu",)
+    if values.dtype is not torch.float32 or values.device.type not in places:
         return f"{values.dtype} on {values.device}"
     if values.layout is not torch.strided:
         return f"a weight of layout {values.layout}"
     if values.dim() != 2 or not values.numel():
         return f"a weight of shape {tuple(values.shape)}"
-    return "shared memory" if values.is_shared() else _owner_of(values)
+    # torch says of all memory of a GPU that it is shared
+    return "shared memory" if not values.is_cuda and values.is_shared() else _owner_of(values)
 
 
 def _owner_of(values: torch.Tensor) -> str | None:
@@ -234,9 +315,9 @@ def _order_of(values: torch.Tensor) -> str | None:
     return None if values.is_contiguous() else "memory that is not contiguous"
 
 
-def table_can_hold(values: torch.Tensor) -> bool:
-    """Return whether a table can take the values of a tensor."""
-    return obstacle(values) is None
+def table_can_hold(values: torch.Tensor, follows: bool = False) -> bool:
+    """Return whether a table can take the values of a tensor, see `obstacle`."""
+    return obstacle(values, follows) is None
 
 
 def is_part(values: torch.Tensor) -> bool:
@@ -244,37 +325,51 @@ def is_part(values: torch.Tensor) -> bool:
     return values.layout is torch.strided and values.untyped_storage().nbytes() > values.nbytes
 
 
-def move_to_table(parameter: torch.nn.Parameter) -> None:
+def move_to_table(parameter: torch.nn.Parameter, follows: bool = False) -> None:
     """Make a `Weight` of an ordinary parameter, in place: its memory is a new table's.
 
     Rowwise optimizers that have it among their parameters step it from now on.
+
+    Args:
+        parameter: a table can take its values.
+        follows: whether the table goes along to a GPU.
     """
-    table = Table(*parameter.shape, init=lambda _: parameter.detach().numpy())
-    memory = TableMemory(table, None)
+    memory = TableMemory(table_of(parameter.detach(), follows), None)
     parameter.data = memory.data
     parameter.__class__ = Weight
     parameter._bind(memory)
+    parameter.follows = follows
     for optimizer in list(optimizers):
         for group in optimizer.param_groups:
             if any(other is parameter for other in group["params"]):
                 optimizer.ensure_bound(group)
 
 
-def no_rows(shape: tuple[int, ...]) -> torch.Tensor:
+def no_rows(shape: tuple[int, ...], device: Any = None) -> torch.Tensor:
     """Return a sparse gradient of no row."""
     # In torch's own memory: another gradient may be added to it in place.
-    ids, gradients = torch.empty((1, 0), dtype=torch.int64), torch.empty((0, shape[1]))
+    ids = torch.empty((1, 0), dtype=torch.int64, device=device)
+    gradients = torch.empty((0, shape[1]), device=device)
     return torch.sparse_coo_tensor(ids, gradients, shape, check_invariants=False)
 
 
-def sparse_rows(ids: Any, gradients: Any, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return a sparse tensor of distinct ids (m,) ascending and their gradients (m, dim), NumPy."""
+def sparse_rows(
+    ids: Any, gradients: Any, shape: tuple[int, ...], *, distinct: bool = True
+) -> torch.Tensor:
+    """Return a sparse tensor of ids (m,) and their gradients (m, dim), NumPy's or tensors.
+
+    Args:
+        ids: ascending where they are distinct.
+        gradients: one for each id.
+        shape: of the whole.
+        distinct: whether no id stands twice.
+    """
     return torch.sparse_coo_tensor(
-        torch.from_numpy(ids).reshape(1, -1),
-        torch.from_numpy(gradients),
+        torch.as_tensor(ids).reshape(1, -1),
+        torch.as_tensor(gradients),
         shape,
         check_invariants=False,
-        is_coalesced=True,
+        is_coalesced=distinct,
     )
 
 

@@ -24,6 +24,11 @@ def serial_engine(order: Order = "forwards") -> _native.Engine:
     return _native.serial_engine(order)
 
 
+@functools.cache
+def _cuda_engine(number: int) -> _native.Engine:
+    return _native.cuda_engine(number)
+
+
 def engine_of(device: torch.device) -> _native.Engine:
     """Return what runs the kernels for tensors on a device.
 
@@ -32,4 +37,8 @@ def engine_of(device: torch.device) -> _native.Engine:
     """
     if device.type == "cpu" and emulates():
         return serial_engine()
-    raise RuntimeError(f"rowwise has no kernels for {device}")
+    if device.type == "cuda":
+        return _cuda_engine(torch.cuda.current_device() if device.index is None else device.index)
+    raise RuntimeError(
+        f"rowwise has no kernels for {device}: tables lie on the CPU or on a GPU of NVIDIA's"
+    )

@@ -21,6 +21,7 @@ from rowwise.store._host import check_source_rows
 from rowwise.store._locks import new_lock
 from rowwise.store._memory import ROW_STATE, matrix
 from rowwise.torch._device._engine import engine_of
+from rowwise.torch._device._kernels import cached_kernels
 
 _MARKED = -1  # in a row's state, as its last update: none, but its values came from elsewhere
 _BLOCK = 64  # gradients of one id that are summed before the next such sum; native/device/call.hpp
@@ -77,6 +78,15 @@ class DeviceStore:
         states = torch.zeros(rows, 4, dtype=torch.int32, device=place)
         self._begin(torch.from_numpy(values).to(place), states, engine)
         self._bind(rule, self._new_slots(rule), slots_pristine=True)
+
+    @classmethod
+    def over(cls, weights: torch.Tensor, engine: _native.Engine | None = None) -> Self:
+        """Make the store of a tensor's rows (rows, dim) float32, in the tensor's own memory."""
+        store = cls.__new__(cls)
+        states = torch.zeros(len(weights), 4, dtype=torch.int32, device=weights.device)
+        store._begin(weights.detach().contiguous(), states, engine)
+        store._bind(None, [], slots_pristine=True)
+        return store
 
     @classmethod
     def from_state(
@@ -155,6 +165,16 @@ class DeviceStore:
     def steps(self) -> int:
         """Updates so far."""
         return self._native.steps
+
+    @property
+    def skipped_row(self) -> int | None:
+        """A row that `apply` leaves out of gradients by row."""
+        row = self._native.skipped_row
+        return None if row < 0 else row
+
+    @skipped_row.setter
+    def skipped_row(self, row: int | None) -> None:
+        self._native.skipped_row = -1 if row is None else row
 
     @property
     def nbytes(self) -> int:
@@ -413,6 +433,17 @@ class DeviceStore:
             given = _batch(batch=batch, ids=ordered, n=batch.numel())
             self._native.materialize(given, stream)
 
+    def overwrite(self, ids: torch.Tensor, values: torch.Tensor) -> None:
+        """Set rows ids (n,) to values (n, dim), without waiting; an id's values are all the same.
+
+        Raises:
+            IndexError: an id outside the table; late.
+        """
+        batch, given = self._sorted(RowGradient(ids, values))  # type: ignore[arg-type]
+        with self._call(tuple(ids.shape)) as stream:
+            self._native.write_rows(_sorted_batch(batch, given, None), stream)
+            self.version += 1
+
     def write(self, values: Any, ids: Any = None) -> None:
         """Set rows to values (n, dim): those of distinct ids (n,), or all."""
         self._set(self._weights, values, ids)
@@ -489,10 +520,10 @@ class DeviceStore:
             for theirs, mine in pairs:
                 theirs[to] = mine[source]
             steps, version = self.steps, self.version + 1
-            pristine, rule = self._native.slots_pristine, self.rule
+            pristine, rule, skipped = self._native.slots_pristine, self.rule, self.skipped_row
             self._begin(weights, states, self._engine)
             self._bind(rule, slots, slots_pristine=pristine)
-            self._native.steps, self.version = steps, version
+            self._native.steps, self.version, self.skipped_row = steps, version, skipped
 
     def check_room(self, rows: int) -> None:
         """Do nothing: torch says whether the device has room."""
@@ -517,9 +548,10 @@ class DeviceStore:
             self._native.materialize_all(stream)
             steps, version = self.steps, self.version + 1
             pristine, rule, slots = self._native.slots_pristine, self.rule, self._slots
+            skipped = self.skipped_row
             self._begin(weights, self._states, self._engine)
             self._bind(rule, slots, slots_pristine=pristine)
-            self._native.steps, self.version = steps, version
+            self._native.steps, self.version, self.skipped_row = steps, version, skipped
 
     # ------------------------------------------------------------------ bookkeeping
 
@@ -607,7 +639,15 @@ class DeviceStore:
         ]
 
     def _learn(self, rule: Rule | None) -> None:
-        """Have the kernels of a rule ready, before anything changes."""
+        """Have the kernels of a rule ready, before anything changes.
+
+        Raises:
+            RuntimeError: they cannot be had.
+        """
+        kernel = (rule or rules.SGD()).native()
+        if not self._engine.knows(kernel):
+            capability = torch.cuda.get_device_capability(self.tensor_device)
+            self._engine.learn(kernel, cached_kernels(kernel, capability))
 
     def _bind(self, rule: Rule | None, slots: list[torch.Tensor], *, slots_pristine: bool) -> None:
         """Hand rule and slots to the kernels; every row is up to date."""

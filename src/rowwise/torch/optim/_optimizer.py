@@ -10,8 +10,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rowwise._binding import DenseFallback
 from rowwise.rules import Rule, pytorch
-from rowwise.store import BagGradient
-from rowwise.table import Table
+from rowwise.store import BagGradient, RowGradient
+from rowwise.torch._device import DeviceStore
 from rowwise.torch._distant_step import (
     bind_distant,
     distant_set_aside,
@@ -19,7 +19,7 @@ from rowwise.torch._distant_step import (
     step_distant,
 )
 from rowwise.torch._gradient import RowGradientTensor
-from rowwise.torch._lookup import rows_and_gradients
+from rowwise.torch._lookup import rows_and_gradients, rows_of
 from rowwise.torch._parameter import TableParameter
 from rowwise.torch._rules import Group, learning_rate, rule_of
 from rowwise.torch._weight import Weight, optimizers
@@ -152,7 +152,7 @@ class TableOptimizer(_Base):
         bind_slots(weight, rule, state)
         iteration = 1 if first else int(state.get("step", 1)) + 1
         _update(
-            weight.table,
+            weight,
             gradient,
             lambda gradients: _rescaled(gradients, scale, group["maximize"]),
             learning_rate(group, iteration),
@@ -186,15 +186,20 @@ class TableOptimizer(_Base):
 
 
 def _update(
-    table: Table,
+    weight: Weight,
     gradient: BagGradient | torch.Tensor,
     rescaled: Callable[[Any], Any],
     rate: float,
     iteration: int,
 ) -> None:
+    table = weight.table
     if isinstance(gradient, BagGradient):
         bags = gradient.with_values(rescaled(gradient.values))
         table.apply(bags, rate, iteration=iteration)
+    elif isinstance(table.store, DeviceStore):
+        ids, values = rows_of(gradient)
+        table.store.skipped_row = weight.skipped_row
+        table.apply(RowGradient(ids, rescaled(values)), rate, iteration=iteration)  # type: ignore[arg-type]
     else:
         ids, gradients = rows_and_gradients(gradient)
         # A NaN goes where torch would let it go.
@@ -203,7 +208,8 @@ def _update(
 
 def _rescaled(gradients: Any, scale: torch.Tensor | None, maximize: bool) -> Any:
     if scale is not None:
-        gradients = gradients / scale.numpy()
+        on_device = isinstance(gradients, torch.Tensor)
+        gradients = gradients / (scale if on_device else scale.cpu().numpy())
     return -gradients if maximize else gradients
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from rowwise.rules import Rule, pytorch
-from rowwise.store import in_memory
-from rowwise.torch._parameter import TableParameter
+from rowwise.torch._parameter import TableParameter, address_of
 from rowwise.torch._weight import Weight
 
 State = dict[str, Any]
@@ -60,4 +59,4 @@ def _lies_on_slot(weight: Weight, name: str, state: State) -> bool:
         return False
     with torch._C.DisableTorchFunctionSubclass():
         address: int = tensor.data_ptr()
-    return address == in_memory(weight.table.store).memory(name).ctypes.data
+    return address == address_of(weight.table.store, name)
