@@ -1,6 +1,7 @@
 // The kernels on a GPU: modules that NVRTC compiled, launched by the driver, which is looked for
 // when the first table goes there. Nothing of CUDA is linked.
 #include <array>
+#include <bit>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -163,8 +164,8 @@ class CudaEngine : public Engine {
         if (blocks >= int64_t{1} << 31)
             throw std::invalid_argument("a table on a GPU has too many numbers for one launch");
         long long items = launch.items;
-        int lanes = launch.lanes;
-        void* arguments[] = {const_cast<DeviceCall*>(&call), &items, &lanes};
+        int shift = std::countr_zero(static_cast<unsigned>(launch.lanes));
+        void* arguments[] = {const_cast<DeviceCall*>(&call), &items, &shift};
         const Current current(context_);
         driver().check(driver().launch(function, static_cast<unsigned>(blocks), 1, 1, kThreads, 1,
                                        1, 0, stream, arguments, nullptr),

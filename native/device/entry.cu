@@ -4,12 +4,13 @@
 #include "device/kernels.hpp"
 
 #define ROWWISE_ENTRY(name, ...)                                                                \
-    extern "C" __global__ void name(const rowwise::DeviceCall call, long long items, int lanes) { \
+    extern "C" __global__ void name(const rowwise::DeviceCall call, long long items, int shift) { \
         using namespace rowwise::device;                                                         \
         const long long thread = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;  \
-        const long long item = thread / lanes;                                                   \
+        const long long item = thread >> shift;                                                  \
+        const int lanes = 1 << shift;                                                            \
         if (item >= items) return;                                                               \
-        __VA_ARGS__::run(call, item, static_cast<int>(thread % lanes), lanes);                   \
+        __VA_ARGS__::run(call, item, static_cast<int>(thread & (lanes - 1)), lanes);             \
     }
 #define ROWWISE_ROW_ENTRIES(name, Kernel)              \
     ROWWISE_ENTRY(name##_1, Kernel<ROWWISE_RULE, 1>) \

@@ -56,6 +56,9 @@ ROWWISE_HD inline void report(const DeviceCall& c, int64_t position) {
     do {
         key = *const_cast<volatile uint64_t*>(&trouble.key);
         *const_cast<volatile int64_t*>(&trouble.id) = c.batch[key & 0xffffffffu];
+#if defined(__CUDA_ARCH__)
+        __threadfence();
+#endif
     } while (key != *const_cast<volatile uint64_t*>(&trouble.key));
     *c.alarm = 1;
 }

@@ -246,6 +246,20 @@ def test_torch_s_own_functions_see_present_values():
     assert np.array_equal(copied, host.weight.detach().numpy())
 
 
+def test_an_array_over_its_memory_sees_every_step_with_a_warning():
+    host, device = pair()
+    optimizers = [optim.Adam(module.parameters(), 0.1) for module in (host, device)]
+    step((host, device), optimizers, ids_of(1))
+    assert not device.weight.memory.is_exposed
+    array = device.weight.detach().numpy()
+    assert device.weight.memory.is_exposed
+    with pytest.warns(UserWarning, match="shares the memory"):
+        step((host, device), optimizers, ids_of(2))
+    assert np.array_equal(array, host.weight.detach().numpy())
+    del array
+    assert not device.weight.memory.is_exposed
+
+
 def test_another_optimizer_trains_it_densely_with_a_warning():
     host, device = pair()
     optimizers = [torch.optim.Adam(module.parameters(), 0.1) for module in (host, device)]

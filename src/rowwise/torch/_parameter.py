@@ -115,7 +115,9 @@ class TableMemory:
         self.address_known = False
         self._data_storage = self.data.untyped_storage()
         self._alias_storage = self.alias.untyped_storage()
-        self._alias_users = 3 if alias is not None else 2  # the table's array is one
+        # The table's array is one; on a device its tensor is the alias itself.
+        on_device = isinstance(table.store, DeviceStore)
+        self._alias_users = 3 if alias is not None and not on_device else 2
         _at[self.data.data_ptr()] = table
 
     def materialize(self) -> None:

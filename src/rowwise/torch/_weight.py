@@ -118,6 +118,8 @@ class Weight(SteppedByRow, TableParameter):
             self.leave_memory(values)
         elif self._moves_to(values):
             self._move(values)
+            if ordinary:
+                self._adopt(given)
         elif (reason := _owner_of(self) or self._obstacle(values)) is not None:
             self.fall_back_to_dense(reason)
             self.data = values
@@ -159,14 +161,14 @@ class Weight(SteppedByRow, TableParameter):
         slots = [
             name for name in table.slot_names if isinstance(of_owner.get(name), TableParameter)
         ]
-        place = values.device
-        if lies_on_device(place):
-            table.store = DeviceStore.from_state(state, place, weights=values.detach().clone())
+        alias = values.detach()
+        if lies_on_device(values.device):
+            table.store = DeviceStore.from_state(state, values.device, weights=alias)
         else:
             table.store = HostStore.from_state(state)
-            table.store.write(values.detach().numpy())
+            table.store.use_memory(alias.numpy())
         table.store.version = version + 1
-        self.rebind(table)
+        self.rebind(table, alias)
         for name in slots:
             of_owner[name] = TableParameter(table, name, requires_grad=False).detach()
 
