@@ -9,6 +9,8 @@
 # make test-backends: the Keras tests on JAX and TensorFlow in full, where make test runs every test
 #                     there, but of a test's cases the first and every 40th after that.
 # make test-versions: a short test of every supported version of the frameworks, each in an environment.
+# make test-gpu: the tests of tables on a GPU, on the GPU, in .venv or with PYTHON_GPU, an interpreter that
+#                has rowwise, its tests' needs and a CUDA build of PyTorch. make bench-gpu: us beside peers.
 # make test-oldest: the same of the oldest NumPy and the oldest Keras, a minute.
 PYTHON ?= python3
 VENV   ?= .venv
@@ -22,7 +24,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export KERAS_BACKEND = torch
 export TF_CPP_MIN_LOG_LEVEL = 3
 
-.PHONY: demo test test-backends test-versions test-oldest check docs notebooks check-native check-platforms check-arm bench fuzz clean
+.PHONY: demo test test-backends test-gpu bench-gpu test-versions test-oldest check docs notebooks check-native check-platforms check-arm bench fuzz clean
 
 demo: $(VENV)/.installed
 	@mkdir -p demo
@@ -42,6 +44,28 @@ test-backends: $(VENV)/.installed
 	KERAS_BACKEND=jax ROWWISE_JAX_HANDLERS=0 $(PYTEST) tests/jax \
 	  tests/keras/test_jax.py tests/keras/test_bad_ids.py
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras
+
+PYTHON_GPU ?= $(BIN)/python
+HAS_GPU = $(PYTHON_GPU) -c "import sys, torch; torch.cuda.is_available() or sys.exit('no GPU: PyTorch ' + \
+  torch.__version__ + ' sees none; nothing was run')"
+GPU_TESTS := tests/torch/test_device_kernels.py tests/torch/test_device_modules.py
+SANITIZER := $(shell command -v compute-sanitizer)
+
+test-gpu:
+	@$(HAS_GPU)
+	ROWWISE_TEST_DEVICE=cuda:0 $(PYTHON_GPU) -m pytest $(GPU_TESTS)
+ifneq ($(SANITIZER),)
+	for tool in memcheck racecheck; do \
+	  ROWWISE_TEST_DEVICE=cuda:0 PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --tool $$tool --error-exitcode 1 \
+	    $(PYTHON_GPU) -m pytest $(GPU_TESTS) -k "adam or bag or bags" || exit 1; \
+	done
+else
+	@echo "compute-sanitizer is not there: memory and races on the GPU were not checked"
+endif
+
+bench-gpu:
+	@$(HAS_GPU)
+	$(PYTHON_GPU) benchmarks/gpu.py
 
 test-versions: $(VENV)/.installed
 	$(BIN)/python tests/versions/run.py

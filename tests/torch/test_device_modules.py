@@ -1,6 +1,6 @@
 """Modules whose table lies on a device, beside the same ones on the CPU: bit for bit.
 
-The device's kernels run on this processor, over tensors of the CPU.
+The device's kernels run on this processor, over tensors of the CPU; or on a GPU.
 """
 
 import copy
@@ -13,6 +13,7 @@ import torch
 
 import rowwise
 import rowwise.torch
+from helpers.device import DEVICE, ON_GPU, finished, host
 from rowwise.store import HostStore
 from rowwise.torch import optim
 from rowwise.torch._device import DeviceStore
@@ -32,17 +33,18 @@ OPTIMIZERS = {
 
 @pytest.fixture(autouse=True)
 def _without_a_gpu(monkeypatch):
-    monkeypatch.setenv("ROWWISE_KERNELS", "emulate")
+    if not ON_GPU:
+        monkeypatch.setenv("ROWWISE_KERNELS", "emulate")
 
 
 def pair(kind=rowwise.torch.Embedding, **options):
     """Return the same module on the host and on the device."""
     values = torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(0))
-    host = kind(ROWS, DIM, _weight=values.clone(), **options)
-    device = kind(ROWS, DIM, _weight=values.clone(), table="device", **options)
-    assert isinstance(host.table.store, HostStore)
+    cpu = kind(ROWS, DIM, _weight=values.clone(), **options)
+    device = kind(ROWS, DIM, _weight=values.clone(), table="device", **options).to(DEVICE)
+    assert isinstance(cpu.table.store, HostStore)
     assert isinstance(device.table.store, DeviceStore)
-    return host, device
+    return cpu, device
 
 
 def ids_of(step, shape=(40,)):
@@ -52,17 +54,25 @@ def ids_of(step, shape=(40,)):
 
 
 def loss_of(vectors):
-    weights = torch.linspace(-1, 1, vectors.numel()).reshape(vectors.shape)
+    weights = torch.linspace(-1, 1, vectors.numel()).reshape(vectors.shape).to(vectors.device)
     return (vectors * weights).sum() + vectors.square().sum()
 
 
-def require_same(host, device):
-    assert torch.equal(
-        host.weight.detach().view(torch.int32), device.weight.detach().view(torch.int32)
-    )
-    assert (host.table.update_counts == device.table.update_counts).all()
-    for name in host.table.slot_names:
-        assert (host.table.slot(name) == device.table.slot(name)).all()
+def require_equal(ours, theirs):
+    np.testing.assert_array_equal(host(ours).view(np.int32), host(theirs).view(np.int32))
+
+
+def require_same(cpu, device):
+    require_equal(cpu.weight, device.weight)
+    assert (cpu.table.update_counts == device.table.update_counts).all()
+    for name in cpu.table.slot_names:
+        require_equal(cpu.table.slot(name), device.table.slot(name))
+
+
+def on(module, batch):
+    """Return a batch where a module is."""
+    place = module.weight.device
+    return [part.to(place) if isinstance(part, torch.Tensor) else part for part in batch]
 
 
 def step(modules, optimizers, *batch, between=lambda module: None):
@@ -70,12 +80,12 @@ def step(modules, optimizers, *batch, between=lambda module: None):
     found = []
     for module, optimizer in zip(modules, optimizers, strict=True):
         optimizer.zero_grad()
-        vectors = module(*batch)
+        vectors = module(*on(module, batch))
         loss_of(vectors).backward()
         between(module)
         optimizer.step()
-        found.append(vectors.detach())
-    assert torch.equal(found[0].view(torch.int32), found[1].view(torch.int32))
+        found.append(vectors)
+    require_equal(*found)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -88,7 +98,7 @@ def test_every_optimizer_trains_to_the_cpu_s_bits(name):
             step(modules, optimizers, ids_of(number, (10, 4)))
     require_same(*modules)
     for key, mine in optimizers[0].state[modules[0].weight].items():
-        assert torch.equal(mine, optimizers[1].state[modules[1].weight][key]), key
+        require_equal(mine, optimizers[1].state[modules[1].weight][key])
 
 
 @pytest.mark.parametrize(
@@ -102,8 +112,7 @@ def test_options_of_embedding(options):
     for number in range(7):
         step(modules, optimizers, ids_of(number).int())
     require_same(*modules)
-    looked_up = [module.eval()(torch.arange(ROWS)) for module in modules]
-    assert torch.equal(*looked_up)
+    require_equal(*(module.eval()(*on(module, [torch.arange(ROWS)])) for module in modules))
 
 
 def test_a_max_norm_is_the_cpu_s_to_rounding():
@@ -112,10 +121,10 @@ def test_a_max_norm_is_the_cpu_s_to_rounding():
     for number in range(6):
         for module, optimizer in zip(modules, optimizers, strict=True):
             optimizer.zero_grad()
-            loss_of(module(ids_of(number))).backward()
+            loss_of(module(*on(module, [ids_of(number)]))).backward()
             optimizer.step()
-    host, device = (module.weight.detach() for module in modules)
-    torch.testing.assert_close(host, device, rtol=1e-5, atol=1e-6)
+    ours, theirs = (torch.from_numpy(host(module.weight)) for module in modules)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
@@ -142,7 +151,7 @@ def test_the_gradient_of_weights_in_bags():
             learned.grad = None
 
         step(modules, optimizers, ids_of(number, (8, 5)), None, learned, between=keep)
-        assert torch.equal(*gradients)
+        require_equal(*gradients)
     require_same(*modules)
 
 
@@ -152,21 +161,21 @@ def test_clipping_accumulation_and_scaling_of_gradients(kind):
     optimizers = [optim.Adam(module.parameters(), 0.1) for module in modules]
 
     def more(module):
-        loss_of(module(ids_of(9, (8, 5)))).backward()
+        loss_of(module(*on(module, [ids_of(9, (8, 5))]))).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5)
 
     for number in range(4):
         step(modules, optimizers, ids_of(number, (8, 5)), between=more)
     for module in modules:
-        torch.testing.assert_close(module.weight.grad.to_dense().norm(), torch.tensor(0.5))
-    scalers = [torch.amp.GradScaler("cpu", init_scale=8.0) for _ in modules]
+        assert module.weight.grad.to_dense().norm().item() == pytest.approx(0.5)
+    scalers = [torch.amp.GradScaler(m.weight.device.type, init_scale=8.0) for m in modules]
     for module, optimizer, scaler in zip(modules, optimizers, scalers, strict=True):
         optimizer.zero_grad()
-        scaler.scale(loss_of(module(ids_of(3, (8, 5))))).backward()
+        scaler.scale(loss_of(module(*on(module, [ids_of(3, (8, 5))])))).backward()
         scaler.step(optimizer)
         scaler.update()
-    host, device = (module.weight.detach() for module in modules)
-    torch.testing.assert_close(host, device, rtol=1e-6, atol=1e-6)  # norms sum in other orders
+    ours, theirs = (torch.from_numpy(host(module.weight)) for module in modules)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)  # norms sum in other orders
 
 
 def test_files_copies_and_growth_go_on_to_the_same_bits(tmp_path):
@@ -178,99 +187,99 @@ def test_files_copies_and_growth_go_on_to_the_same_bits(tmp_path):
         module.grow(ROWS + 7, seed=3)
     for number in range(4, 7):
         step(modules, optimizers, ids_of(number) + 6)
-    host, device = modules
+    cpu, device = modules
     device.table.save(tmp_path / "table.safetensors")
     loaded = rowwise.Table.load(tmp_path / "table.safetensors")
-    assert (loaded.to_numpy() == host.table.to_numpy()).all()
-    assert (loaded.slot("exp_avg") == host.table.slot("exp_avg")).all()
+    assert (loaded.to_numpy() == cpu.table.to_numpy()).all()
+    assert (loaded.slot("exp_avg") == cpu.table.slot("exp_avg")).all()
     file = io.BytesIO()
     torch.save([device.state_dict(), optimizers[1].state_dict()], file)  # all rows up to date
-    host.table.materialize()
+    cpu.table.materialize()
     file.seek(0)
     weights, state = torch.load(file)
-    fresh = rowwise.torch.Embedding(ROWS + 7, DIM, table="device")
+    fresh = rowwise.torch.Embedding(ROWS + 7, DIM, table="device", device=DEVICE)
     again = optim.AdamW(fresh.parameters(), 0.1)
     fresh.load_state_dict(weights)
     again.load_state_dict(state)
-    step((host, fresh), (optimizers[0], again), ids_of(8))
-    assert torch.equal(host.weight.detach(), fresh.weight.detach())
+    step((cpu, fresh), (optimizers[0], again), ids_of(8))
+    require_equal(cpu.weight, fresh.weight)
     twin = copy.deepcopy(fresh)
     assert isinstance(twin.table.store, DeviceStore)
-    assert torch.equal(twin.weight.detach(), fresh.weight.detach())
+    require_equal(twin.weight, fresh.weight)
 
 
 def test_a_table_moves_at_any_moment_of_a_training(monkeypatch):
-    host, moving = pair()
-    optimizers = [optim.Adam(module.parameters(), 0.1) for module in (host, moving)]
+    cpu, moving = pair()
+    optimizers = [optim.Adam(module.parameters(), 0.1) for module in (cpu, moving)]
     for number in range(12):
-        step((host, moving), optimizers, ids_of(number))
+        step((cpu, moving), optimizers, ids_of(number))
         if number % 3 == 2:  # to the device's store, or back to the host's
-            if number % 2:
-                monkeypatch.setenv("ROWWISE_KERNELS", "emulate")
-            else:
-                monkeypatch.delenv("ROWWISE_KERNELS")
-            moving.weight._move(moving.weight.detach().clone())
+            if ON_GPU:
+                moving.to(DEVICE if number % 2 else "cpu")
+            else:  # as `to` would, were there another device
+                monkeypatch.setenv("ROWWISE_KERNELS", "emulate" if number % 2 else "")
+                moving.weight._move(moving.weight.detach().clone())
             kind = DeviceStore if number % 2 else HostStore
             assert isinstance(moving.table.store, kind)
-            require_same(host, moving)
-            assert torch.equal(
-                optimizers[0].state[host.weight]["exp_avg"],
+            require_same(cpu, moving)
+            require_equal(
+                optimizers[0].state[cpu.weight]["exp_avg"],
                 optimizers[1].state[moving.weight]["exp_avg"],
             )
 
 
 def test_a_bad_id_is_raised_by_the_next_call_and_training_goes_on():
-    host, device = pair()
-    optimizers = [optim.Adam(module.parameters(), 0.1) for module in (host, device)]
-    step((host, device), optimizers, ids_of(1))
+    cpu, device = pair()
+    optimizers = [optim.Adam(module.parameters(), 0.1) for module in (cpu, device)]
+    step((cpu, device), optimizers, ids_of(1))
     optimizers[1].zero_grad()
-    loss_of(device(torch.tensor([1, ROWS]))).backward()
+    loss_of(device(*on(device, [torch.tensor([1, ROWS])]))).backward()
+    finished()
     with pytest.raises(IndexError, match=f"id {ROWS} at position 1 is outside"):
         optimizers[1].step()
-    step((host, device), optimizers, ids_of(2))
-    require_same(host, device)
+    step((cpu, device), optimizers, ids_of(2))
+    require_same(cpu, device)
 
 
 def test_torch_s_own_functions_see_present_values():
-    host, device = pair()
-    optimizers = [optim.Adam(module.parameters(), 0.1) for module in (host, device)]
+    cpu, device = pair()
+    optimizers = [optim.Adam(module.parameters(), 0.1) for module in (cpu, device)]
     for number in range(3):
-        step((host, device), optimizers, ids_of(number))
-        assert torch.equal(host.weight.sum(), device.weight.sum())
-        for module in (host, device):
+        step((cpu, device), optimizers, ids_of(number))
+        require_equal(cpu.weight * 2, device.weight * 2)
+        for module in (cpu, device):
             with torch.no_grad():
                 module.weight[3] *= 0.5
-    require_same(host, device)
-    assert np.array_equal(device.table.lookup([3]), host.table.lookup([3]))
-    copied = device.weight.detach().numpy().copy()
-    assert np.array_equal(copied, host.weight.detach().numpy())
+    require_same(cpu, device)
+    assert np.array_equal(device.table.lookup([3]), cpu.table.lookup([3]))
 
 
+@pytest.mark.skipif(ON_GPU, reason="NumPy has no arrays there")
 def test_an_array_over_its_memory_sees_every_step_with_a_warning():
-    host, device = pair()
-    optimizers = [optim.Adam(module.parameters(), 0.1) for module in (host, device)]
-    step((host, device), optimizers, ids_of(1))
+    cpu, device = pair()
+    optimizers = [optim.Adam(module.parameters(), 0.1) for module in (cpu, device)]
+    step((cpu, device), optimizers, ids_of(1))
     assert not device.weight.memory.is_exposed
     array = device.weight.detach().numpy()
     assert device.weight.memory.is_exposed
     with pytest.warns(UserWarning, match="shares the memory"):
-        step((host, device), optimizers, ids_of(2))
-    assert np.array_equal(array, host.weight.detach().numpy())
+        step((cpu, device), optimizers, ids_of(2))
+    assert np.array_equal(array, cpu.weight.detach().numpy())
     del array
     assert not device.weight.memory.is_exposed
 
 
 def test_another_optimizer_trains_it_densely_with_a_warning():
-    host, device = pair()
-    optimizers = [torch.optim.Adam(module.parameters(), 0.1) for module in (host, device)]
+    cpu, device = pair()
+    optimizers = [torch.optim.Adam(module.parameters(), 0.1) for module in (cpu, device)]
     for number in range(3):
-        for module, optimizer in zip((host, device), optimizers, strict=True):
+        for module, optimizer in zip((cpu, device), optimizers, strict=True):
             optimizer.zero_grad()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                loss_of(module(ids_of(number))).backward()
+                loss_of(module(*on(module, [ids_of(number)]))).backward()
             optimizer.step()
-    assert torch.equal(host.weight.detach(), device.weight.detach())
+    require_equal(cpu.weight, device.weight)
 
 
 def test_where_a_table_may_lie_is_checked():

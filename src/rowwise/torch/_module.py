@@ -72,6 +72,7 @@ class TableBacked(torch.nn.Module):
         """Complete the constructor: `given` are the user's values for the weight, or None."""
         self.untrained = untrained
         register(self)
+        self._place_anchor()
         if given is not None:
             self._mark_trained()
 
@@ -188,11 +189,14 @@ class TableBacked(torch.nn.Module):
             self._move_to_table(warn=False)
             if dense:  # nobody counted which rows were trained meanwhile
                 self._mark_trained()
-            weight = self._parameters["weight"]
-            if isinstance(weight, Weight) and self._anchor.device != weight.device:
-                anchor = torch.zeros((), device=weight.device, requires_grad=True)
-                self.__dict__["_anchor"] = anchor
+            self._place_anchor()
         return self
+
+    def _place_anchor(self) -> None:
+        """Have the scalar of compiled graphs on the weight's device, see `_operator`."""
+        weight = self._parameters.get("weight")
+        if weight is not None and weight.is_cuda and not self._anchor.is_cuda:
+            self.__dict__["_anchor"] = torch.zeros((), device=weight.device, requires_grad=True)
 
     @property
     def table(self) -> Table:
@@ -223,6 +227,7 @@ class TableBacked(torch.nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         register(self)
+        self._place_anchor()
 
     def _as_leaf(self, *inputs: Any) -> Any:
         """Return a call of this module in a graph of `torch.fx`, as of PyTorch's own modules."""

@@ -86,7 +86,9 @@ def _embed_backward(
         elif learned is not None:
             (learned.grad,) = torch.autograd.grad(vectors, learned, gradient)
     of_weights = None if learned is None else learned.grad
-    return torch.zeros(()), torch.zeros(0) if of_weights is None else of_weights.clone()
+    return torch.zeros_like(anchor), anchor.new_zeros(
+        0
+    ) if of_weights is None else of_weights.clone()
 
 
 @_embed_backward.register_fake
