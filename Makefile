@@ -48,7 +48,7 @@ test-backends: $(VENV)/.installed
 PYTHON_GPU ?= $(BIN)/python
 HAS_GPU = $(PYTHON_GPU) -c "import sys, torch; torch.cuda.is_available() or sys.exit('no GPU: PyTorch ' + \
   torch.__version__ + ' sees none; nothing was run')"
-GPU_TESTS := tests/torch/test_device_kernels.py tests/torch/test_device_modules.py
+GPU_TESTS := $(addprefix tests/torch/test_, device_kernels.py device_modules.py host_rows.py)
 SANITIZER := $(shell command -v compute-sanitizer)
 
 test-gpu:

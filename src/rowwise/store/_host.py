@@ -467,6 +467,11 @@ class HostStore:
             states = states[ids]
         return (states["update_count"] > 0) | (states["last_update"] == _MARKED)
 
+    def touched_by_last_step(self, ids: Ids) -> NDArray[np.bool_]:
+        """Return which rows of ids (n,), all of them the table's, the last update touched."""
+        found: NDArray[np.bool_] = self._row_states["last_update"][ids] == self.steps
+        return found
+
     def mark_trained(self, ids: Ids | None = None) -> None:
         """Record that rows hold values worth reading that no update brought.
 

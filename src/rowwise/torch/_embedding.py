@@ -11,8 +11,9 @@ from rowwise._init import Init
 from rowwise._untrained import Untrained
 from rowwise.store import Folder
 from rowwise.text._vocabulary import Vocabulary
+from rowwise.torch import _host_rows
 from rowwise.torch._lookup import is_exporting, lookup, with_untrained_filled
-from rowwise.torch._module import Place, TableBacked
+from rowwise.torch._module import Place, TableBacked, is_ids
 from rowwise.torch._operator import embed
 from rowwise.vectors import Coverage
 
@@ -41,7 +42,8 @@ class Embedding(TableBacked, torch.nn.Embedding):
         device, dtype: on the CPU and in float32 the rows lie on a table; else the module is
             PyTorch's, with a warning.
         table: "device" for a table that goes along to a GPU (`module.cuda()`, device="cuda"), and
-            trains there to the CPU's bits; see docs/gpu.md: no GPU has run it yet.
+            trains there to the CPU's bits; "host" for one that stays in the host's memory, under a
+            model on a GPU: see docs/gpu.md, no GPU has run either yet.
 
     Input shape:
         (...,) int32 or int64.
@@ -64,6 +66,8 @@ class Embedding(TableBacked, torch.nn.Embedding):
     """
 
     pretrained: Coverage | None
+    _ahead: _host_rows.Ahead | None = None
+    _device: torch.device | None = None  # of the model, with table="host"
 
     def __init__(
         self,
@@ -96,7 +100,7 @@ class Embedding(TableBacked, torch.nn.Embedding):
             sparse,
             None if on_disk else _weight,
             _freeze,
-            "meta" if on_disk else device,
+            "meta" if on_disk else "cpu" if table == "host" else device,
             dtype,
         )
         if on_disk:
@@ -160,6 +164,70 @@ class Embedding(TableBacked, torch.nn.Embedding):
 
     def forward_eagerly(self, input: torch.Tensor) -> torch.Tensor:
         """Return what `forward` returns; not seen by `torch.compile`."""
+        if self.table_place == "host" and _host_rows.is_elsewhere(input):
+            return self._across(input)
+        return self._looked_up(input)
+
+    def _across(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the vectors of a table in the host's memory on the ids' GPU."""
+        self._device = input.device
+        copies = _host_rows.copies_to(input.device)
+        ids, ahead, self._ahead = copies.down(input), self._ahead, None
+        if not (ahead and self._can_read_ahead(ahead, ids)):
+            return _host_rows.Up.apply(self._looked_up(ids), copies)
+        weight = self.weight
+        vectors: torch.Tensor = _host_rows.Across.apply(
+            weight,
+            ids.long(),
+            ahead,
+            copies,
+            self._wants_sparse_gradient(),
+            self.padding_idx,
+            self.scale_grad_by_freq,
+            weight.on_dense_gradient,
+        )
+        return vectors
+
+    def _can_read_ahead(self, ahead: _host_rows.Ahead, ids: torch.Tensor) -> bool:
+        """Return whether what was read early are the vectors of ids (...,) now."""
+        plain = self.untrained == "as-is" or self.training
+        batch = ids.reshape(-1).long().numpy()
+        return plain and self._can_use_table(ids) and _host_rows.fits(ahead, self.weight, batch)
+
+    def prefetch(self, *next_batch: torch.Tensor) -> None:
+        """Bring the next batch's rows nearer; no value depends on it.
+
+        Rows on a disk begin to be read. With table="host" their vectors go to the GPU, before this
+        batch's step and exact all the same. Call it between this batch's forward pass and the optimizer's step, with
+        what the module is called with after that; `backward` runs meanwhile. Rows that the step
+        touches follow after it. If the step is another one than its optimizer now says, or the next
+        batch is another, everything is read then.
+
+        Args:
+            next_batch: what `forward` takes next: on the GPU of the model or, better, on the host.
+
+        Raises:
+            IndexError, TypeError, ValueError: bad ids, for rows on a disk.
+
+        Example:
+            vectors = embedding(ids)
+            embedding.prefetch(next_ids)
+            loss(vectors).backward()
+            optimizer.step()
+            vectors = embedding(next_ids.cuda())
+        """
+        if self.table_place != "host":
+            super().prefetch(*next_batch)
+            return
+        self._ahead, (next_input,) = None, next_batch
+        if self._device is None or self.max_norm is not None:
+            return
+        copies = _host_rows.copies_to(self._device)
+        ids = copies.down(next_input) if _host_rows.is_elsewhere(next_input) else next_input
+        if is_ids(ids):
+            self._ahead = _host_rows.look_ahead(self.weight, ids.long(), copies)
+
+    def _looked_up(self, input: torch.Tensor) -> torch.Tensor:
         if not self._can_use_table(input) or (self.sparse and self.scale_grad_by_freq):
             return super().forward(input)
         self._renormalize(input)

@@ -11,6 +11,7 @@ from rowwise._init import Init
 from rowwise._untrained import Untrained
 from rowwise.store import Folder
 from rowwise.text import Vocabulary
+from rowwise.torch import _host_rows
 from rowwise.torch._disk import DiskWeight
 from rowwise.torch._lookup import is_exporting, is_tracing, lookup, with_untrained_filled
 from rowwise.torch._module import Place, TableBacked, is_ids
@@ -96,7 +97,7 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
             None if on_disk else _weight,
             include_last_offset,
             padding_idx,
-            "meta" if on_disk else device,
+            "meta" if on_disk else "cpu" if table == "host" else device,
             dtype,
         )
         if on_disk:
@@ -171,6 +172,21 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         per_sample_weights: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return what `forward` returns; not seen by `torch.compile`."""
+        if self.table_place == "host" and _host_rows.is_elsewhere(input):
+            copies = _host_rows.copies_to(input.device)
+            bounds = None if offsets is None else copies.down(offsets)
+            weights = None if per_sample_weights is None else per_sample_weights.cpu()
+            return _host_rows.Up.apply(
+                self._pooled_here(copies.down(input), bounds, weights), copies
+            )
+        return self._pooled_here(input, offsets, per_sample_weights)
+
+    def _pooled_here(
+        self,
+        input: torch.Tensor,
+        offsets: torch.Tensor | None,
+        per_sample_weights: torch.Tensor | None,
+    ) -> torch.Tensor:
         bags = (
             self._bags(input, offsets, per_sample_weights) if self._can_use_table(input) else None
         )

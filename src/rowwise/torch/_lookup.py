@@ -47,17 +47,21 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        (ids,) = ctx.saved_tensors
-        if ctx.sparse:
-            gradient = _by_row(ctx, ids, gradients[0])
-        else:
-            if ctx.on_dense_gradient is not None:
-                ctx.on_dense_gradient()
-            frozen = -1 if ctx.frozen is None else ctx.frozen
-            gradient = torch.ops.aten.embedding_dense_backward(
-                gradients[0], ids, ctx.shape[0], frozen, ctx.by_frequency
-            )
-        return gradient, None, None, None, None, None
+        return gradient_of(ctx, gradients[0]), None, None, None, None, None
+
+
+def gradient_of(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of the weight from that of the vectors, in a node of torch's graph."""
+    (ids,) = ctx.saved_tensors
+    if ctx.sparse:
+        return _by_row(ctx, ids, gradient)
+    if ctx.on_dense_gradient is not None:
+        ctx.on_dense_gradient()
+    frozen = -1 if ctx.frozen is None else ctx.frozen
+    found: torch.Tensor = torch.ops.aten.embedding_dense_backward(
+        gradient, ids, ctx.shape[0], frozen, ctx.by_frequency
+    )
+    return found
 
 
 def _by_row(ctx: Any, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:

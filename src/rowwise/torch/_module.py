@@ -24,7 +24,7 @@ from rowwise.torch._weight import Weight, is_part, move_to_table, table_can_hold
 
 _INTEGERS = (torch.int32, torch.int64)
 
-Place = Literal["device"]
+Place = Literal["device", "host"]
 
 
 class TableBacked(torch.nn.Module):
@@ -62,10 +62,10 @@ class TableBacked(torch.nn.Module):
     def _begin_init(self, untrained: Untrained, place: Place | None, on_disk: bool) -> None:
         """Check what PyTorch's constructor does not know, before it runs."""
         check_untrained(untrained)
+        if place not in (None, "device", "host"):
+            raise ValueError(f'table={place!r} is not "device", "host" or None')
         if place is not None and on_disk:
             raise ValueError(f"table={place!r} is for rows in memory; leave out scratch and memory")
-        if place not in (None, "device"):
-            raise ValueError(f'table={place!r} is not "device" or None')
         self.__dict__["table_place"] = place
 
     def _finish_init(self, untrained: Untrained, given: Any) -> None:
@@ -174,6 +174,8 @@ class TableBacked(torch.nn.Module):
             )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        if self.table_place == "host" and fn(torch.empty(0)).dtype is torch.float32:
+            return self  # wherever the model goes
         before = self._parameters.get("weight")
         if isinstance(before, DiskWeight):
             before.check_place(fn(torch.empty(0)))

@@ -66,7 +66,8 @@ def _(
     bags: int,
     dim: int,
 ) -> torch.Tensor:
-    return anchor.new_empty((*ids.shape, dim) if bags == -1 else (bags, dim))
+    shape = (*ids.shape, dim) if bags == -1 else (bags, dim)
+    return ids.new_empty(shape, dtype=torch.float32)
 
 
 @torch.library.custom_op("rowwise::embed_backward", mutates_args=())

@@ -122,3 +122,9 @@ def _decoupled_decay(optimizer: torch.optim.Optimizer, group: Group) -> float | 
 def learning_rate(group: Group, iteration: int) -> float:
     """Return the rate of a group's step `iteration`, counted from 1."""
     return float(group["lr"]) / (1 + (iteration - 1) * group.get("lr_decay", 0))
+
+
+def next_iteration(state: Group) -> int:
+    """Return the number of a parameter's next step, counted from 1, by its optimizer's state."""
+    first = not state.get("step", 0) and state.get("momentum_buffer") is None
+    return 1 if first else int(state.get("step", 1)) + 1

@@ -89,6 +89,7 @@ class Weight(SteppedByRow, TableParameter):
     ordinary `torch.nn.Parameter` of it, in place.
     """
 
+    last_step: tuple[float, int] | None = None  # learning rate and iteration
     follows: bool = False  # whether the table goes along to a GPU
     skipped_row: int | None = None  # of a table on a device: a row that no step touches
 
@@ -204,6 +205,7 @@ class Weight(SteppedByRow, TableParameter):
             "asked_sparse",
             "bags",
             "follows",
+            "last_step",
             "skipped_row",
         ):
             self.__dict__.pop(name, None)

@@ -21,7 +21,7 @@ from rowwise.torch._distant_step import (
 from rowwise.torch._gradient import RowGradientTensor
 from rowwise.torch._lookup import rows_and_gradients, rows_of
 from rowwise.torch._parameter import TableParameter
-from rowwise.torch._rules import Group, learning_rate, rule_of
+from rowwise.torch._rules import Group, learning_rate, next_iteration, rule_of
 from rowwise.torch._weight import Weight, optimizers
 from rowwise.torch.optim._state import bind_slots, has_slots, release_slots
 
@@ -147,17 +147,18 @@ class TableOptimizer(_Base):
             return
         # torch makes an entry for what has a state, and so is it here
         state = self.state[weight] if rule.slot_names or weight in self.state else {}
-        first = not state.get("step", 0) and state.get("momentum_buffer") is None
+        iteration = next_iteration(state)
         self._take_over(weight)
         bind_slots(weight, rule, state)
-        iteration = 1 if first else int(state.get("step", 1)) + 1
+        rate = learning_rate(group, iteration)
         _update(
             weight,
             gradient,
             lambda gradients: _rescaled(gradients, scale, group["maximize"]),
-            learning_rate(group, iteration),
+            rate,
             iteration,
         )
+        weight.last_step = rate, iteration
         if "step" in state:
             state["step"] += 1
         if isinstance(rule, pytorch.NAdam):
