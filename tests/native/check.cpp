@@ -13,6 +13,7 @@
 #include <numeric>
 #include <thread>
 
+#include "device/device_table.hpp"
 #include "ids.hpp"
 #include "programs.hpp"
 #include "random.hpp"
@@ -441,6 +442,66 @@ void check_stated_bits() {
             {"all rules", 0, {}, 1}, 19);
 }
 
+// The device's kernels, in an order of their own, beside the CPU's: the same bits, and no memory
+// touched but theirs.
+void check_device(const Kind& kind, int64_t dim, const char* order) {
+    OwnTable table(kind, kRows, dim);
+    const testbed::Arrays arrays(kRows, dim, kind.slots);
+    const TrainingRule training = testbed::training_rule(kind);
+    std::vector<float*> slots;
+    for (int i = 0; i < kind.slots; ++i) slots.push_back(arrays.slot(i));
+    if (kind.slots > 0) std::fill_n(slots[0], kRows * dim, training.slot_starts[0]);
+    Trouble trouble;
+    uint32_t alarm = 0;
+    DeviceTable device(make_serial_engine(order), kRows, dim, arrays.weights(), arrays.states(),
+                       &trouble, &alarm, nullptr);
+    device.set_rule(training, slots, true);
+    std::vector<char> clock(device.clock_bytes(64) + 16);
+    device.place_clock(clock.data() + 16 - reinterpret_cast<std::uintptr_t>(clock.data()) % 16, 64,
+                       nullptr);
+    std::mt19937_64 random(1);
+    const int64_t sizes[] = {0, 1, 7, 64, 65, 130, 500};
+    for (int step = 0; step < 40; ++step) {
+        const int64_t n = sizes[step % 7];
+        const IdVector ids = testbed::random_ids(n, step % 3 ? kRows - 5 : 3, step % 2, random);
+        FloatVector gradients(n * dim), blocks(2 * (n / kBlockSum + 1) * dim);
+        FloatVector partials(n * kPartials);
+        for (auto& g : gradients)
+            g = static_cast<float>(static_cast<int>(random() % 2001) - 1000) * 1e-6f;
+        IdVector sources(n), sorted(n);
+        std::iota(sources.begin(), sources.end(), 0);
+        std::stable_sort(sources.begin(), sources.end(),
+                         [&](int64_t a, int64_t b) { return ids[a] < ids[b]; });
+        for (int64_t i = 0; i < n; ++i) sorted[i] = ids[sources[i]];
+        DeviceBatch batch;
+        batch.n = n;
+        batch.batch = ids.data();
+        batch.ids = sorted.data();
+        batch.sources = sources.data();
+        batch.gradients = gradients.data();
+        batch.blocks = blocks.data();
+        batch.partials = partials.data();
+        const StepParams params = table.next_step();
+        table.update(ids, gradients, params);
+        device.update(batch, params, nullptr);
+    }
+    const IdVector everything = all_rows();
+    FloatVector found(kRows * dim);
+    DeviceBatch read;
+    read.n = kRows;
+    read.batch = everything.data();
+    read.out = found.data();
+    device.gather(read, nullptr);
+    require(same_bits(values(table), found), "a device has other bits", kind, dim);
+    const IdVector bad = {3, kRows, -1};
+    read.n = 3;
+    read.batch = bad.data();
+    device.gather(read, nullptr);
+    const auto outside = device.trouble(nullptr);
+    require(outside && outside->position == 1 && outside->id == kRows, "a bad id got lost", kind,
+            dim);
+}
+
 }  // namespace
 
 int main() {
@@ -460,6 +521,8 @@ int main() {
         check_threads_and_copies(kind, 19);
         check_readers(kind, 33);
         check_programs(kind, 19);
+        check_device(kind, 5, "backwards");
+        check_device(kind, 20, "shuffled");
     }
     std::puts("the native code is as it should be");
     return 0;

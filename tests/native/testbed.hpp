@@ -105,31 +105,34 @@ class Arrays {
     std::size_t offset_;
 };
 
+inline TrainingRule training_rule(const Kind& kind) {
+    TrainingRule training;
+    training.rule = make_rule(kind.name, {.momentum = kBeta1,
+                                          .rho = kBeta1,
+                                          .beta_1 = kBeta1,
+                                          .beta_2 = kBeta2,
+                                          .epsilon = kEpsilon,
+                                          .learning_rate_power = -0.5,
+                                          .l1 = 1e-4,
+                                          .shrink = kind.shrink,
+                                          .horizon = kind.lag.horizon});
+    training.lag = kind.lag;
+    training.slot_starts.assign(static_cast<std::size_t>(kind.slots), 0.0f);
+    training.advances = true;
+    // An accumulator of 0 would make Ftrl divide 0 by 0 where no gradient came.
+    if (std::strcmp(kind.name, "ftrl") == 0) training.slot_starts[0] = 0.1f;
+    return training;
+}
+
 // A table with memory of its own, trained by a kind of rule.
 class OwnTable : public Arrays, public Table {
   public:
     OwnTable(const Kind& kind, int64_t rows, int64_t dim, std::size_t offset = 0)
         : Arrays(rows, dim, kind.slots, offset), Table(weights(), states(), rows, dim) {
-        TrainingRule training;
-        training.rule = make_rule(kind.name, {.momentum = kBeta1,
-                                              .rho = kBeta1,
-                                              .beta_1 = kBeta1,
-                                              .beta_2 = kBeta2,
-                                              .epsilon = kEpsilon,
-                                              .learning_rate_power = -0.5,
-                                              .l1 = 1e-4,
-                                              .shrink = kind.shrink,
-                                              .horizon = kind.lag.horizon});
-        training.lag = kind.lag;
-        training.slot_starts.assign(static_cast<std::size_t>(kind.slots), 0.0f);
-        training.advances = true;
+        const TrainingRule training = training_rule(kind);
         std::vector<float*> slots;
         for (int i = 0; i < kind.slots; ++i) slots.push_back(slot(i));
-        // An accumulator of 0 would make Ftrl divide 0 by 0 where no gradient came.
-        if (std::strcmp(kind.name, "ftrl") == 0) {
-            training.slot_starts[0] = 0.1f;
-            std::fill_n(slots[0], rows * dim, 0.1f);
-        }
+        if (kind.slots > 0) std::fill_n(slots[0], rows * dim, training.slot_starts[0]);
         set_rule(training, slots, true);
     }
 

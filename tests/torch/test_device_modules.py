@@ -285,3 +285,34 @@ def test_another_optimizer_trains_it_densely_with_a_warning():
 def test_where_a_table_may_lie_is_checked():
     with pytest.raises(ValueError, match="table='gpu' is not"):
         rowwise.torch.Embedding(4, 4, table="gpu")
+
+
+def test_pretrained_vectors_lie_on_the_device_too():
+    vectors = torch.arange(12.0).reshape(4, 3)
+    module = rowwise.torch.Embedding.from_pretrained(vectors, freeze=False, table="device")
+    if ON_GPU:
+        module.to(DEVICE)
+    else:
+        module.weight._move(vectors.clone())
+    optimizer = optim.SGD(module.parameters(), 0.5)
+    module(*on(module, [torch.tensor([2])])).sum().backward()
+    optimizer.step()
+    assert isinstance(module.table.store, DeviceStore)
+    assert module.table.lookup([1, 2]).tolist() == [[3, 4, 5], [5.5, 6.5, 7.5]]
+    assert module.table.is_trained().all()
+
+
+def test_compiled_and_under_autocast():
+    modules = pair()
+    optimizers = [optim.Adam(module.parameters(), 0.1) for module in modules]
+    torch.compiler.reset()
+    for number in range(3):
+        for module, optimizer in zip(modules, optimizers, strict=True):
+            compiled = torch.compile(module, backend="aot_eager")
+            optimizer.zero_grad()
+            with torch.autocast(module.weight.device.type, dtype=torch.bfloat16):
+                vectors = compiled(*on(module, [ids_of(number)]))
+            assert vectors.dtype is torch.float32
+            loss_of(vectors).backward()
+            optimizer.step()
+    require_same(*modules)

@@ -100,7 +100,7 @@ class Embedding(TableBacked, torch.nn.Embedding):
             sparse,
             None if on_disk else _weight,
             _freeze,
-            "meta" if on_disk else "cpu" if table == "host" else device,
+            "meta" if on_disk else self._place_of_weight(device),
             dtype,
         )
         if on_disk:
@@ -124,6 +124,7 @@ class Embedding(TableBacked, torch.nn.Embedding):
         init: Init = "normal",
         seed: int | None = None,
         verbose: bool = True,
+        table: Place | None = None,
     ) -> Self:
         """Make a module from vectors that were trained elsewhere; their rows count as trained.
 
@@ -132,7 +133,8 @@ class Embedding(TableBacked, torch.nn.Embedding):
         Args:
             embeddings: (V, D), a tensor or an array, or what `rowwise.vectors.load` read.
             freeze: whether training leaves them alone.
-            padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, untrained: the module's.
+            padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse: the module's.
+            untrained, table: the module's.
             vocabulary: V words in the order of their ids; those of `embeddings` unless given.
             init: what words start with that have no vector, see `rowwise.vectors.rows_for`.
             seed: of init.
@@ -152,6 +154,7 @@ class Embedding(TableBacked, torch.nn.Embedding):
             scale_grad_by_freq=scale_grad_by_freq,
             sparse=sparse,
             untrained=untrained,
+            table=table,
         )
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -198,10 +201,10 @@ class Embedding(TableBacked, torch.nn.Embedding):
         """Bring the next batch's rows nearer; no value depends on it.
 
         Rows on a disk begin to be read. With table="host" their vectors go to the GPU, before this
-        batch's step and exact all the same. Call it between this batch's forward pass and the optimizer's step, with
-        what the module is called with after that; `backward` runs meanwhile. Rows that the step
-        touches follow after it. If the step is another one than its optimizer now says, or the next
-        batch is another, everything is read then.
+        batch's step and exact all the same. Call it between this batch's forward pass and the
+        optimizer's step, with what the module is called with after that; `backward` runs meanwhile.
+        Rows that the step touches follow after it. If the step is another one than its optimizer
+        now says, or the next batch is another, everything is read then.
 
         Args:
             next_batch: what `forward` takes next: on the GPU of the model or, better, on the host.

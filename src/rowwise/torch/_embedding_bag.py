@@ -97,7 +97,7 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
             None if on_disk else _weight,
             include_last_offset,
             padding_idx,
-            "meta" if on_disk else "cpu" if table == "host" else device,
+            "meta" if on_disk else self._place_of_weight(device),
             dtype,
         )
         if on_disk:
@@ -123,6 +123,7 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         init: Init = "normal",
         seed: int | None = None,
         verbose: bool = True,
+        table: Place | None = None,
     ) -> Self:
         """Make a module from vectors that were trained elsewhere; their rows count as trained.
 
@@ -131,7 +132,7 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         Args:
             embeddings, freeze, vocabulary, init, seed, verbose: as for `Embedding.from_pretrained`.
             max_norm, norm_type, scale_grad_by_freq, mode, sparse: the module's.
-            include_last_offset, padding_idx, untrained: the module's.
+            include_last_offset, padding_idx, untrained, table: the module's.
 
         Raises:
             TypeError: vocabulary without words to look up.
@@ -149,6 +150,7 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
             include_last_offset=include_last_offset,
             padding_idx=padding_idx,
             untrained=untrained,
+            table=table,
         )
 
     def forward(

@@ -52,6 +52,8 @@ class TableBacked(torch.nn.Module):
         removed = "untrained" in self.__dict__ and self._parameters.get("weight") is None
         super().register_parameter(name, param)
         if name == "weight":
+            if isinstance(param, Weight):
+                param.follows = self._follows
             if removed and param is not None and is_part(param):
                 return  # of FSDP's memory, which it resizes, and reads for what was written
             made = type(param) is not Weight and "untrained" in self.__dict__
@@ -67,6 +69,11 @@ class TableBacked(torch.nn.Module):
         if place is not None and on_disk:
             raise ValueError(f"table={place!r} is for rows in memory; leave out scratch and memory")
         self.__dict__["table_place"] = place
+
+    def _place_of_weight(self, device: Any) -> Any:
+        """Return where the constructor makes the weight, if it was asked for a device."""
+        stays = self.table_place == "host" and (device is None or str(device) != "meta")
+        return "cpu" if stays else device
 
     def _finish_init(self, untrained: Untrained, given: Any) -> None:
         """Complete the constructor: `given` are the user's values for the weight, or None."""
@@ -388,7 +395,7 @@ class TableBacked(torch.nn.Module):
             )
         elif not isinstance(weight, torch.nn.Parameter) or hasattr(weight, "fell_back"):
             return
-        elif type(weight) is not torch.nn.Parameter or table_can_hold(weight):
+        elif type(weight) is not torch.nn.Parameter or table_can_hold(weight, self._follows):
             kind = type(weight).__name__
             cause = f"the weight is a {kind} that FSDP, tensor parallelism or a hook put here"
         else:

@@ -30,6 +30,7 @@ class SteppedByRow:
     table: Any
     grad: Any
     shape: Any
+    device: Any
 
     def can_defer_bags(self, accumulation: Any) -> bool:
         """Return whether the next step takes the bags, and nobody sees this gradient before."""

@@ -129,8 +129,7 @@ class DeviceStore:
         self._engine = engine_of(weights.device) if engine is None else engine
         self._weights, self._states = weights, states
         self._trouble = torch.zeros(5, dtype=torch.int64, device=weights.device)
-        pinned = weights.device.type == "cuda"
-        self._alarm = torch.zeros(1, dtype=torch.int32, pin_memory=pinned)
+        self._alarm = _new_alarm(weights.device.type == "cuda")
         self._lock = new_lock()
         self._last_stream: Any = None
         self._shapes: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=_REMEMBERED)
@@ -747,6 +746,17 @@ class DeviceStore:
         if name not in self.slot_names:
             raise KeyError(f"no slot {name!r}; {self.rule!r} has {self.slot_names}")
         return self.slot_names.index(name)
+
+
+_alarms: dict[bool, list[torch.Tensor]] = {False: [], True: []}
+
+
+def _new_alarm(pinned: bool) -> torch.Tensor:
+    """Return a zero (1,) int32 that a device may write at any time, so that it is never freed."""
+    free = _alarms[pinned]
+    if not free:
+        free.extend(torch.zeros(1024, dtype=torch.int32, pin_memory=pinned).split(1))
+    return free.pop()
 
 
 def _batch(*, n: int, bags: int = 0, **tensors: torch.Tensor | None) -> _native.DeviceBatch:
