@@ -241,6 +241,25 @@ def test_a_bad_id_is_raised_by_the_next_call_and_training_goes_on():
     require_same(cpu, device)
 
 
+@pytest.mark.skipif(ON_GPU, reason="the alarm comes when it comes")
+@pytest.mark.parametrize("name", ["adam", "nadam", "sgd"])
+def test_steps_after_a_bad_id_unnoticed_are_not_counted(name):
+    cpu, device = pair()
+    optimizers = [OPTIMIZERS[name](module.parameters()) for module in (cpu, device)]
+    step((cpu, device), optimizers, ids_of(1))
+    for ids in (torch.tensor([1, -1]), ids_of(2), ids_of(3)):
+        optimizers[1].zero_grad()
+        loss_of(device(ids)).backward()
+        device.table.store._alarm.zero_()  # as on a GPU that has not come so far
+        optimizers[1].step()
+        device.table.store._alarm.zero_()
+    with pytest.raises(IndexError, match="id -1 at position 1 is outside"):
+        device.table.store.synchronize()
+    for number in range(4, 7):
+        step((cpu, device), optimizers, ids_of(number))
+    require_same(cpu, device)
+
+
 def test_torch_s_own_functions_see_present_values():
     cpu, device = pair()
     optimizers = [optim.Adam(module.parameters(), 0.1) for module in (cpu, device)]

@@ -132,6 +132,7 @@ class DeviceStore:
         self._alarm = _new_alarm(weights.device.type == "cuda")
         self._lock = new_lock()
         self._last_stream: Any = None
+        self._lost_steps = 0
         self._shapes: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=_REMEMBERED)
         self._slots: list[torch.Tensor] = []
         self._clock = torch.empty(0)
@@ -192,10 +193,17 @@ class DeviceStore:
         with self._lock:
             self._raise_trouble(self._stream())
 
+    def pop_lost_steps(self) -> int:
+        """Return how many steps errors have taken back since the last call."""
+        lost, self._lost_steps = self._lost_steps, 0
+        return lost
+
     def _raise_trouble(self, stream: int) -> None:
+        before = self.steps
         found = self._native.trouble(stream)
         if found is None:
             return
+        self._lost_steps += before - self.steps
         call, position, bad = found
         shape = dict(self._shapes).get(call, (position + 1,))
         raise outside(np.broadcast_to(np.int64(bad), shape), position, self.shape[0])

@@ -147,6 +147,9 @@ class TableOptimizer(_Base):
             return
         # torch makes an entry for what has a state, and so is it here
         state = self.state[weight] if rule.slot_names or weight in self.state else {}
+        store = weight.table.store
+        if "step" in state and isinstance(store, DeviceStore):
+            state["step"] -= store.pop_lost_steps()
         iteration = next_iteration(state)
         self._take_over(weight)
         bind_slots(weight, rule, state)
