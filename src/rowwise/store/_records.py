@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from rowwise import _native
 from rowwise.store._memory import Folder, reserve
 
-_DEPTH = 64  # requests under way at once: a disk needs them to reach its speed
+_DEPTH = (
+    128  # requests under way at once: a disk needs 64 to reach its speed, and more beside merges
+)
 _BLOCKS = (512, 4096)  # a disk's unit, where the system's cache is bypassed
 _UNIT = 8  # bytes: records, and so their places in a log, are multiples of it
 _LOG_SHARE = 4  # a region's log has room for one in so many of its records
