@@ -47,7 +47,7 @@ struct DeviceCall {
     bool advances;  // whether the clock takes the step
 };
 // The host's compiler and the device's lay it out alike.
-static_assert(sizeof(DeviceCall) == 448 && sizeof(LaggedUpdate) == 64);
+static_assert(sizeof(DeviceCall) == 472 && sizeof(LaggedUpdate) == 64);
 static_assert(sizeof(HorizonSum) == 88 && sizeof(RunningProduct) == 16 && sizeof(Trouble) == 32);
 
 // Every kernel: X(name, class in kernels.hpp), those whose lanes share out the numbers of a row and

@@ -15,7 +15,8 @@ _HEADERS = {
     "cstddef": "",
     "cstdint": (
         "using int64_t = long long; using uint64_t = unsigned long long;\n"
-        "using uint32_t = unsigned int;\n#define UINT32_MAX 0xffffffffu\n"
+        "using uint32_t = unsigned int; using uint16_t = unsigned short;\n"
+        "using uint8_t = unsigned char;\n#define UINT32_MAX 0xffffffffu\n"
     ),
     "cmath": (
         "#define INFINITY __int_as_float(0x7f800000)\n"

@@ -156,6 +156,11 @@ class DeviceStore:
         return str(self.tensor_device)
 
     @property
+    def dtype(self) -> str:
+        """What weights are stored as."""
+        return "float32"
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(rows, dim)."""
         rows, dim = self._weights.shape
