@@ -26,6 +26,11 @@ def pack(ids: Any, kind: IdKind) -> tuple[Packed, tuple[int, ...]]:
     """
     if kind == "integers":
         array = np.asarray(ids)
+        if array.dtype.kind in "SU" and array.size:
+            raise TypeError(
+                f"ids must be integers here, not strings such as {array.flat[0].item()!r}; "
+                "ids='strings' takes those"
+            )
         # The same 64 bits: hashes are often given as unsigned numbers.
         whole = array.view(np.int64) if array.dtype == np.uint64 else as_ids(ids)
         return np.ascontiguousarray(whole).reshape(-1), whole.shape
