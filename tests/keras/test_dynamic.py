@@ -103,6 +103,30 @@ def test_fit_has_the_numbers_of_a_dynamic_table(kind, evict):
     np.testing.assert_array_equal(layer.dynamic.lookup(every), table.lookup(every))
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="trains tables in trainers alone")
+def test_a_loop_of_ones_own_has_the_bits_of_fit():
+    ids, gradients = log(40)
+    encoded = rowwise.keras.encode_ids(ids)
+    by_fit, layer = make()
+    fit(by_fit, ids, gradients)
+    model, own = make()
+    optimizer, loss = keras.optimizers.get("adam"), Product()
+    for at in range(0, len(ids), BATCH):
+        batch = [ops.convert_to_tensor(a[at : at + BATCH]) for a in (encoded, gradients)]
+        weights = model.trainable_weights
+        if BACKEND == "torch":
+            model.zero_grad()
+            loss(batch[1], model(batch[0], training=True)).backward()
+            optimizer.apply([weight.value.grad for weight in weights], weights)
+        else:
+            import tensorflow as tf
+
+            with tf.GradientTape() as tape:
+                value = loss(batch[1], model(batch[0], training=True))
+            optimizer.apply(tape.gradient(value, weights), weights)
+    assert contents(own) == contents(layer)
+
+
 def test_predict_and_evaluate_admit_nobody():
     model, layer = make()
     ids, gradients = log(10)

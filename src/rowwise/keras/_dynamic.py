@@ -27,9 +27,10 @@ _WEIGHTS = "0"  # the name that Keras gives a layer's first variable in files
 class DynamicEmbedding(keras.layers.Layer):
     """Turn any 64-bit integers, or any strings, into vectors, within bounded memory.
 
-    In `fit` and `train_on_batch` a call counts its ids, and gives rows to those due one; a row may
-    be taken from an id that stays away. `predict`, `evaluate` and the layer called by itself read:
-    they count nothing, and admit nobody. The numbers are those of `rowwise.dynamic.DynamicTable`,
+    In training (`fit`, `train_on_batch`, a call with `training=True`) a call counts its ids, and
+    gives rows to those due one; a row may be taken from an id that stays away. Everything else
+    reads, `predict` and `evaluate` too: nothing is counted, nobody admitted. On JAX only `fit` and
+    `train_on_batch` train. The numbers are those of `rowwise.dynamic.DynamicTable`,
     which is the attribute `dynamic`.
 
     Files hold ids, counts and sketch with the embeddings: `.keras` files, `.weights.h5` files, and
