@@ -75,9 +75,7 @@ int move_bytes(int file, std::byte* memory, int64_t bytes, int64_t at, bool writ
     return 0;
 }
 
-int64_t rounded_up(int64_t bytes, int64_t block) {
-    return (bytes + block - 1) / block * block;
-}
+int64_t rounded_up(int64_t bytes, int64_t block) { return (bytes + block - 1) / block * block; }
 
 // Calls work() on up to `depth` threads at once, of which this is one.
 template <class Work>
@@ -172,10 +170,16 @@ int merge_records(const RecordFile& file, Stretch home, Stretch log, const Moves
     const Aligned records = aligned(static_cast<std::size_t>(home.size));
     const Aligned newer = aligned(static_cast<std::size_t>(std::max<int64_t>(log.size, 1)));
     if (records == nullptr || newer == nullptr) return ENOMEM;
-    if (const int error = move_bytes(file.file, records.get(), home.size, home.at, false))
-        return error;
-    if (const int error = move_bytes(file.file, newer.get(), log.size, log.at, false)) return error;
-    put(records.get(), newer.get(), logged, file.stride);
+    const int64_t rest = home.size - static_cast<int64_t>(newest.slots.size()) * file.stride;
+    if (rest < file.stride) {  // nothing stays of what was there
+        std::memset(records.get() + home.size - rest, 0, static_cast<std::size_t>(rest));
+    } else {
+        if (const int error = move_bytes(file.file, records.get(), home.size, home.at, false))
+            return error;
+        if (const int error = move_bytes(file.file, newer.get(), log.size, log.at, false))
+            return error;
+        put(records.get(), newer.get(), logged, file.stride);
+    }
     put(records.get(), fresh, newest, file.stride);
     return move_bytes(file.file, records.get(), home.size, home.at, true);
 }

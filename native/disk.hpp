@@ -44,12 +44,14 @@ struct Moves {
     std::span<const int64_t> from;
 };
 
-// Reads `home.size` bytes of records, and the log of newer ones; puts into the first what the log
-// has of them, and what `fresh` has, which is newer still; and writes them where they were. A log of
-// no bytes is not read. Returns 0, or an errno.
+// Bytes of a file.
 struct Stretch {
     int64_t at, size;
 };
+
+// Reads the records at home, and the log of newer ones; puts among the first what the log has of
+// them, and what `fresh` has, which is newer still, each once; and writes them where they were.
+// Where fresh ones are all there are, nothing is read. Returns 0, or an errno.
 int merge_records(const RecordFile& file, Stretch home, Stretch log, const Moves& logged,
                   const std::byte* fresh, const Moves& newest);
 

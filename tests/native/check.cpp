@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "device/device_table.hpp"
+#include "disk.hpp"
 #include "ids.hpp"
 #include "programs.hpp"
 #include "random.hpp"
@@ -421,6 +422,68 @@ void check_ids(bool strings) {
     require(refused, "damaged ids were taken", kind, 0);
 }
 
+// Records of two parts are packed, written to a log, read from there, merged into their region and
+// read again: each is what was packed last.
+void check_records() {
+    const Kind kind{"records on a disk", 0, {}, 1};
+    constexpr int64_t rows = 512, stride = 24;  // of 20 bytes that are used
+    constexpr int64_t home = rows * stride, log = 3 * 4096;
+    std::FILE* temporary = std::tmpfile();
+    require(temporary != nullptr, "there is no temporary file", kind, 0);
+#ifdef _WIN32
+    const int number = _fileno(temporary);
+#else
+    const int number = fileno(temporary);
+#endif
+    const RecordFile file{number, stride, 512};
+    std::vector<std::byte> all(home + log), first(rows * 12), second(rows * 8);
+    std::vector<std::byte> read_first(first.size()), read_second(second.size());
+    const std::array<RecordPart, 2> parts{{{first.data(), 12}, {second.data(), 8}}};
+    const std::array<RecordPart, 2> found{{{read_first.data(), 12}, {read_second.data(), 8}}};
+    const auto fill = [&](unsigned seed) {
+        for (std::size_t i = 0; i < first.size(); ++i) first[i] = std::byte(seed * i >> 3);
+        for (std::size_t i = 0; i < second.size(); ++i) second[i] = std::byte(seed * i >> 4);
+    };
+    const auto check = [&](const IdVector& at, const char* what) {
+        IdVector frames(at.size());
+        std::iota(frames.begin(), frames.end(), 0);
+        require(read_records(file, found, at, frames, 8) == 0, what, kind, 0);
+        require(read_first == first && read_second == second, what, kind, 0);
+    };
+    IdVector every(rows), at(rows);
+    std::iota(every.begin(), every.end(), 0);
+    for (int64_t i = 0; i < rows; ++i) at[i] = i * stride;
+    const IdVector none, zero{0};
+    for (unsigned seed = 1; seed < 4; ++seed) {
+        fill(seed);
+        pack_records(parts, every, at, all.data());
+        // At first a region of nothing but fresh records, for which nothing is read.
+        const Moves fresh{every, at};
+        require(merge_records(file, {0, home}, {home, 0}, {none, none}, all.data(), fresh) == 0,
+                "a region is not written", kind, 0);
+        check(at, "a region is not what was written");
+        fill(seed + 10);
+        pack_records(parts, every, at, all.data());
+        require(write_pieces(file, all.data(), zero, IdVector{log}, IdVector{home}, 8) == 0,
+                "a log is not written", kind, 0);
+        IdVector in_log(at);
+        for (int64_t& place : in_log) place += home;
+        check(in_log, "a log is not what was written");
+        // Then of the log, but for one record that is newer.
+        const IdVector logged(every.begin() + 1, every.end()), from(at.begin() + 1, at.end());
+        const IdVector newest{0};
+        first[5] = std::byte(77);
+        pack_records(parts, zero, zero, all.data());
+        require(merge_records(file, {0, home}, {home, log}, {logged, from}, all.data(),
+                              {newest, zero}) == 0,
+                "a log is not merged", kind, 0);
+        check(at, "a region is not what was merged");
+    }
+    IdVector beyond{home + log};
+    require(read_records(file, found, beyond, zero, 8) != 0, "what is not there was read", kind, 0);
+    std::fclose(temporary);
+}
+
 // The bits of every rule are those of every other processor, compiler and library: their hash
 // (FNV-1a) is stated here. Ftrl's are exact where its power is 1/2, as here.
 void check_stated_bits() {
@@ -508,6 +571,7 @@ int main() {
     for (const int64_t dim : {3, 16, 50})
         for (const bool cbow : {false, true}) check_words(dim, cbow);
     for (const bool strings : {false, true}) check_ids(strings);
+    check_records();
     check_random_numbers();
     check_stated_bits();
     check_errors_of_helpers();
