@@ -82,6 +82,8 @@ def map_tokens(
 class TableBacked(keras.Variable):
     """A variable (rows, dim) whose numbers lie with a table."""
 
+    _restored: Any = None  # the token that a program has given
+
     def read_array(self) -> Floats:
         """Return the present values (rows, dim)."""
         raise NotImplementedError
@@ -100,6 +102,21 @@ class TableBacked(keras.Variable):
 
     def restore_token(self, token: Any) -> None:
         """Take back what `token` returned, or what became of it in a program."""
+        self._restored = token if isinstance(token, jax.Array) else None
+
+    def _present_token(self) -> Any:
+        """Return `token` as an array of JAX's: that which a program has given, if it is the same.
+
+        A step is too short to make arrays for it.
+        """
+        restored, self._restored = self._restored, None  # the next program will use it up
+        if restored is None or isinstance(restored, jax.core.Tracer) or restored.is_deleted():
+            return jnp.asarray(self.token())
+        return restored if self._is_present(restored) else jnp.asarray(self.token())
+
+    def _is_present(self, restored: Any) -> bool:
+        """Return whether a token from a program is what `token` would return."""
+        return True
 
     @property
     def ready(self) -> bool:
@@ -124,7 +141,7 @@ class TableBacked(keras.Variable):
             if not self.ready:
                 return super().value
             if id(self) in read_as_tokens.get():
-                return jnp.asarray(self.token())
+                return self._present_token()
             self.await_steps()
             given = jnp.asarray(self.read_array())
         elif is_token(given) and not keep_tokens.get():
@@ -178,6 +195,11 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
     def await_steps(self) -> None:
         """Wait for the steps that were asked for."""
         await_steps(self._table)
+
+    def _is_present(self, restored: Any) -> bool:
+        """Return whether a token from a program is what `token` would return."""
+        same_size = restored.shape == (self.token_size,)
+        return same_size and np.asarray(restored)[0] == self.program.version
 
     def note_step(self, token: Any) -> None:
         """Record the token that a program, which may still run, will give."""
@@ -323,7 +345,10 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
             store.version = before + 1
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("program", "_errors", "_callbacks", "_rules", "token_size", "_warned_of_loop")
+        dropped = (
+            *("program", "_errors", "_callbacks", "_rules", "token_size"),
+            *("_restored", "_warned_of_loop"),
+        )
         state = super().__getstate__()
         return {name: value for name, value in state.items() if name not in dropped}
 
