@@ -40,8 +40,8 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
     scikit-learn's `TargetEncoder` does: an example's rows come from a training without it.
 
     Args:
-        dim: length of a row, for all columns, or one number a column; half the number of the
-            column's categories and at most 50 unless given.
+        dim: length of a row, for all columns, or one number a column; the fourth root of the number
+            of the column's categories, and at least 2, unless given.
         hidden: width of the hidden layer.
         target_type: what y is: "multiclass" (labels), "continuous" (numbers; each column of y is
             brought to mean 0 and deviation 1), or "auto", which takes whole numbers and strings for
@@ -302,7 +302,7 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
 
     def _dims(self) -> list[int]:
         if self.dim is None:
-            return [min(math.ceil(len(c) / 2), 50) for c in self.categories_]
+            return [max(math.ceil(len(c) ** 0.25), 2) for c in self.categories_]
         count = len(self.categories_)
         dims = [self.dim] * count if isinstance(self.dim, int) else list(self.dim)
         if len(dims) != count:

@@ -20,21 +20,12 @@ from rowwise.vectors import Vectors, rows_for
 
 _CHOSEN_ON = 300_000  # characters of texts that readings are compared on, at most
 _FEWEST = 100  # texts that readings are compared on
-_FOLDS = 3
+_FOLDS = 2
 _MOST_EPOCHS, _MOST_PATIENCE = 100, 3  # of a training that only compares
 
 
-@dataclass(frozen=True)
-class Change:
-    """Another reading, and by how many standard errors its loss must be lower."""
-
-    parts: dict[str, Any]
-    errors: float
-
-
-# Case tells less of texts of other kinds than those at hand, so it must pay for certain.
-KEPT_CASE = Change({"lowercase": False}, 1)
-MORE_NGRAMS = Change({"char_ngrams": (2, 5)}, 0)
+KEPT_CASE = {"lowercase": False}
+MORE_NGRAMS = {"char_ngrams": (2, 5)}
 
 
 @dataclass(frozen=True)
@@ -150,15 +141,16 @@ class Recipe:
     def choose(
         self,
         reading: Reading,
-        changes: list[Change],
+        changes: list[dict[str, Any]],
         examples: Examples,
         on_try: Callable[[str], None] | None = None,
     ) -> Reading:
-        """Return the reading with the lowest loss in a cross-validation on some of the texts.
+        """Return a reading whose loss is low in a cross-validation on some of the texts.
 
         Args:
             reading: the first to be tried.
-            changes: to it, each tried on top of those that were better.
+            changes: to it, each tried on top of those that were better: that lowered the loss by
+                more than its standard error.
             examples: what will be trained on; the held-out ones have no part in this.
             on_try: called with a line about each reading that was tried.
         """
@@ -168,15 +160,15 @@ class Recipe:
         if not changes or len(some.texts) < _FEWEST:
             return reading
         best: Floats | None = None
-        for change in (Change({}, 0), *changes):
-            other = replace(reading, **change.parts)
+        for change in ({}, *changes):
+            other = replace(reading, **change)
             try:
                 losses = self._losses(other, some)
             except ValueError:  # the training on all texts will tell, if it has it too
                 return reading
             if on_try is not None:
                 on_try(f"tried {other}: loss {losses.mean():.4f}")
-            if best is None or _are_lower(losses, best, change.errors):
+            if best is None or _are_lower(losses, best):
                 best, reading = losses, other
         return reading
 
@@ -195,9 +187,9 @@ class Recipe:
         return losses
 
 
-def _are_lower(losses: Floats, others: Floats, errors: float) -> bool:
+def _are_lower(losses: Floats, others: Floats) -> bool:
     """Return whether losses (n,) are lower than others of the same texts in the mean, by more than
-    so many standard errors.
+    a standard error.
     """
     by = others.astype(np.float64) - losses
-    return bool(by.mean() > errors * by.std() / math.sqrt(len(by)))
+    return bool(by.mean() > by.std() / math.sqrt(len(by)))

@@ -19,7 +19,7 @@ from rowwise.sklearn import _files
 from rowwise.sklearn._features import Reading
 from rowwise.sklearn._labels import Ids, Labels, check_lengths, split
 from rowwise.sklearn._losses import Floats
-from rowwise.sklearn._recipe import KEPT_CASE, MORE_NGRAMS, Change, Examples, Recipe
+from rowwise.sklearn._recipe import KEPT_CASE, MORE_NGRAMS, Examples, Recipe
 from rowwise.sklearn._training import AT_ONCE, Batches, OnEpoch, OnStep, Schedule, Training
 from rowwise.sklearn._words import checked_texts, is_word, split_words
 from rowwise.table import Table
@@ -48,15 +48,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         dim: length of a row; 16 to 64, growing with the number of labels, unless given.
         word_ngrams: longest n-gram of words; 1: none.
         char_ngrams: length of the n-grams of characters within words, or (shortest, longest); 0:
-            none; "auto": 4, or 2 to 5 if the loss is then lower.
+            none; "auto": 4, or 2 to 5 if that pays.
         min_count: fewest training texts that a word must be in to have a row.
         min_ngram_count: the same for n-grams.
         max_features: most rows; the features of most texts have them.
-        lowercase: whether texts are case folded; "auto": unless the loss is lower without, by more
-            than its standard error. What is "auto" is chosen by cross-validation in three folds on
-            some of the texts that are not held out, of 300,000 characters at most; with fewer than
-            100 texts or none held out, and in `partial_fit`, case is folded and n-grams have 4
-            characters.
+        lowercase: whether texts are case folded; "auto": unless keeping case pays. What pays lowers
+            the loss by more than its standard error, in a cross-validation in two folds on some of
+            the texts that are not held out, of 300,000 characters at most. With fewer than 100 of
+            them or none held out, and in `partial_fit`, "auto" is True and 4.
         max_epochs: most passes over the training texts.
         patience: training ends after so many epochs without a lower held-out loss.
         validation_fraction: part of the texts held out, of each label alike; 0: none, and all
@@ -453,7 +452,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             reading = replace(reading, char_ngrams=self._lengths())
         return reading
 
-    def _changes(self) -> list[Change]:
+    def _changes(self) -> list[dict[str, Any]]:
         """Return what may be changed in the first reading."""
         changes = ((self.lowercase, KEPT_CASE), (self.char_ngrams, MORE_NGRAMS))
         return [change for given, change in changes if given == "auto"]
