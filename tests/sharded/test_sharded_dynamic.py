@@ -1,6 +1,8 @@
 """Rows for any ids over ranks: one result, whatever their number."""
 
 import hashlib
+import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from rowwise import Table, rules
 from rowwise.dynamic import DynamicTable, IdIndex
 from rowwise.dynamic._batches import hashes, pack_strings, take, unpack
 from rowwise.errors import DamagedFileError, ExchangeError, RankMismatchError
+from rowwise.files._container import Container, write
 from rowwise.sharded import ShardedDynamicTable
 from rowwise.sharded._id_buckets import IdBuckets, buckets_of, span_of
 
@@ -135,6 +138,31 @@ def test_one_file_whatever_the_number_of_ranks(tmp_path, ids):
         run_ranks(9, lambda e: ShardedDynamicTable.load(tmp_path / "at once", exchange=e))
     with pytest.raises(DamagedFileError, match="those of a rowwise"):
         DynamicTable.load(tmp_path / "at once")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "error"),
+    [
+        ("ids", "starts", None, "it has no 'starts'"),
+        ("ids", "starts", {"init": "ones", "scale": 1, "seed": 0}, "init='ones'"),
+        ("ids", "buckets", 10**9, "cannot reshape|cannot be"),
+        ("table", "learning_rate", "", "learning_rate must be a number"),
+    ],
+)
+def test_a_damaged_file_is_refused_on_every_rank(tmp_path, part, name, value, error):
+    run_ranks(1, lambda e: make(e).save(tmp_path / "table"))
+    with Container(tmp_path / "table") as file:
+        arrays = {name: file.read(name) for name in file.entries}
+        about = json.loads(file.about[part])
+        about[name] = value
+        if value is None:
+            del about[name]
+        whole = {"format": file.about["format"], "table": file.about["table"]}
+        whole |= {"ids": file.about["ids"], part: json.dumps(about)}
+    write(tmp_path / "table", arrays, whole)
+    _, errors = outcomes(2, lambda e: ShardedDynamicTable.load(tmp_path / "table", exchange=e))
+    assert [type(one) for _, one in errors] == [DamagedFileError] * 2
+    assert all(re.search(error, str(one)) for _, one in errors)
 
 
 def test_a_file_without_buckets_is_refused(tmp_path):

@@ -406,13 +406,15 @@ class ShardedDynamicTable:
             FileNotFoundError, DamagedFileError: see `rowwise.Table.load`; on every rank.
         """
 
-        def ids_of(file: Container) -> tuple[IdBuckets | None, dict[str, Any]]:
+        def ids_of(file: Container) -> tuple[int, IdBuckets | None, RowStarts, int]:
             about = json.loads(file.about.get("ids", "{}"))
             if "buckets" not in about:
                 raise ValueError("it holds no ids by bucket, as ShardedDynamicTable.save writes")
             buckets = positive("buckets", about["buckets"])
+            starts = RowStarts.of(**about["starts"])
+            before = int(about["steps_before"])
             if buckets < exchange.ranks:  # the file is as it should be
-                return None, about
+                return buckets, None, starts, before
             names = [name.removeprefix(_ARRAY) for name in file.entries if name.startswith(_ARRAY)]
             names.remove("lengths")
             index = IdBuckets.from_state(
@@ -425,20 +427,18 @@ class ShardedDynamicTable:
             )
             if index.rows != file.entries["weights"].shape[0]:
                 raise ValueError(f"ids of {index.rows} rows beside another number of rows")
-            return index, about
+            return buckets, index, starts, before
 
         store, state, more = _file.load(
             path, exchange=exchange, scratch=scratch, also=ids_of, sums=sums, parts=parts
         )
         assert more is not None
-        index, about = more
-        if index is None:
-            _check_buckets(about["buckets"], exchange)
+        buckets, index, starts, steps_before = more
+        _check_buckets(buckets, exchange)
         assert index is not None
         table = cls.__new__(cls)
-        starts = RowStarts(**about["starts"])
         sharded = ShardedTable.of(store, state)
-        table._begin(sharded, index, starts, about["steps_before"], on_evict, starts.seed)
+        table._begin(sharded, index, starts, steps_before, on_evict, starts.seed)
         return table
 
     def ids_state(self) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from rowwise._checks import check_learning_rate
 from rowwise.errors import DamagedFileError
 from rowwise.files._atomic import open_for_writing, replacing
 from rowwise.files._container import NO_SUM, Container, in_file_order, make_header, write_all
@@ -222,7 +223,9 @@ def _checksums(file: Container) -> dict[str, int]:
 
 def _complete(file: Container, big: dict[str, NDArray[Any]], scratch: Folder | None) -> TableState:
     with blaming(file):
-        return complete(file, big, scratch, check_last_steps=True)
+        state = complete(file, big, scratch, check_last_steps=True)
+        check_learning_rate(state.learning_rate)
+        return state
 
 
 def _read_rows(
