@@ -338,7 +338,7 @@ class DynamicTable:
                     state,
                     about["index"],
                     {name.removeprefix(_ID_ARRAY): file.read(name) for name in names},
-                    RowStarts(**about["starts"]),
+                    RowStarts.of(**about["starts"]),
                     about["steps_before"],
                 )
             )

@@ -164,7 +164,7 @@ class DynamicVariableBase(TableVariableBase):
                     kind, _, part = name.partition(".")
                     parts[kind][part] = array
             index = IdIndex.from_state(own, parts["ids"])
-            starts = RowStarts(**about["starts"])
+            starts = RowStarts.of(**about["starts"])
             if counts:
                 in_memory(self.table.store).load_counts(**parts["counts"])
             self.dynamic.set_index(index, starts, about["steps"])

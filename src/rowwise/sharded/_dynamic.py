@@ -474,7 +474,7 @@ class ShardedDynamicTable:
                 raise ValueError(
                     f"the state's ids are of {name}={about[name]!r}, the table's of {own[name]!r}"
                 )
-        buckets = self.index.buckets
+        buckets, starts = self.index.buckets, RowStarts.of(**about["starts"])
         self.index = IdBuckets.from_state(
             buckets,
             span_of(buckets, self._exchange.rank, self._exchange.ranks),
@@ -483,7 +483,7 @@ class ShardedDynamicTable:
             sizes.reshape(buckets, len(arrays)),
             lambda name: arrays[name],
         )
-        self.starts = RowStarts(**about["starts"])
+        self.starts = starts
         self._steps_before = about["steps"] - self.table.steps
 
     def __getstate__(self) -> NoReturn:

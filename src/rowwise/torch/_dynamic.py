@@ -159,7 +159,7 @@ class DynamicEmbedding(torch.nn.Module):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Take the ids of a `state_dict`."""
         ids = {name: tensor.numpy() for name, tensor in state["ids"].items()}
-        self.dynamic.load_ids(state["config"], ids, RowStarts(**state["starts"]), state["steps"])
+        self.dynamic.load_ids(state["config"], ids, RowStarts.of(**state["starts"]), state["steps"])
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
