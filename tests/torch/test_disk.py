@@ -133,6 +133,20 @@ def test_several_backward_passes_and_a_scaler_give_the_bits_of_memory(tmp_path):
     assert results[0] == results[1]
 
 
+def test_a_compiled_model_gives_the_bits_of_memory(tmp_path):
+    results = []
+    for module in pair(tmp_path):
+        model = torch.compile(module, backend="aot_eager")
+        optimizer = optim.Adam(module.parameters())
+        for ids in batches(10):
+            optimizer.zero_grad()
+            model(ids).square().sum().backward()
+            optimizer.step()
+        results.append(bits(module))
+    assert results[0] == results[1]
+    assert results[0][1] == 10
+
+
 def test_a_state_dict_names_the_file_of_the_rows(tmp_path):
     module = on_disk(tmp_path)
     optimizer = optim.Adam(module.parameters())
