@@ -110,11 +110,13 @@ void bind_disk(nb::module_& m) {
                                  {log.first, log.second}, {span_of(logged), span_of(logged_from)},
                                  start_of(fresh), {span_of(newest), span_of(newest_from)});
         },
-        "file"_a, "stride"_a, "home"_a, "log"_a, "logged"_a, "logged_from"_a, "fresh"_a,
-        "newest"_a, "newest_from"_a,
+        "file"_a, "stride"_a, "home"_a, "log"_a, "logged"_a, "logged_from"_a, "fresh"_a, "newest"_a,
+        "newest_from"_a,
         "Put newer records among those of a stretch (begin, bytes) of the file, home.\n\n"
-        "Those of numbers logged (n,) lie at bytes logged_from (n,) of another stretch, log; those\n"
-        "of numbers newest (m,), newer still, at newest_from (m,) of fresh. Return 0, or an errno.");
+        "Those of numbers logged (n,) lie at bytes logged_from (n,) of another stretch, log; "
+        "those\n"
+        "of numbers newest (m,), newer still, at newest_from (m,) of fresh. Return 0, or an "
+        "errno.");
 }
 
 }  // namespace rowwise
