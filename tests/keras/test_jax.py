@@ -536,6 +536,22 @@ def test_a_program_that_outlives_its_table_gives_an_error():
         jax.block_until_ready(program(*arguments))
 
 
+def test_whoever_reads_a_table_or_a_slot_amid_fit_waits_for_the_steps():
+    model, seen = classifier(Embedding), []
+    model.compile("adam", "mse")
+
+    class Read(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            embeddings = model.layers[0].embeddings
+            (slots,) = embeddings.slots.values()
+            steps = model.layers[0].table.steps
+            momentum = np.asarray(slots["momentum"].value) if batch % 2 else None
+            seen.append((steps, model.layers[0].table.steps, momentum is None or momentum.any()))
+
+    fit(model, callbacks=[Read()])
+    assert seen == [(step, step, True) for step in range(1, 33)]
+
+
 def test_a_write_to_the_table_makes_a_token_of_before_it_invalid():
     model = classifier(Embedding)
     model.compile("adam", "mse")
