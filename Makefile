@@ -36,7 +36,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed  # on two workers, a core each; Keras's backends in processes of their own
 	$(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) tests/jax tests/keras --every 40
+	KERAS_BACKEND=jax $(PYTEST) tests/jax tests/test_docs.py tests/keras --every 40
 	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras --every 40
 
 test-backends: $(VENV)/.installed

@@ -303,7 +303,7 @@ def test_a_token_is_one_float32_vector_of_its_embedding():
         rj.Embedding(table=run.embedding.table)
     with pytest.raises(TypeError, match="custom_vjp"):
         jax.hessian(run.loss)(run.params, IDS, ANSWERS)
-    with pytest.raises(ValueError, match="custom call"):
+    with pytest.raises((ValueError, NotImplementedError), match=r"custom call|host_callbacks"):
         jax.export.export(jax.jit(run.loss))(run.params, IDS, ANSWERS)
 
 
