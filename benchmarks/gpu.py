@@ -171,8 +171,8 @@ def main() -> None:
                     least = 1e3 * 4 * floats / speed
                     cells = [measured(kind, name, rows, dim, batches) for kind in CONTENDERS]
                     law = "Zipf" if zipf else "uniform"
-                    print(f"| {name} | {rows:,} | {dim} | {law} | {least:.3f} |",
-                          " | ".join(cells), "|", flush=True)  # fmt: skip
+                    head = f"| {name} | {rows:,} | {dim} | {law} | {least:.3f} |"
+                    print(head, " | ".join(cells), "|", flush=True)
 
 
 if __name__ == "__main__":

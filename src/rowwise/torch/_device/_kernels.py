@@ -24,14 +24,18 @@ _HEADERS = {
     ),
 }
 # No multiply-add is fused, and division and root are IEEE's: the CPU's bits.
-_OPTIONS = ["--std=c++17", "-default-device", "--fmad=false", "--prec-div=true", "--prec-sqrt=true",
-            "--ftz=false"]  # fmt: skip
+_IEEE = ["--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false"]
+_OPTIONS = ["--std=c++17", "-default-device", *_IEEE]
 
 
 def compile_kernels(
-    rule: _native.Rule, architecture: int, *, ptx: bool = False, compiler: Nvrtc | None = None,
+    rule: _native.Rule,
+    architecture: int,
+    *,
+    ptx: bool = False,
+    compiler: Nvrtc | None = None,
     more: tuple[str, ...] = (),
-) -> tuple[bytes, str]:  # fmt: skip
+) -> tuple[bytes, str]:
     """Return the kernels of a rule's family for a compute capability, and the compiler's log.
 
     Args:

@@ -9,6 +9,8 @@ import importlib.util
 import os
 from ctypes.util import find_library
 
+import torch
+
 _MISSING = """NVRTC, which compiles rowwise's kernels for your GPU, was not found; CUDA builds of
 PyTorch and JAX bring it; install it with: pip install nvidia-cuda-nvrtc (CUDA 12:
 nvidia-cuda-nvrtc-cu12). Nothing has changed"""
@@ -82,7 +84,9 @@ class Nvrtc:
 
 @functools.cache
 def nvrtc() -> Nvrtc:
-    """Return the newest compiler that there is.
+    """Return the newest compiler that there is, of PyTorch's own version of CUDA if there is one.
+
+    A driver may refuse what a compiler of a later CUDA makes.
 
     Raises:
         RuntimeError: there is none; says how to get one.
@@ -95,7 +99,8 @@ def nvrtc() -> Nvrtc:
             continue
     if not found:
         raise RuntimeError(" ".join(_MISSING.split()))
-    return max(found, key=lambda library: library.version)
+    own = (torch.version.cuda or "").partition(".")[0]
+    return max(found, key=lambda library: (str(library.version[0]) == own, library.version))
 
 
 def _candidates() -> list[str]:

@@ -377,17 +377,15 @@ class DeviceStore:
             self._apply_excluding(gradient, step, frozen_row)
             return
         batch, values = self._sorted(gradient)
-        params = _native.StepParams(self.steps + 1, *step)
         n = batch.ids.numel()
-        blocks = self._blocks(n)
-        partials = None
+        blocks, partials = self._blocks(n), None
         if self._has_row_slots:
             partials = self._weights.new_empty(n, _PARTIALS)
-        full = self._native.is_full
-        wait = full or self._native.restarts(params)
-        with self._call(tuple(gradient.ids.shape) if isinstance(gradient, RowGradient) else (n,),
-                        wait=wait) as stream:  # fmt: skip
-            if full and not self._native.restarts(params):
+        shape = tuple(gradient.ids.shape) if isinstance(gradient, RowGradient) else (n,)
+        params = _native.StepParams(self.steps + 1, *step)
+        full, restarts = self._native.is_full, self._native.restarts(params)
+        with self._call(shape, wait=full or restarts) as stream:
+            if full and not restarts:
                 self._place_clock(min(4 * self._native.capacity, _MOST_STEPS))
             given = _sorted_batch(batch, values, blocks, partials=partials)
             self._native.update(given, params, stream)
@@ -467,11 +465,12 @@ class DeviceStore:
             KeyError: the rule has no such slot.
         """
         slot = self._slots[self._slot_index(name)]
-        self._native.slots_pristine = False
-        self._set(slot, values, ids)
+        with self._lock:
+            self._set(slot, values, ids)
+            self._native.slots_pristine = False
 
     def _set(self, tensor: torch.Tensor, values: Any, ids: Any) -> None:
-        rows = slice(None) if ids is None else self._ids(ids)
+        rows = slice(None) if ids is None else self._checked(ids)
         given = values if isinstance(values, torch.Tensor) else torch.tensor(values)
         given = given.to(self.tensor_device, torch.float32)
         self.materialize(ids)
@@ -748,8 +747,8 @@ class DeviceStore:
         """Return where kernels write: out itself, or a tensor in its stead."""
         if isinstance(out, torch.Tensor):
             return out
-        return torch.empty(out.shape, dtype=torch.from_numpy(out[:0]).dtype,
-                           device=self.tensor_device)  # fmt: skip
+        kind = torch.int64 if out.dtype == np.int64 else torch.float32
+        return torch.empty(out.shape, dtype=kind, device=self.tensor_device)
 
     def _give(self, found: torch.Tensor, out: Any) -> None:
         if found is not out:
