@@ -134,7 +134,7 @@ def test_what_does_not_fit_the_table_is_an_error_and_writes_nothing(tmp_path, op
 
 def test_a_classifier_comes_first_with_its_mistakes_and_words(tmp_path):
     outcome = {
-        "texts": 9, "labels": ["<a>", "b"], "best_epoch": 2, "epochs": 5,
+        "texts": 9, "labels": ["<a>", "b"], "best_epoch": 2, "epochs": 5, "refitted": True,
         "held_out": {"texts": 1, "accuracy": 0.5, "majority": 0.25, "confusion": [[3, 1], [0, 4]]},
         "test": None,
         "mistakes": [{"text": "t", "labels": ["b"], "given": "<a>", "probability": 0.9,
@@ -144,6 +144,7 @@ def test_a_classifier_comes_first_with_its_mistakes_and_words(tmp_path):
     write_report(tmp_path / "r.html", trained(), classifier=outcome)
     text = body((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert text.index("1 text: accuracy 0.500; always the most frequent label: 0.250") < 1000
+    assert "by the held-out loss; then trained again, on the held-out texts too" in text
     assert "<th>1 &lt;a&gt;</th>" in text
     assert '--share:0.750">3<' in text
     assert "<b>&lt;a&gt;</b> 0.900, and it is <b>b</b>" in text

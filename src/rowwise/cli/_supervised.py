@@ -75,15 +75,19 @@ def train_model(
     def tell(line: object) -> None:
         console.print(str(line), soft_wrap=True, markup=False, highlight=False)
 
-    with _progress(console) as on_step:
-        interrupted = model._train(
-            data.texts,
-            data.targets(classes),
-            validation=validation,
-            on_step=on_step,
-            on_epoch=tell,
-            on_try=tell,
-        )
+    try:
+        with _progress(console) as on_step:
+            interrupted = model._train(
+                data.texts,
+                data.targets(classes),
+                validation=validation,
+                on_step=on_step,
+                on_epoch=tell,
+                on_try=tell,
+            )
+    except KeyboardInterrupt:
+        tell("\nInterrupted before the first epoch; there is nothing to save")
+        raise
     if data.several:
         model.classes_ = np.array(classes)
     return interrupted

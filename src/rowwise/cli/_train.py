@@ -166,7 +166,7 @@ def train(
         str,
         typer.Option(
             help="Length of the n-grams of characters, such as 4 or 3-5; 0 for none; auto for 4, "
-            "or 2-5 if the loss is then lower.",
+            "or 2-5 if the loss is then clearly lower.",
             rich_help_panel=_LABELS,
         ),
     ] = "auto",

@@ -37,10 +37,13 @@ def classifier_sections(outcome: Mapping[str, Any]) -> list[str]:
 
 
 def _facts(outcome: Mapping[str, Any]) -> str:
+    kept = f"epoch {outcome['best_epoch']} of {outcome['epochs']}, by the held-out loss"
+    if outcome.get("refitted"):
+        kept += "; then trained again, on the held-out texts too"
     lines = {
         "texts": f"{outcome['texts']:,}",
         "labels": f"{len(outcome['labels']):,}",
-        "kept": f"epoch {outcome['best_epoch']} of {outcome['epochs']}, by the held-out loss",
+        "kept": kept,
     }
     for name, found in (("held out", outcome["held_out"]), ("test", outcome.get("test"))):
         if found and found["texts"]:
