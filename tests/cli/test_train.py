@@ -133,6 +133,22 @@ def test_a_folder_that_cannot_be_made_is_named_before_training(tmp_path):
     assert (tmp_path / "file").read_text() == "keep"
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--learning-rate", "1e30"], "with --learning-rate 1e+30; give a smaller one"),
+        (["--char-ngrams", "5-3"], "--char-ngrams 5-3 is neither 0, a length of 2 or more, two"),
+        (["--char-ngrams", "1"], "--char-ngrams 1 is neither"),
+    ],
+)
+def test_messages_name_the_command_lines_options(options, message, tmp_path):
+    result = run(write(tmp_path / "d.csv"), "--text", "text", "--label", "kind", "--out",
+        tmp_path / "m", *options)  # fmt: skip
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "m").exists()
+
+
 def test_words_to_show_may_be_anything(tmp_path):
     out = tmp_path / "out[bold]"
     result = run(write(tmp_path / "d.csv"), "--text", "text", "--label", "kind", "--out", out,

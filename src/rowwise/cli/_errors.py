@@ -27,6 +27,12 @@ _READING = (
 _OTHERS = (
     (r"or pass format=\.\.\., one of", "or --to FORMAT, one of"),
     (r"^errors='", "--errors '"),
+    (r"\blearning_rate=", "--learning-rate "),
+    (r"\bmin_count=", "--min-count "),
+    (r"a smaller min_count", "a smaller --min-count"),
+    (r"\bchar_ngrams=\((\d+), (\d+)\)", r"--char-ngrams \1-\2"),
+    (r"\bchar_ngrams=", "--char-ngrams "),
+    (r", \(shortest, longest\) nor 'auto'", ", two such as 3-5, nor auto"),
     (r"^format='", "--from or --to '"),
 )
 _READERS = ("analogy", "convert", "neighbors", "view")  # commands that have these options
