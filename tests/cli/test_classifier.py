@@ -86,6 +86,15 @@ def test_numbers_of_json_stand_as_they_are_written(tmp_path):
     assert labels == [["1"], ["1.0"], ["true"], ["12345678901234567890"]]
 
 
+def test_halves_of_characters_end_no_training(tmp_path):
+    path = tmp_path / "d.jsonl"
+    lines = [{"text": f"{w} \ud83d", "label": f"{label}\ud800"} for w, label in ROWS]
+    path.write_text("\n".join(map(json.dumps, lines)))  # as \ud83d, which JSON can have
+    result = run("train", path, "--out", tmp_path / "m", "--epochs", 2)
+    assert result.exit_code == 0, result.output
+    assert run("predict", tmp_path / "m", "apple").stdout == "fruit\N{REPLACEMENT CHARACTER}\n"
+
+
 def test_quotation_marks_in_tsv_are_text_unless_asked(tmp_path):
     path = tmp_path / "d.tsv"
     path.write_text('text\tlabel\n"open\ta\nb\tb\n"c d"\ta\n')
@@ -123,6 +132,16 @@ def test_a_row_in_is_a_row_out(model, tmp_path):
         assert len(answers) == len(texts) + 1
         assert answers[0].startswith("fruit")
         assert answers[-2].startswith("tools")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise there")
+def test_a_reader_that_has_enough_ends_predict_quietly(model):
+    command = [sys.executable, "-m", "rowwise", "predict", str(model), "-"]
+    running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE)  # fmt: skip
+    running.stdout.close()
+    _, errors = running.communicate(b"apple\n" * 50_000, timeout=120)
+    assert (running.returncode, errors) == (1, b"")
 
 
 def test_rows_without_a_label_are_counted_and_said(tmp_path):

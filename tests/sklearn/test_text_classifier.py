@@ -270,6 +270,12 @@ def test_a_saved_classifier_predicts_and_learns_on_to_the_same_bits(model, tmp_p
     )
 
 
+def test_half_a_character_does_not_keep_a_classifier_from_its_file(tmp_path):
+    model = TextClassifier(max_epochs=1).fit(["tea \ud83d", "car"] * 10, [0, 1] * 10)
+    model.save(tmp_path)
+    assert "\N{REPLACEMENT CHARACTER}" in TextClassifier.load(tmp_path).vocabulary_
+
+
 def test_a_quantized_classifier_predicts_nearly_the_same(model, tmp_path):
     model.save_quantized(tmp_path, keep=1.0)
     x = texts(20)[0]

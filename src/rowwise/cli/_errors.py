@@ -43,6 +43,8 @@ def exit_on_error(command: str) -> Iterator[None]:
     """Exit with code 2 and the error's own message, without a traceback."""
     try:
         yield
+    except BrokenPipeError:  # such as of head; click ends quietly
+        raise
     except _EXPECTED as error:
         # A KeyError's text is the representation of its message.
         message = error.args[0] if isinstance(error, KeyError) and error.args else error

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ _BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_HALF = re.compile("[\ud800-\udfff]")  # of a character, which JSON can have and no text file
 KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
@@ -246,10 +248,12 @@ def _json_cells(path: Path, number: int, row: dict[str, Any], names: tuple[str, 
 def _cell(path: Path, where: str, name: str, value: Any) -> Cell:
     if isinstance(value, bool):
         return str(value).lower()
-    if value is None or isinstance(value, str):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _HALF.sub("\N{REPLACEMENT CHARACTER}", value)
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return value
+        return [_HALF.sub("\N{REPLACEMENT CHARACTER}", part) for part in value]
     raise UsageError(f"{str(path)!r}, {where}: {name!r} is not text: {str(value)[:40]}")
 
 

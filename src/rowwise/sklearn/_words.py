@@ -18,6 +18,7 @@ _SEGMENT = regex.compile(r"(?w)\S.*?\b", regex.DOTALL)
 _UNSPACED = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Javanese}\p{Tai_Tham}]\p{M}*"
 )
+_SURROGATE = regex.compile(r"[\ud800-\udfff]")  # half of a character; no file can hold it
 _WORD = regex.compile(r"[\w&&[^_]]", regex.V1)
 
 
@@ -37,6 +38,7 @@ def split_words(text: str, *, lowercase: bool = True) -> list[str]:
 
 def _normalized(text: str, lowercase: bool) -> str:
     if not text.isascii():
+        text = _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
         text = unicodedata.normalize("NFKC", text)
         if lowercase:  # folding can undo the normal form
             return unicodedata.normalize("NFKC", text.casefold())
