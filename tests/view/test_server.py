@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import rowwise
+from rowwise.inspect import Layout
 from rowwise.inspect.view import Explorer, Server, Snapshot
 
 
@@ -80,6 +81,15 @@ def test_facts_and_arrays(server):
     np.testing.assert_array_equal(updates, np.arange(60))
     untrained = np.frombuffer(ask(server, "GET", "untrained")[1], np.uint8)
     assert np.flatnonzero(untrained).tolist() == [0]
+
+
+def test_places_of_a_layout_reach_the_page(server):
+    places = np.arange(120, dtype=np.float32).reshape(60, 2)
+    rows = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    server.explorer = Explorer([Snapshot("now", rows)], layout=Layout("UMAP", places))
+    assert json.loads(ask(server, "GET", "about")[1])["layout"] == "UMAP"
+    found = np.frombuffer(ask(server, "GET", "coordinates?snapshot=0")[1], np.float32)
+    np.testing.assert_array_equal(found.reshape(60, 2), places)
 
 
 def test_words_and_neighbours(server):
