@@ -38,17 +38,53 @@ void round_nearest(Storage storage, float* values, int64_t dim) {
     });
 }
 
+constexpr int kLanes = 16;  // numbers that are worked on at once
+
+// The words of `philox`, of kLanes blocks from `first` on; a copy for each instruction set.
+struct Noise {
+    uint32_t word[4][kLanes];
+
+    Noise(uint64_t seed, uint64_t row, uint64_t first) {
+        uint32_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
+        for (int j = 0; j < kLanes; ++j) {
+            const uint64_t block = first + static_cast<uint64_t>(j);
+            c0[j] = static_cast<uint32_t>(block);
+            c1[j] = static_cast<uint32_t>(block >> 32);
+            c2[j] = static_cast<uint32_t>(row);
+            c3[j] = static_cast<uint32_t>(row >> 32);
+        }
+        auto k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+        for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+#pragma GCC unroll 1
+            for (int j = 0; j < kLanes; ++j) {
+                const uint64_t a = uint64_t{0xD2511F53u} * c0[j], b = uint64_t{0xCD9E8D57u} * c2[j];
+                c0[j] = static_cast<uint32_t>(b >> 32) ^ c1[j] ^ k0;
+                c1[j] = static_cast<uint32_t>(b);
+                c2[j] = static_cast<uint32_t>(a >> 32) ^ c3[j] ^ k1;
+                c3[j] = static_cast<uint32_t>(a);
+            }
+        }
+        for (int j = 0; j < kLanes; ++j) {
+            word[0][j] = c0[j];
+            word[1][j] = c1[j];
+            word[2][j] = c2[j];
+            word[3][j] = c3[j];
+        }
+    }
+};
+
 // Rounds up or down at random, up the likelier the nearer that is. What is drawn depends on the
 // seed, the row, the step and the column alone.
 void round_random(const TableView& table, int64_t id, int64_t step, float* values) {
     // The numbers of a row's start are blocks below 2^30 of the same seed's.
-    const uint64_t first = static_cast<uint64_t>(step + 1) << 30;
+    uint64_t block = static_cast<uint64_t>(step + 1) << 30;
     with_half(table.storage, [&](auto half) {
-        for (int64_t d = 0; d < table.dim; d += 4) {
-            const Random4 random = philox(table.rounding_seed, static_cast<uint64_t>(id),
-                                          first + static_cast<uint64_t>(d / 4));
-            for (int64_t j = 0; j < 4 && d + j < table.dim; ++j)
-                values[d + j] = half.random(values[d + j], random.word[j]);
+        for (int64_t from = 0; from < table.dim; from += 4 * kLanes, block += kLanes) {
+            const Noise noise(table.rounding_seed, static_cast<uint64_t>(id), block);
+            const int64_t end = table.dim - from < 4 * kLanes ? table.dim - from : 4 * kLanes;
+            float* __restrict w = values + from;
+            for (int64_t d = 0; d < end; ++d)
+                w[d] = half.random(w[d], noise.word[d / kLanes][d % kLanes]);
         }
     });
 }
@@ -61,7 +97,6 @@ struct HalfScratch {
         : data(3 * dim), weights(data.data), value(weights + dim), sum(value + dim) {}
 };
 
-constexpr int kLanes = 16;  // numbers of a row that are worked on at once
 constexpr uint32_t kChunk = 32;
 
 // Some of a row's missed steps, as float32: what each multiplies the weight by, its movement's
@@ -279,6 +314,30 @@ void apply_lag_half(const Lag<R>& lag, const Rule& rule, int64_t id, const HalfS
     }
 }
 
+// Makes one step with gradient g (dim,) of a row that is up to date.
+template <class R>
+void step_row(const Rule& rule, const Step& step, const Row<R>& row, const float* __restrict g,
+              int64_t dim) {
+    const Hyperparameters h = rule.hyper;
+    const Step s = step;
+    float* __restrict w = row.w;
+    if constexpr (R::row_slots) {
+        auto slots = row.load(0);
+        const float rate = R::step_row(s, h, dot(g, g, dim) / static_cast<float>(dim), slots);
+        row.store(0, slots);
+        for (int64_t d = 0; d < dim; ++d) R::step(s, rate, g[d], w[d]);
+    } else {
+#pragma GCC ivdep
+        for (int64_t d = 0; d < dim; ++d) {
+            float value = w[d];
+            auto slots = row.load(d);
+            R::step(s, h, g[d], value, slots);
+            w[d] = value;
+            row.store(d, slots);
+        }
+    }
+}
+
 // Stores the weights in scratch.weights, rounded, as of step `step` of the table.
 void store_rounded(const TableView& table, int64_t id, int64_t step, const HalfScratch& scratch) {
     if (table.rounds_at_random)
@@ -321,7 +380,7 @@ void update_rows(const TableView& table, const Rule& rule, const Clock& clock, c
             sum_of(plan, i, dim, gradients, scratch.sum);
             apply_lag_half(lag, rule, ids[i], scratch);
             const Row<R> row(table, ids[i], scratch.weights);
-            lag_and_step(lag.recent[0], rule, step, row, scratch.sum, dim, row);
+            step_row(rule, step, row, scratch.sum, dim);
             store_rounded(table, ids[i], table.steps + 1, scratch);
             RowState& state = table.states[ids[i]];
             state.last_step = step.last_step;

@@ -11,7 +11,6 @@
 
 #include "kernels.hpp"
 #include "plain.hpp"
-#include "random.hpp"
 
 namespace rowwise {
 namespace ROWWISE_ISA {

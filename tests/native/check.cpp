@@ -117,6 +117,35 @@ void check_threads_and_copies(const Kind& kind, int64_t dim) {
     select_kernels(chosen);
 }
 
+// Weights of 16 bits: the bits do not depend on threads, instruction sets and looks in between.
+void check_halves(const Kind& kind, int64_t dim) {
+    for (const Storage storage : {Storage::bfloat16, Storage::float16})
+        for (const bool at_random : {false, true}) {
+            const auto trained = [&](int threads, bool looks) {
+                set_num_threads(threads);
+                OwnTable table(kind, kRows, dim, storage);
+                if (at_random) table.round_at_random(7);
+                train(table, [&](int step) {
+                    if (!looks || step % 9 != 8) return;
+                    const FloatVector before = values(table);
+                    if (!at_random) table.materialize(IdVector{3, 9, 3});
+                    require(same_bits(before, values(table)), "a look changed a value", kind, dim);
+                });
+                return values(table);
+            };
+            const char* const chosen = kernels().name;
+            const FloatVector expected = trained(1, true);
+            for (const float value : expected)
+                require(std::isfinite(value), "a value of 16 bits is not finite", kind, dim);
+            require(same_bits(expected, trained(3, at_random)), "other bits of 16", kind, dim);
+            for (const char* copy : {"portable", "avx2", "avx512"})
+                if (select_kernels(copy))
+                    require(same_bits(expected, trained(2, at_random)),
+                            "another copy gave other bits of 16", kind, dim);
+            select_kernels(chosen);
+        }
+}
+
 void check_bags(const Kind& kind, int64_t dim) {
     OwnTable table(kind, kRows, dim);
     train(table, [](int) {});
@@ -583,6 +612,7 @@ int main() {
         }
         check_renewed_rows(kind, 5);
         check_threads_and_copies(kind, 19);
+        check_halves(kind, 19);
         check_readers(kind, 33);
         check_programs(kind, 19);
         check_device(kind, 5, "backwards");

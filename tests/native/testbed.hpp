@@ -129,11 +129,16 @@ class OwnTable : public Arrays, public Table {
   public:
     OwnTable(const Kind& kind, int64_t rows, int64_t dim, std::size_t offset = 0)
         : Arrays(rows, dim, kind.slots, offset), Table(weights(), states(), rows, dim) {
-        const TrainingRule training = training_rule(kind);
-        std::vector<float*> slots;
-        for (int i = 0; i < kind.slots; ++i) slots.push_back(slot(i));
-        if (kind.slots > 0) std::fill_n(slots[0], rows * dim, training.slot_starts[0]);
-        set_rule(training, slots, true);
+        give_rule(kind);
+    }
+
+    // The same weights, stored in 16 bits where the first half of them was.
+    OwnTable(const Kind& kind, int64_t rows, int64_t dim, Storage storage)
+        : Arrays(rows, dim, kind.slots),
+          Table(reinterpret_cast<uint16_t*>(weights()), storage, states(), rows, dim) {
+        const std::vector<float> wide(weights(), weights() + rows * dim);
+        kernels().narrow(storage, wide.data(), rows * dim, reinterpret_cast<uint16_t*>(weights()));
+        give_rule(kind);
     }
 
     StepParams next_step() { return {++steps_, kRate, 1, kRate, kRate, 1}; }
@@ -141,6 +146,14 @@ class OwnTable : public Arrays, public Table {
     void train(const BatchPlan& plan, Floats gradients) { update(plan, gradients, next_step()); }
 
   private:
+    void give_rule(const Kind& kind) {
+        const TrainingRule training = training_rule(kind);
+        std::vector<float*> slots;
+        for (int i = 0; i < kind.slots; ++i) slots.push_back(slot(i));
+        if (kind.slots > 0) std::fill_n(slots[0], rows() * dim(), training.slot_starts[0]);
+        set_rule(training, slots, true);
+    }
+
     int64_t steps_ = 0;
 };
 
