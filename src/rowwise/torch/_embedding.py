@@ -44,6 +44,10 @@ class Embedding(TableBacked, torch.nn.Embedding):
         table: "device" for a table that goes along to a GPU (`module.cuda()`, device="cuda"), and
             trains there to the CPU's bits; "host" for one that stays in the host's memory, under a
             model on a GPU: see docs/gpu.md, no GPU has run either yet.
+        rounding: lay weights of bfloat16 or float16 on a table, too, and round them so: "nearest"
+            or "stochastic", see `rowwise.Table`. An optimizer of `rowwise.torch.optim` then keeps
+            float32 slots and computes in float32, which is better than PyTorch's own numbers, and
+            other ones. It serves weights that are converted later, too (`module.bfloat16()`).
 
     Input shape:
         (...,) int32 or int64.
@@ -87,9 +91,10 @@ class Embedding(TableBacked, torch.nn.Embedding):
         scratch: Folder | None = None,
         memory: int | str | None = None,
         table: Place | None = None,
+        rounding: str | None = None,
     ) -> None:
         on_disk = scratch is not None or memory is not None
-        self._begin_init(untrained, table, on_disk)
+        self._begin_init(untrained, table, on_disk, rounding)
         super().__init__(
             num_embeddings,
             embedding_dim,

@@ -45,7 +45,7 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         scratch, memory: for rows on a disk, of which those used lately are in memory; see
             `rowwise.Table` and docs/larger-than-memory.md. Rows start normal with deviation 1, by
             numbers of their own.
-        device, dtype, table: as for `Embedding`.
+        device, dtype, table, rounding: as for `Embedding`.
 
     Input shape:
         (B, N) int32 or int64, or (n,) with offsets (B,).
@@ -83,9 +83,10 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         scratch: Folder | None = None,
         memory: int | str | None = None,
         table: Place | None = None,
+        rounding: str | None = None,
     ) -> None:
         on_disk = scratch is not None or memory is not None
-        self._begin_init(untrained, table, on_disk)
+        self._begin_init(untrained, table, on_disk, rounding)
         super().__init__(
             num_embeddings,
             embedding_dim,
@@ -247,7 +248,7 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         if self.mode not in _MODES or (self.mode == "max" and self.sparse) or is_tracing():
             return None
         if weights is not None and not (
-            self.mode == "sum" and weights.dtype is torch.float32 and weights.shape == ids.shape
+            self.mode == "sum" and weights.dtype is self.weight.dtype and weights.shape == ids.shape
         ):
             return None
         if (ids.dim() == 2 and not ids.shape[1]) or not (offsets is None or is_ids(offsets)):

@@ -125,6 +125,8 @@ def lookup(
     vectors: torch.Tensor = _Lookup.apply(
         parameter, ids_here, sparse, frozen, by_frequency, on_dense_gradient
     )
+    if parameter.table.dtype != "float32":
+        vectors = vectors.to(parameter.dtype)  # exactly; the gradient comes back as float32
     return vectors.to(ids.device)
 
 
@@ -150,7 +152,7 @@ def with_untrained_filled(
     if default is None:
         return vectors
     place = vectors.device
-    return torch.where(new.to(place)[..., None], torch.from_numpy(default).to(place), vectors)
+    return torch.where(new.to(place)[..., None], torch.from_numpy(default).to(vectors), vectors)
 
 
 @torch.compiler.disable

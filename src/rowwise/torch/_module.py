@@ -14,8 +14,9 @@ from rowwise._untrained import Untrained, check_untrained
 from rowwise.store import Folder
 from rowwise.table import Table
 from rowwise.torch._disk import DiskWeight, weight_on_disk
+from rowwise.torch._half import check_rounding
 from rowwise.torch._lookup import is_exporting, is_tracing, whole_ids
-from rowwise.torch._operator import register
+from rowwise.torch._operator import follow_dtype, register
 from rowwise.torch._parameter import TableParameter, materialize, unrecorded
 from rowwise.torch._pretrained import pretrained_weight
 from rowwise.torch._renorm import renormalize
@@ -39,6 +40,7 @@ class TableBacked(torch.nn.Module):
     untrained: Untrained = "as-is"
     pretrained: Any = None
     table_place: Place | None = None
+    rounding: str | None = None
     num_embeddings: int
     embedding_dim: int
     padding_idx: int | None
@@ -61,14 +63,17 @@ class TableBacked(torch.nn.Module):
             if made:  # of a user's values: the constructor is done
                 self._mark_trained()
 
-    def _begin_init(self, untrained: Untrained, place: Place | None, on_disk: bool) -> None:
+    def _begin_init(
+        self, untrained: Untrained, place: Place | None, on_disk: bool, rounding: str | None
+    ) -> None:
         """Check what PyTorch's constructor does not know, before it runs."""
         check_untrained(untrained)
+        check_rounding(rounding)
         if place not in (None, "device", "host"):
             raise ValueError(f'table={place!r} is not "device", "host" or None')
         if place is not None and on_disk:
             raise ValueError(f"table={place!r} is for rows in memory; leave out scratch and memory")
-        self.__dict__["table_place"] = place
+        self.__dict__.update(table_place=place, rounding=rounding)
 
     def _place_of_weight(self, device: Any) -> Any:
         """Return where the constructor makes the weight, if it was asked for a device."""
@@ -170,13 +175,13 @@ class TableBacked(torch.nn.Module):
         weight = self._parameters["weight"]
         if type(weight) is not torch.nn.Parameter or weight.is_meta:
             return
-        if table_can_hold(weight, self._follows):
-            move_to_table(weight, self._follows)
+        if table_can_hold(weight, self._follows, self.rounding):
+            move_to_table(weight, self._follows, self.rounding)
         elif warn and (weight.dtype is not torch.float32 or weight.device.type != "cpu"):
             warnings.warn(
                 f"an embedding of {weight.dtype} on {weight.device} is trained densely, as "
-                "torch.nn's is; rowwise's tables are float32 on the CPU, and on a GPU with "
-                'table="device"',
+                "torch.nn's is; rowwise's tables are float32 on the CPU, on a GPU with "
+                'table="device", or with rounding="nearest" bfloat16 or float16 on the CPU',
                 stacklevel=5,
             )
 
@@ -196,6 +201,8 @@ class TableBacked(torch.nn.Module):
         super()._apply(fn, recurse)
         if "weight" in self._parameters:
             self._move_to_table(warn=False)
+            if "_number" in self.__dict__ and self._parameters["weight"] is not None:
+                follow_dtype(self)
             if dense:  # nobody counted which rows were trained meanwhile
                 self._mark_trained()
             self._place_anchor()
@@ -265,6 +272,8 @@ class TableBacked(torch.nn.Module):
     def extra_repr(self) -> str:
         """Return PyTorch's description, with `untrained` where it is not the default."""
         more = "" if self.untrained == "as-is" else f", untrained={self.untrained!r}"
+        if self.rounding is not None:
+            more += f", rounding={self.rounding!r}"
         return f"{super().extra_repr()}{more}"
 
     def grow(self, num_embeddings: int, *, init: Init = "normal", seed: int | None = None) -> None:
@@ -395,7 +404,9 @@ class TableBacked(torch.nn.Module):
             )
         elif not isinstance(weight, torch.nn.Parameter) or hasattr(weight, "fell_back"):
             return
-        elif type(weight) is not torch.nn.Parameter or table_can_hold(weight, self._follows):
+        elif type(weight) is not torch.nn.Parameter or table_can_hold(
+            weight, self._follows, self.rounding
+        ):
             kind = type(weight).__name__
             cause = f"the weight is a {kind} that FSDP, tensor parallelism or a hook put here"
         else:

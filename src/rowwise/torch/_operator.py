@@ -23,7 +23,15 @@ def register(module: torch.nn.Module) -> None:
     """Give the module its number and its anchor."""
     number = next(_numbers)
     _modules[number] = module
-    module.__dict__.update(_number=number, _anchor=torch.zeros((), requires_grad=True))
+    module.__dict__.update(_number=number)
+    follow_dtype(module)
+
+
+def follow_dtype(module: torch.nn.Module) -> None:
+    """Give the module an anchor of its weight's dtype, by which graphs know that of its vectors."""
+    weight = module._parameters.get("weight")
+    dtype = torch.float32 if weight is None else weight.dtype
+    module.__dict__.update(_anchor=torch.zeros((), dtype=dtype, requires_grad=True))
 
 
 def embed(

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 from rowwise.store import HostStore, RowStore, in_memory
 from rowwise.table import Table
 from rowwise.torch._device import DeviceStore
+from rowwise.torch._half import array_over, tensor_over
 
 # Questions that are answered without reading a number.
 _METADATA = {
@@ -83,7 +84,7 @@ def over_memory(store: RowStore, slot: str | None) -> torch.Tensor:
     """Return an ordinary tensor over the weights of a store or a slot, in a storage of its own."""
     if isinstance(store, DeviceStore):
         return torch.from_dlpack(store.memory(slot))
-    return torch.from_numpy(in_memory(store).memory(slot))
+    return tensor_over(in_memory(store).memory(slot), store.dtype if slot is None else "float32")
 
 
 def address_of(store: RowStore, slot: str | None) -> int:
@@ -220,8 +221,10 @@ class TableParameter(torch.Tensor):
         """Return `as_ordinary` in a storage of its own, which others may move elsewhere."""
         self.materialize()
         with torch._C.DisableTorchFunctionSubclass():
-            data = self.memory.data
-            whole = torch.from_dlpack(data) if data.is_cuda else torch.from_numpy(data.numpy())
+            data, dtype = self.memory.data, str(self.memory.data.dtype).removeprefix("torch.")
+            whole = (
+                torch.from_dlpack(data) if data.is_cuda else tensor_over(array_over(data), dtype)
+            )
             return whole.as_strided(self.shape, self.stride(), self.storage_offset())
 
     @classmethod

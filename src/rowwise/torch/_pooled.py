@@ -152,7 +152,7 @@ def pool(
         allow_bag_gradient: whether a step may take the sparse gradient as bags.
 
     Returns:
-        pooled (..., D) or (bags, D) float32; 0 for an empty bag.
+        pooled (..., D) or (bags, D) in the weight's dtype, of sums in float32; 0 for an empty bag.
 
     Raises:
         IndexError, TypeError, ValueError: as `rowwise.Table.pool`.
@@ -178,7 +178,8 @@ def pool(
         on_dense_gradient,
         allow_bag_gradient,
     )
-    return pooled.reshape(*shape, pooled.shape[-1]).to(ids.device)
+    pooled = pooled.reshape(*shape, pooled.shape[-1])
+    return pooled.to(ids.device, parameter.dtype)
 
 
 @torch.compiler.disable
@@ -195,7 +196,7 @@ def pool_max(
     ids (n,) int64.
     """
     pooled: torch.Tensor = _PoolMax.apply(parameter, ids, offsets, sparse, on_dense_gradient)
-    return pooled
+    return pooled.to(parameter.dtype)
 
 
 def pool_vectors(

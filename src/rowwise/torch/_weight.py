@@ -15,6 +15,7 @@ from rowwise.store import BagGradient, HostStore, in_memory
 from rowwise.table import Table
 from rowwise.torch._device import DeviceStore, emulates
 from rowwise.torch._gradient import RowGradientTensor, as_row_gradient
+from rowwise.torch._half import HALVES, array_over, host_table
 from rowwise.torch._parameter import TableMemory, TableParameter
 
 # The rowwise optimizers that are alive.
@@ -31,6 +32,7 @@ class SteppedByRow:
     grad: Any
     shape: Any
     device: Any
+    dtype: Any
 
     def can_defer_bags(self, accumulation: Any) -> bool:
         """Return whether the next step takes the bags, and nobody sees this gradient before."""
@@ -57,7 +59,8 @@ class SteppedByRow:
     def set_gradient(self, gradient: BagGradient | torch.Tensor | None) -> None:
         """Take back what `gradient_for_step` gave."""
         if isinstance(gradient, BagGradient):
-            self.grad, self.bags = no_rows(tuple(self.shape), self.device), gradient
+            rows = no_rows(tuple(self.shape), self.device).to(self.dtype)
+            self.grad, self.bags = rows, gradient
         else:
             self.grad = gradient
 
@@ -77,7 +80,7 @@ class SteppedByRow:
         """Return torch's gradient, in which the bags are summed by row; outside of dispatch."""
         if self.bags is not None:
             summed = self.table.store.coalesce(self.bags)
-            rows = sparse_rows(summed.ids, summed.values, tuple(self.shape))
+            rows = sparse_rows(summed.ids, summed.values, tuple(self.shape)).to(self.dtype)
             self.grad = rows if self.grad is None else self.grad + rows
             self.bags = None
         return self.grad
@@ -92,6 +95,7 @@ class Weight(SteppedByRow, TableParameter):
 
     last_step: tuple[float, int] | None = None  # learning rate and iteration
     follows: bool = False  # whether the table goes along to a GPU
+    rounding: str | None = None  # of weights of 16 bits; None: no table holds them
     skipped_row: int | None = None  # of a table on a device: a row that no step touches
 
     def __new__(cls, data: Any = None, requires_grad: bool = True) -> Any:
@@ -125,28 +129,30 @@ class Weight(SteppedByRow, TableParameter):
         elif (reason := _owner_of(self) or self._obstacle(values)) is not None:
             self.fall_back_to_dense(reason)
             self.data = values
-        elif values.shape != self.shape:
-            follows = self.follows
+        elif values.shape != self.shape or values.dtype != self.dtype:
+            follows, rounding = self.follows, self.rounding
             self._become_ordinary()
             self.data = values
-            move_to_table(self, follows)
+            move_to_table(self, follows, rounding)
         elif values.data_ptr() != self.memory.alias.data_ptr():
             table, alias = self.table, values.detach()
             self.memory.release()
             if isinstance(table.store, DeviceStore):
                 table.store.use_memory(alias)
             else:
-                in_memory(table.store).use_memory(alias.numpy())
+                in_memory(table.store).use_memory(array_over(alias))
             self.rebind(table, alias)
             if ordinary:
                 self._adopt(given)  # the caller may hold it, and sees training in it
 
     def _obstacle(self, values: torch.Tensor) -> str | None:
-        return obstacle(values, self.follows) or _order_of(values)
+        return obstacle(values, self.follows, self.rounding) or _order_of(values)
 
     def _moves_to(self, values: torch.Tensor) -> bool:
         """Return whether the table can go to the device of values of its own shape."""
         if values.device == self.device or values.shape != self.shape or _owner_of(self):
+            return False
+        if values.dtype != self.dtype:
             return False
         return self.follows and self._obstacle(values) is None
 
@@ -206,6 +212,7 @@ class Weight(SteppedByRow, TableParameter):
             "asked_sparse",
             "bags",
             "follows",
+            "rounding",
             "last_step",
             "skipped_row",
         ):
@@ -224,43 +231,57 @@ class Weight(SteppedByRow, TableParameter):
 
     def _copied(self, memo: dict[int, Any]) -> torch.Tensor:
         # A copy has an optimizer of its own, or none: the slots stay here.
-        return weight_of(
-            self.as_ordinary(), self.requires_grad, self.table.is_trained(), self.follows
-        )
+        own = self.as_ordinary(), self.requires_grad, self.table.is_trained(), self.follows
+        return weight_of(*own, *self._how_rounded())
 
     def _reduced(self) -> tuple[Any, ...]:
         trained = torch.from_numpy(self.table.is_trained())
         own = self._apart(), self.requires_grad, trained
+        if self.rounding is not None:
+            return weight_of, (*own, self.follows, *self._how_rounded())
         return weight_of, (*own, True) if self.follows else own
+
+    def _how_rounded(self) -> tuple[str | None, int | None]:
+        """Return the rounding, and the seed where it is random."""
+        store = self.table.store
+        return self.rounding, store.rounding_seed if isinstance(store, HostStore) else None
 
 
 _GRADIENT_SETTERS = (torch.Tensor.grad.__set__, torch.Tensor.grad.__delete__)
 
 
 def weight_of(
-    values: torch.Tensor, requires_grad: bool = True, trained: Any = None, follows: bool = False
+    values: torch.Tensor,
+    requires_grad: bool = True,
+    trained: Any = None,
+    follows: bool = False,
+    rounding: str | None = None,
+    seed: int | None = None,
 ) -> Weight:
     """Return a weight on a new table that holds a copy of values (rows, dim).
 
     Args:
-        values: (rows, dim) float32.
+        values: (rows, dim) float32, or of 16 bits with a rounding.
         requires_grad: of the weight.
         trained: (rows,) which rows count as trained; all unless given.
         follows: whether the table goes along to a GPU.
+        rounding, seed: see `rowwise.torch._half.host_table`.
     """
     values = values.detach()
-    table = table_of(values.clone() if follows else values, follows)
+    table = table_of(values.clone() if follows else values, follows, rounding, seed)
     table.mark_trained(None if trained is None else torch.as_tensor(trained).nonzero()[:, 0])
     weight = Weight.over(table, requires_grad)
-    weight.follows = follows
+    weight.follows, weight.rounding = follows, rounding
     return weight
 
 
-def table_of(values: torch.Tensor, follows: bool) -> Table:
+def table_of(
+    values: torch.Tensor, follows: bool, rounding: str | None = None, seed: int | None = None
+) -> Table:
     """Return a table of values (rows, dim): a copy, or on a device that memory itself."""
-    if follows and lies_on_device(values.device):
+    if follows and lies_on_device(values.device) and values.dtype not in HALVES:
         return Table.of_store(DeviceStore.over(values))
-    return Table(*values.shape, init=lambda _: values.cpu().numpy())
+    return host_table(values.cpu(), rounding, seed)
 
 
 def lies_on_device(place: torch.device) -> bool:
@@ -293,15 +314,19 @@ ForkingPickler.register(Weight, _reduce_for_process)
 ForkingPickler.register(TableParameter, _reduce_state_for_process)
 
 
-def obstacle(values: torch.Tensor, follows: bool = False) -> str | None:
+def obstacle(
+    values: torch.Tensor, follows: bool = False, rounding: str | None = None
+) -> str | None:
     """Return why a table cannot take the values of a tensor; None if it can.
 
     Args:
         values: of a weight.
         follows: whether the table goes along to a GPU.
+        rounding: of weights of 16 bits, which stay on the CPU; None: they are left to PyTorch.
     """
-    places = ("cpu", "cuda") if follows else ("cpu",)
-    if values.dtype is not torch.float32 or values.device.type not in places:
+    is_half = rounding is not None and values.dtype in HALVES
+    places = ("cpu", "cuda") if follows and not is_half else ("cpu",)
+    if not (is_half or values.dtype is torch.float32) or values.device.type not in places:
         return f"{values.dtype} on {values.device}"
     if values.layout is not torch.strided:
         return f"a weight of layout {values.layout}"
@@ -320,9 +345,11 @@ def _order_of(values: torch.Tensor) -> str | None:
     return None if values.is_contiguous() else "memory that is not contiguous"
 
 
-def table_can_hold(values: torch.Tensor, follows: bool = False) -> bool:
+def table_can_hold(
+    values: torch.Tensor, follows: bool = False, rounding: str | None = None
+) -> bool:
     """Return whether a table can take the values of a tensor, see `obstacle`."""
-    return obstacle(values, follows) is None
+    return obstacle(values, follows, rounding) is None
 
 
 def is_part(values: torch.Tensor) -> bool:
@@ -330,7 +357,9 @@ def is_part(values: torch.Tensor) -> bool:
     return values.layout is torch.strided and values.untyped_storage().nbytes() > values.nbytes
 
 
-def move_to_table(parameter: torch.nn.Parameter, follows: bool = False) -> None:
+def move_to_table(
+    parameter: torch.nn.Parameter, follows: bool = False, rounding: str | None = None
+) -> None:
     """Make a `Weight` of an ordinary parameter, in place: its memory is a new table's.
 
     Rowwise optimizers that have it among their parameters step it from now on.
@@ -338,12 +367,13 @@ def move_to_table(parameter: torch.nn.Parameter, follows: bool = False) -> None:
     Args:
         parameter: a table can take its values.
         follows: whether the table goes along to a GPU.
+        rounding: of weights of 16 bits.
     """
-    memory = TableMemory(table_of(parameter.detach(), follows), None)
+    memory = TableMemory(table_of(parameter.detach(), follows, rounding), None)
     parameter.data = memory.data
     parameter.__class__ = Weight
     parameter._bind(memory)
-    parameter.follows = follows
+    parameter.follows, parameter.rounding = follows, rounding
     for optimizer in list(optimizers):
         for group in optimizer.param_groups:
             if any(other is parameter for other in group["params"]):

@@ -19,6 +19,7 @@ from rowwise.torch._distant_step import (
     step_distant,
 )
 from rowwise.torch._gradient import RowGradientTensor
+from rowwise.torch._half import HALVES
 from rowwise.torch._lookup import rows_and_gradients, rows_of
 from rowwise.torch._parameter import TableParameter
 from rowwise.torch._rules import Group, learning_rate, next_iteration, rule_of
@@ -45,6 +46,16 @@ class TableOptimizer(_Base):
         super().__setstate__(state)
         for group in self.param_groups:
             self.ensure_bound(group)
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Load a state; that of weights of 16 bits stays float32, where PyTorch would round it."""
+        super().load_state_dict(state_dict)
+        for saved, group in zip(state_dict["param_groups"], self.param_groups, strict=True):
+            for number, weight in zip(saved["params"], group["params"], strict=True):
+                if isinstance(weight, Weight) and weight.dtype in HALVES:
+                    for name, value in state_dict["state"].get(number, {}).items():
+                        if isinstance(value, torch.Tensor) and value.dtype is torch.float32:
+                            self.state[weight][name] = value.clone()
 
     def ensure_bound(self, group: Group) -> None:
         """Make this optimizer the owner of the group's embeddings."""

@@ -44,7 +44,7 @@ def release_slots(weight: Weight, state: State) -> None:
     """Leave the table without a rule, and the state with ordinary tensors: torch steps now."""
     for name, value in list(state.items()):
         if isinstance(value, TableParameter):
-            state[name] = value.as_ordinary().clone()
+            state[name] = value.as_ordinary().to(weight.dtype, copy=True)
     weight.table.rule = None
 
 

@@ -1,0 +1,61 @@
+"""Weights of 16 bits as tensors: NumPy has no bfloat16, of which a table's array has the bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rowwise.table import Table
+
+HALVES = (torch.bfloat16, torch.float16)
+
+
+def check_rounding(rounding: str | None) -> None:
+    """Refuse a rounding that there is not.
+
+    Raises:
+        ValueError: with those that there are.
+    """
+    if rounding not in (None, "nearest", "stochastic"):
+        raise ValueError(f"rounding={rounding!r} is not 'nearest', 'stochastic' or None")
+
+
+def tensor_over(array: NDArray[Any], dtype: str) -> torch.Tensor:
+    """Return a tensor over an array that holds weights of dtype."""
+    if dtype != "bfloat16":
+        return torch.from_numpy(array)
+    bits = torch.from_numpy(array)
+    # Not a view of `bits`, which would be one more user of the storage.
+    whole = torch.empty(0, dtype=torch.bfloat16)
+    return whole.set_(bits.untyped_storage(), 0, bits.shape, bits.stride())
+
+
+def array_over(tensor: torch.Tensor) -> NDArray[Any]:
+    """Return an array over a tensor's memory, the other way round."""
+    if tensor.dtype is not torch.bfloat16:
+        return tensor.numpy()
+    return tensor.view(torch.int16).numpy().view(np.uint16)
+
+
+def host_table(values: torch.Tensor, rounding: str | None, seed: int | None = None) -> Table:
+    """Return a new table that holds a copy of values (rows, dim), in their dtype.
+
+    Args:
+        values: float32, bfloat16 or float16.
+        rounding: "nearest" or "stochastic"; None for float32.
+        seed: of random rounding; PyTorch's generator draws one unless given.
+    """
+    values = values.detach()
+    if values.dtype not in HALVES:
+        return Table(*values.shape, init=lambda _: values.numpy())
+    dtype = str(values.dtype).removeprefix("torch.")
+    if rounding == "stochastic" and seed is None:
+        seed = int(torch.randint(2**63 - 1, ()))
+    how = rounding or "nearest"
+    table = Table(*values.shape, init="zeros", dtype=dtype, rounding=how, seed=seed)
+    for rows in torch.arange(len(values)).split(max(1, (1 << 18) // values.shape[1])):
+        table.store.write(values[rows].float().numpy(), rows.numpy())
+    return table
