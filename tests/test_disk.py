@@ -296,13 +296,14 @@ def test_what_the_disk_does_not_take_is_kept_until_it_does(call, tmp_path, monke
     assert everything(tables[1]) == everything(tables[0])
 
 
-def test_a_forked_child_leaves_its_parents_rows_alone(tmp_path):
+@pytest.mark.parametrize("call", ["lookup", "prefetch"])
+def test_a_forked_child_leaves_its_parents_rows_alone(call, tmp_path):
     tables = pair(tmp_path)
     train(tables, 10)
     child = os.fork()
     if child == 0:
         try:
-            tables[1].lookup(np.arange(ROWS))
+            getattr(tables[1], call)(np.arange(ROWS))
         except RuntimeError as error:
             os._exit(0 if "save the table there" in str(error) else 2)
         os._exit(1)

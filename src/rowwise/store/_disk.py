@@ -202,6 +202,7 @@ class DiskStore:
             IndexError: an id outside the table.
         """
         check_range(ids, self._rows)
+        self._check_process()
         with self._lock:
             self._finish_prefetch()
             missing = np.unique(ids[self._frame_of[ids] < 0])[: self._at_once]
@@ -479,6 +480,7 @@ class DiskStore:
         return self._lock
 
     def _flush(self) -> None:
+        self._check_process()
         self._finish_prefetch()
         self._write_back(np.flatnonzero(self._dirty))
 
@@ -509,11 +511,7 @@ class DiskStore:
 
     def _frames(self, ids: Ids) -> Ids:
         """Return the frames (...,) of rows ids (...,), which are all in memory then."""
-        if os.getpid() != self._process:
-            raise RuntimeError(
-                "this table's rows lie in a file that is shared with the process that made it: a "
-                "child would change its parent's rows; save the table there and load it here"
-            )
+        self._check_process()
         self._tick += 1
         frames = self._frame_of[ids]
         absent = frames < 0
@@ -535,6 +533,18 @@ class DiskStore:
                 self._bring(missing[part])
             frames = self._frame_of[ids]
         return frames.astype(np.int64)
+
+    def _check_process(self) -> None:
+        """Refuse a forked child, whose writes would go into its parent's file.
+
+        Raises:
+            RuntimeError: this process is not the one that made the file.
+        """
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "this table's rows lie in a file that is shared with the process that made it: a "
+                "child would change its parent's rows; save the table there and load it here"
+            )
 
     def _bring(self, rows: Ids) -> None:
         places = self._file.places(rows)
