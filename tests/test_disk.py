@@ -9,6 +9,7 @@ import pytest
 
 from helpers.rules import each
 from rowwise import Table, _native
+from rowwise.rules import Lion
 from rowwise.store import BagGradient, Bags, DiskStore, in_memory
 
 ROWS, DIM = 400, 5
@@ -342,9 +343,24 @@ def test_the_least_memory_is_enough(tmp_path):
         Table(ROWS, DIM, "adam", scratch=tmp_path, memory=least - 1)
 
 
-def test_a_rule_that_visits_every_row_is_refused(tmp_path):
+def test_a_step_whose_decay_takes_all_of_a_row_is_refused(tmp_path):
     with pytest.raises(ValueError, match="learning_rate \\* weight_decay"):
         pair(tmp_path, "adamw")[1].update([1], np.ones((1, DIM)), 1e6)
+
+
+def test_a_rule_that_visits_every_row_is_refused(tmp_path):
+    dense = Lion(beta_1=0.5)
+    tables = pair(tmp_path, Lion())
+    train(tables, 5)
+    for change in (
+        lambda: Table(ROWS, DIM, dense, scratch=tmp_path, memory=SMALL),
+        lambda: setattr(tables[1], "rule", dense),
+        lambda: tables[1].set_hyperparameters(dense),
+    ):
+        with pytest.raises(ValueError, match=r"every step of Lion.* visits every row"):
+            change()
+    train(tables, 5, seed=1)
+    assert everything(tables[1]) == everything(tables[0])
 
 
 def test_layers_over_an_array_of_all_rows_are_refused(tmp_path):
