@@ -92,6 +92,19 @@ def test_a_file_holds_rows_and_slots(tmp_path):
 
 
 @on_torch
+def test_files_of_weights_alone_are_refused_before_anything_is_written(tmp_path):
+    model = pair(tmp_path)[1]
+    whole, alone = tmp_path / "model.keras", tmp_path / "model.weights.h5"
+    model.save(whole)
+    before = bits(model)
+    for call in (lambda: model.save_weights(alone), lambda: model.load_weights(whole)):
+        with pytest.raises(ValueError, match=r"model\.save\(path\).*layer\.table\.save\(path\)"):
+            call()
+    assert not alone.exists()
+    assert bits(model) == before
+
+
+@on_torch
 def test_rows_start_as_the_initializer_says(tmp_path):
     def rows(initializer):
         layer = rowwise.keras.Embedding(

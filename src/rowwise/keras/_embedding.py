@@ -430,7 +430,7 @@ class Embedding(keras.layers.Embedding):
     def load_own_variables(self, store: Any) -> None:
         """Load the weights from a file; the rows count as trained."""
         if self._is_on_disk():
-            return  # `load_assets` loads them
+            return  # `load_assets` loads them; Keras's files of weights alone are refused
         super().load_own_variables(store)
         self._mark_trained()
 

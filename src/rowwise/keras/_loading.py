@@ -105,3 +105,21 @@ def compile_from_config(original: Any, model: Any, config: Any) -> Any:
         if config.get("jit_compile") or str(module).startswith(_TORCH_OPTIMIZERS):
             config = {**config, "jit_compile": "auto"}
     return original(model, config)
+
+
+def refuse_weights_alone(original: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    """Save or load the weights of a model without rows on a disk. Wraps Keras's functions.
+
+    Raises:
+        ValueError: a layer has rows on a disk, whose table's file is an asset, and there are none.
+    """
+    skipped = kwargs.get("objects_to_skip") or ()
+    for layer in id_layers_in(model):
+        on_disk = isinstance(layer, Embedding) and layer._is_on_disk()
+        if on_disk and not any(layer is one for one in skipped):
+            raise ValueError(
+                "a file of weights alone has no rows from a disk, as those of layer "
+                f"{layer.name!r} are; take model.save(path) and keras.saving.load_model(path) for "
+                "the whole model, or layer.table.save(path) for the rows"
+            )
+    return original(model, *args, **kwargs)

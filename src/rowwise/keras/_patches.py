@@ -114,7 +114,10 @@ def _everywhere() -> list[Patch]:
 
 
 def _on_torch() -> list[Patch]:
-    return []
+    from keras.src.saving import saving_lib
+
+    names = ("save_weights_only", "load_weights_only")
+    return [Patch(saving_lib, name, _loading.refuse_weights_alone) for name in names]
 
 
 def _on_jax() -> list[Patch]:
