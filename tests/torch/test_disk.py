@@ -268,6 +268,26 @@ def test_memory_and_scratch_come_together(tmp_path):
         rowwise.torch.Embedding(ROWS, DIM, memory="1GiB")
 
 
+@pytest.mark.parametrize(
+    ("kind", "ids", "rate", "error", "message"),
+    [
+        (rowwise.torch.Embedding, range(ROWS), 0.01, MemoryError, "400 distinct rows does not fit"),
+        (rowwise.torch.Embedding, [[3]], 1e6, ValueError, r"learning_rate \* weight_decay"),
+        (rowwise.torch.EmbeddingBag, [[3]], 1e6, ValueError, r"learning_rate \* weight_decay"),
+    ],
+    ids=["room", "decay", "decay of bags"],
+)
+def test_a_step_that_is_refused_changes_no_parameter(kind, ids, rate, error, message, tmp_path):
+    model = torch.nn.Sequential(torch.nn.Linear(DIM, 1), on_disk(tmp_path, kind))
+    optimizer = optim.AdamW(model.parameters(), lr=rate)
+    before = model[0].weight.tolist(), bits(model[1])
+    model[0](model[1](torch.tensor(ids))).square().sum().backward()
+    with pytest.raises(error, match=message):
+        optimizer.step()
+    assert (model[0].weight.tolist(), bits(model[1])) == before
+    assert not optimizer.state
+
+
 def test_a_dense_model_learns_beside_it(tmp_path):
     results = []
     for module in pair(tmp_path):

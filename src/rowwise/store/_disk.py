@@ -262,13 +262,9 @@ class DiskStore:
             ValueError: a step whose weight decay takes all of a row at once. In each case nothing
                 has changed.
         """
-        if step.decay_factor <= 0:
-            raise ValueError(
-                f"learning_rate * weight_decay = {1 - step.decay_factor:g} must be below 1 for a "
-                "table on disk"
-            )
         bags = gradient.plan if isinstance(gradient, BagGradient) else None
         ids = gradient.ids if bags is None else bags.ids  # type: ignore[union-attr]
+        self.check_step(self.rule, ids, step)
         check_range(ids, self._rows)
         with self._lock:
             if self._steps_in_era >= _MOST_STEPS or step.epsilon_factor < self._epsilon_factor:
@@ -289,6 +285,23 @@ class DiskStore:
                 if moves and native.steps > steps:
                     self._steps_in_era += 1
                     self._epsilon_factor = step.epsilon_factor
+
+    def check_step(self, rule: Rule | None, ids: Ids, step: StepParams) -> None:
+        """Refuse a step of rows ids (...,) by a rule; nothing changes here.
+
+        Raises:
+            MemoryError: the cache cannot hold the batch's rows.
+            ValueError: a rule whose every step visits every row, or weight decay that takes all of
+                a row at once.
+        """
+        _refuse_dense(rule)
+        if step.decay_factor <= 0:
+            raise ValueError(
+                f"learning_rate * weight_decay = {1 - step.decay_factor:g} must be below 1 for a "
+                "table on disk"
+            )
+        if ids.size > len(self._row_of):
+            self._check_room(np.unique(ids).size)
 
     def materialize(self, ids: Ids | None = None) -> None:
         """Bring rows up to date in place; no value changes beyond rounding.

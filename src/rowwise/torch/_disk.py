@@ -10,6 +10,7 @@ import torch
 
 from rowwise._binding import OptimizerBinding
 from rowwise.files._container import Container
+from rowwise.rules import Rule
 from rowwise.store import BagGradient, Folder
 from rowwise.table import Table
 from rowwise.torch._distant import DistantWeight, check_place
@@ -58,6 +59,20 @@ class DiskWeight(SteppedByRow, DistantWeight):
     def is_skipped(self, found_inf: float) -> bool:
         """Return whether a gradient scaler found infinity."""
         return bool(found_inf)
+
+    def check_step(self, rule: Rule, rate: float, iteration: int) -> None:
+        """Refuse a step that would fail with the present gradient, before it has begun.
+
+        Raises:
+            MemoryError, ValueError: see `DiskStore.check_step`.
+        """
+        gradient = self.gradient_for_step()
+        if gradient is None:
+            return
+        bags = isinstance(gradient, BagGradient)
+        ids = gradient.plan.ids if bags else rows_and_gradients(gradient)[0]
+        store: Any = self.table.store
+        store.check_step(rule, ids, rule.step_params(rate, iteration))
 
     def step(self, rate: float, iteration: int, factor: float) -> None:
         """Make a step of the table with the gradient, times factor, if there is one."""

@@ -6,6 +6,7 @@ from typing import Any, NoReturn, Self
 
 import torch
 
+from rowwise.rules import Rule
 from rowwise.sharded import ShardedTable
 from rowwise.table import Table
 
@@ -55,6 +56,9 @@ class DistantWeight(torch.Tensor):
     def is_skipped(self, found_inf: float) -> bool:
         """Return whether a step is left out, where a gradient scaler found infinity or not."""
         raise NotImplementedError
+
+    def check_step(self, rule: Rule, rate: float, iteration: int) -> None:
+        """Refuse a step that would fail with the present gradient, before it has begun."""
 
     def step(self, rate: float, iteration: int, factor: float) -> None:
         """Make a step of the table with the gradient, times factor, if there is one."""

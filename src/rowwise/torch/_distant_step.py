@@ -74,6 +74,22 @@ def distant_set_aside(optimizer: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
+def check_distant(optimizer: Any) -> None:
+    """Refuse a step of a weight on a disk that would fail, before any parameter has changed.
+
+    Raises:
+        MemoryError, ValueError: see `DiskStore.check_step`.
+    """
+    found_inf = getattr(optimizer, "found_inf", None)
+    for group in optimizer.param_groups:
+        for weight in distant_weights(group):
+            if weight.requires_grad and not (found_inf is not None and float(found_inf)):
+                iteration = int(optimizer.state.get(weight, {}).get("step", 0)) + 1
+                rate = learning_rate(group, iteration)
+                weight.check_step(rule_of(optimizer, group, {}), rate, iteration)
+
+
+@torch.no_grad()
 def step_distant(optimizer: Any) -> None:
     """Make one step of every distant weight: of a sharded one on every rank, in the same order."""
     scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)

@@ -14,6 +14,7 @@ from rowwise.store import BagGradient, RowGradient
 from rowwise.torch._device import DeviceStore
 from rowwise.torch._distant_step import (
     bind_distant,
+    check_distant,
     distant_set_aside,
     distant_weights,
     step_distant,
@@ -107,6 +108,7 @@ class TableOptimizer(_Base):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        check_distant(self)
         sparse_steps = []
         for group in self.param_groups:
             for weight in _weights(group):
