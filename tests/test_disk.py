@@ -1,7 +1,9 @@
 """Rows on a disk: the bits of a table in memory, whatever its cache holds."""
 
+import copy
 import errno
 import os
+import pickle
 import threading
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from helpers.rules import each
 from rowwise import Table, _native
+from rowwise.dynamic import DynamicTable
 from rowwise.rules import Lion
 from rowwise.store import BagGradient, Bags, DiskStore, in_memory
 
@@ -361,6 +364,14 @@ def test_a_rule_that_visits_every_row_is_refused(tmp_path):
             change()
     train(tables, 5, seed=1)
     assert everything(tables[1]) == everything(tables[0])
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("kind", [Table, DynamicTable])
+def test_copies_that_memory_might_not_hold_are_refused(kind, again, tmp_path):
+    table = kind(ROWS, DIM, "adam", scratch=tmp_path, memory=2 * SMALL)
+    with pytest.raises(TypeError, match="save it to a file, and load that with scratch="):
+        again(table)
 
 
 def test_layers_over_an_array_of_all_rows_are_refused(tmp_path):

@@ -30,6 +30,7 @@ from rowwise.store import (
     RowStore,
     TableState,
 )
+from rowwise.store._disk import check_copyable
 from rowwise.store._memory import bytes_of, check_fits, stored_as
 from rowwise.store._table_file import load_state, save_state
 from rowwise.text import Vocabulary
@@ -627,6 +628,7 @@ class Table:
         self.__dict__.update(other.__dict__)
 
     def __getstate__(self) -> TableState:
+        check_copyable(self.store)
         with self.store.frozen():
             return self._completed(self.store.state()).copy()
 

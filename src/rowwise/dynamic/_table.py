@@ -17,6 +17,7 @@ from rowwise.dynamic._starts import RowInit, RowStarts
 from rowwise.files._container import Container
 from rowwise.rules import Rule
 from rowwise.store import Folder, TableState
+from rowwise.store._disk import check_copyable
 from rowwise.store._locks import new_lock
 from rowwise.store._table_file import load_state, save_state
 from rowwise.table import Floats, Table, cached_bytes
@@ -403,6 +404,7 @@ class DynamicTable:
             self._moves += 1
 
     def __getstate__(self) -> DynamicState:
+        check_copyable(self.table.store)
         with self._writing, self.table.store.frozen():
             state = self.state()
             return replace(state, table=state.table.copy())

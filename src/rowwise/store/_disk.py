@@ -727,6 +727,19 @@ class _Prefetch:
             self._read_all = True
 
 
+def check_copyable(store: object) -> None:
+    """Refuse a copy or a pickle of rows on a disk, which would bring them all into memory.
+
+    Raises:
+        TypeError: the rows lie on a disk.
+    """
+    if isinstance(store, DiskStore):
+        raise TypeError(
+            "a table whose rows lie on a disk cannot be copied or pickled: memory may not hold all "
+            "rows; save it to a file, and load that with scratch= and memory="
+        )
+
+
 def _refuse_dense(rule: Rule | None) -> None:
     if rule is not None and not rule.supports_lazy:
         raise ValueError(f"every step of {rule} visits every row: too slow for a table on disk")
