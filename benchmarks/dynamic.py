@@ -1,10 +1,12 @@
 """What any id costs: a dynamic table beside a plain one of the same rows.
 
     python benchmarks/dynamic.py [--rows 4000000] [--dim 64] [--batch 65536] [--sharded]
+    python benchmarks/dynamic.py --traffic
 
 The plain table is given row numbers; the dynamic one 64-bit hashes, or strings, of the same rows,
 all of them known. Then ids that nobody saw before: how many are admitted a second, each at the
 cost of another's row. Sharded tables are measured on one rank: its own work, without a wire.
+`--traffic` counts what each of two ranks sends for a batch of known ids, and measures no time.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -48,6 +51,34 @@ def works_of(table: Any, gradients: np.ndarray) -> dict[str, Callable[[Any], obj
     return {"lookup": table.lookup, "update": lambda ids: table.update(ids, gradients)}
 
 
+def print_traffic(rows: int, dim: int, batch: int) -> None:
+    """Print the megabytes that each of two ranks sends; the k-th of rows ids as often as 1 / k."""
+
+    def sent(exchange: ThreadExchange) -> dict[str, float]:
+        rng = np.random.default_rng(exchange.rank)
+        table = ShardedDynamicTable(4 * batch, dim, "adam", exchange=exchange, in_flight=1)
+        drawn = (rows ** rng.random(batch)).astype(np.int64)
+        ids = drawn * np.int64(0x1E3779B97F4A7C15)
+        gradients = rng.standard_normal((batch, dim)).astype(np.float32)
+        known = table.observe(ids)
+        works: dict[str, Callable[[], object]] = {
+            "observe": lambda: table.observe(ids),
+            "lookup": lambda: table.table.lookup(known),
+            "update": lambda: table.table.update(known, gradients),
+            "find": lambda: table.find(ids),
+        }
+        counts = {}
+        for name, work in works.items():
+            before = exchange.bytes_sent
+            work()
+            counts[name] = (exchange.bytes_sent - before) / 1e6
+        return counts
+
+    with ThreadPoolExecutor(2) as pool:
+        for rank, counts in enumerate(pool.map(sent, ThreadExchange.group(2))):
+            print(f"rank {rank} sends MB:", *(f"{name} {mb:.2f}" for name, mb in counts.items()))
+
+
 def main() -> None:
     """Measure, and print one line a piece of work."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -59,9 +90,13 @@ def main() -> None:
     parser.add_argument(
         "--processor", action="store_true", help="Measure processor time: others work here, too."
     )
+    parser.add_argument("--traffic", action="store_true", help="Count bytes of two ranks alone.")
     options = parser.parse_args()
     clock = time.process_time if options.processor else time.perf_counter
     rows, dim, batch = options.rows, options.dim, options.batch
+    if options.traffic:
+        print_traffic(rows, dim, batch)
+        return
     rng = np.random.default_rng(0)
     batches = [rng.integers(0, rows, batch) for _ in range(_WARM + _REPEATS)]
     gradients = rng.standard_normal((batch, dim)).astype(np.float32)
