@@ -209,9 +209,9 @@ class DiskStore:
             if not missing.size:
                 return
             self._tick += 1
-            places = self._file.places(missing)
+            offsets = self._file.offsets(missing)
             frames = self._free_frames(missing.size)
-            self._prefetching = _Prefetch(self, missing, places, frames)
+            self._prefetching = _Prefetch(self, missing, offsets, frames)
             self._prefetching.start()
 
     # ------------------------------------------------------------------ gradients
@@ -560,9 +560,9 @@ class DiskStore:
             )
 
     def _bring(self, rows: Ids) -> None:
-        places = self._file.places(rows)
+        offsets = self._file.offsets(rows)
         frames = self._free_frames(rows.size)
-        self._load(rows, places, frames)
+        self._load(rows, offsets, frames)
         self._publish(rows, frames)
 
     def _check_room(self, rows: int) -> None:
@@ -610,18 +610,18 @@ class DiskStore:
     def _write_back(self, frames: Ids) -> None:
         if not frames.size:
             return
-        self._finish_prefetch()  # places that it reads may be written to
+        self._finish_prefetch()  # what it reads may be written over
         for part in _parts(frames.size, self._at_once):
             rows = self._row_of[frames[part]]
             self._file.write(rows, frames[part])
             self._era_of[rows] = _PRESENT
             self._dirty[frames[part]] = False
 
-    def _load(self, rows: Ids, places: Ids, frames: Ids) -> None:
-        """Bring the records of rows, which are at places, into frames that nobody else uses."""
+    def _load(self, rows: Ids, offsets: Ids, frames: Ids) -> None:
+        """Bring the records of rows, which are at offsets, into frames that nobody else uses."""
         era = self._era_of[rows]
         new = era == _NEVER
-        self._file.read(places[~new], frames[~new])
+        self._file.read(offsets[~new], frames[~new])
         states = self._arrays[-1]
         states["last_step"][frames[era != _PRESENT]] = 0
         if new.any():
@@ -697,8 +697,8 @@ class DiskStore:
 class _Prefetch:
     """Rows on their way from the disk into frames that nobody else uses."""
 
-    def __init__(self, store: DiskStore, rows: Ids, places: Ids, frames: Ids) -> None:
-        self.rows, self._places, self.frames = rows, places, frames
+    def __init__(self, store: DiskStore, rows: Ids, offsets: Ids, frames: Ids) -> None:
+        self.rows, self._offsets, self.frames = rows, offsets, frames
         self._read_all = False
         self._thread = threading.Thread(target=self._read, args=(store,), daemon=True)
 
@@ -723,7 +723,7 @@ class _Prefetch:
 
     def _read(self, store: DiskStore) -> None:
         with suppress(OSError):
-            store._load(self.rows, self._places, self.frames)
+            store._load(self.rows, self._offsets, self.frames)
             self._read_all = True
 
 

@@ -22,11 +22,11 @@ _DEPTH = (
     128  # requests under way at once: a disk needs 64 to reach its speed, and more beside merges
 )
 _BLOCKS = (512, 4096)  # a disk's unit, where the system's cache is bypassed
-_UNIT = 8  # bytes: records, and so their places in a log, are multiples of it
+_UNIT = 8  # bytes: records, and so their offsets in a log, are multiples of it
 _LOG_SHARE = 4  # a region's log has room for one in so many of its records
 _LARGEST_REGION = 1 << 25  # bytes
 
-Numbers = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 
 class RecordFile:
@@ -79,8 +79,8 @@ class RecordFile:
         """Bytes of memory, of what is written last too."""
         return self._logged_at.nbytes + self._log_used.nbytes + self._packed.nbytes
 
-    def places(self, rows: Numbers) -> Numbers:
-        """Return where the records of rows (n,) are, once all that was written is there.
+    def offsets(self, rows: Integers) -> Integers:
+        """Return the bytes of the file where records of rows (n,) begin, with all writes done.
 
         They are there until `write` was called twice.
 
@@ -92,15 +92,15 @@ class RecordFile:
         log = self._log_of(rows // self._region_rows)
         return np.where(logged > 0, log + (logged - 1) * _UNIT, rows * self.stride)
 
-    def read(self, places: Numbers, frames: Numbers) -> None:
-        """Read the records at places (n,) into frames (n,).
+    def read(self, offsets: Integers, frames: Integers) -> None:
+        """Read the records at offsets (n,) into frames (n,).
 
         Raises:
             OSError: the disk fails.
         """
-        self._read(places, frames, self._parts)
+        self._read(offsets, frames, self._parts)
 
-    def read_into(self, rows: Numbers, arrays: list[NDArray[Any]]) -> None:
+    def read_into(self, rows: Integers, arrays: list[NDArray[Any]]) -> None:
         """Read the records of rows (n,) into other arrays of the same parts, (n, ...) each.
 
         Raises:
@@ -108,20 +108,20 @@ class RecordFile:
         """
         if rows.size:
             parts = [array.reshape(len(array), -1).view(np.uint8) for array in arrays]
-            self._read(self.places(rows), np.arange(len(rows)), parts)
+            self._read(self.offsets(rows), np.arange(len(rows)), parts)
 
-    def _read(self, places: Numbers, frames: Numbers, parts: list[NDArray[np.uint8]]) -> None:
-        if not places.size:
+    def _read(self, offsets: Integers, frames: Integers, parts: list[NDArray[np.uint8]]) -> None:
+        if not offsets.size:
             return
-        order = np.argsort(places)  # neighbours are read with one request
+        order = np.argsort(offsets)  # neighbours are read with one request
         error = _native.read_records(
-            self._file, self.stride, self._block, parts, places[order], frames[order], _DEPTH
+            self._file, self.stride, self._block, parts, offsets[order], frames[order], _DEPTH
         )
         _check(error, "reading")
 
     # ------------------------------------------------------------------ writing
 
-    def write(self, rows: Numbers, frames: Numbers) -> None:
+    def write(self, rows: Integers, frames: Integers) -> None:
         """Begin to write frames (n,), which are copied, as the records of distinct rows (n,).
 
         Raises:
@@ -193,7 +193,7 @@ class RecordFile:
             for end, part in zip(ends.tolist(), self._parts, strict=True)
         ]
 
-    def _merge(self, region: int, rows: Numbers, begins: Numbers) -> _Merge:
+    def _merge(self, region: int, rows: Integers, begins: Integers) -> _Merge:
         """Return what brings a region in order, with rows (n,) that were packed at begins (n,)."""
         start = region * self._region_rows
         logged_at = self._logged_at[start : start + self._region_rows]
@@ -210,7 +210,7 @@ class RecordFile:
             begins,
         )
 
-    def _fit(self, used: Numbers, sizes: Numbers) -> NDArray[np.bool_]:
+    def _fit(self, used: Integers, sizes: Integers) -> NDArray[np.bool_]:
         """Return which logs (n,) may take so many bytes more; regions of the others are merged.
 
         All logs together are at most half full. So some regions are merged at each write, those
@@ -240,11 +240,11 @@ class RecordFile:
 class _Appends:
     """Records that go to the logs of their regions."""
 
-    rows: Numbers
-    logged_at: Numbers
-    regions: Numbers
-    log_used: Numbers
-    pieces: tuple[Numbers, Numbers, Numbers]  # begins of what was packed, bytes, places
+    rows: Integers
+    logged_at: Integers
+    regions: Integers
+    log_used: Integers
+    pieces: tuple[Integers, Integers, Integers]  # begins of what was packed, bytes, offsets
 
     def run(self, file: RecordFile, packed: NDArray[np.uint8]) -> None:
         """Write them; once more, if that failed."""
@@ -263,10 +263,10 @@ class _Merge:
     region: int
     home: tuple[int, int]  # begin, bytes
     log: tuple[int, int]
-    logged: Numbers  # numbers of records in the region
-    logged_from: Numbers
-    newest: Numbers
-    newest_from: Numbers
+    logged: Integers  # numbers of records in the region
+    logged_from: Integers
+    newest: Integers
+    newest_from: Integers
 
     def run(self, file: RecordFile, packed: NDArray[np.uint8]) -> None:
         """Write it; once more, if that failed."""
