@@ -394,6 +394,33 @@ def test_a_fit_that_failed_leaves_nothing_that_counts_as_fitted():
         model.predict(["tea"])
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_fit_that_failed_leaves_the_model_as_it_was(stopped, monkeypatch):
+    texts = ["black tea", "green tea", "a red car", "a fast car"] * 5
+    model = TextClassifier(max_epochs=2).fit(texts, ["drink", "drink", "ride", "ride"] * 5)
+    scores = model.decision_function(["a cup of tea"])
+    if stopped:  # by Ctrl-C while readings are compared
+        monkeypatch.setattr("rowwise.sklearn._recipe.Recipe.choose", _interrupt)
+    with pytest.raises(KeyboardInterrupt if stopped else ValueError):
+        model.set_params(lowercase=False).fit(["", " "] * 5, ["x", "y"] * 5)
+    assert model.predict(["a cup of tea"]).tolist() == ["drink"]
+    assert model.lowercase_
+    np.testing.assert_array_equal(model.decision_function(["a cup of tea"]), scores)
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("value", [7, 0.3, -1, np.nan])
+def test_of_several_labels_each_partial_fit_takes_0_and_1_alone(value):
+    model = TextClassifier().partial_fit(["black tea", "a red car"], [[1, 0], [0, 1]])
+    before = model.decision_function(["tea"])
+    with pytest.raises(ValueError, match=rf"y has {value} at position \(1, 1\)"):
+        model.partial_fit(["black tea", "a red car"], np.array([[1, 0], [0, value]]))
+    np.testing.assert_array_equal(model.decision_function(["tea"]), before)
+
+
 def test_class_weights_of_numbers_come_back_from_a_file(tmp_path):
     texts = ["black tea", "green tea", "a red car", "a fast car"] * 5
     model = TextClassifier(class_weight={0: 2.0, 1: 1.0}).fit(texts, [0, 0, 1, 1] * 5)

@@ -55,12 +55,20 @@ class Labels:
         """Return the probabilities (count, K) that texts' labels stand for: 0 or 1.
 
         Raises:
-            ValueError: a label that is not among `classes`.
+            ValueError: a label that is not among `classes`; of several labels, a number other than
+                0 and 1.
         """
         y = np.asarray(y)
         if self.multilabel:
             if y.ndim != 2 or y.shape[1] != len(self.classes):
                 raise ValueError(f"y has shape {y.shape}, not (n, {len(self.classes)})")
+            wrong = np.argwhere((y != 0) & (y != 1))
+            if len(wrong):
+                row, column = wrong[0].tolist()
+                raise ValueError(
+                    f"y has {y.tolist()[row][column]!r} at position ({row}, {column}); give 1 for "
+                    "a label that the text has, 0 for one that it has not"
+                )
             return y.astype(np.float32)
         which = np.minimum(np.searchsorted(self.classes, y), len(self.classes) - 1)
         unknown = np.flatnonzero(self.classes[which] != y)

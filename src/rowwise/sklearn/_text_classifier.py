@@ -129,7 +129,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on texts and their labels.
 
-        An interrupt (Ctrl-C) ends training with a warning; the best epoch so far is kept.
+        An interrupt (Ctrl-C) ends training with a warning; the best epoch so far is kept. A fit
+        that ends in an error, or is interrupted before the first epoch ends, changes nothing.
 
         Args:
             X: n texts; a list or a column (NumPy, pandas, polars, pyarrow).
@@ -173,7 +174,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self._check_parameters()
         texts = list(checked_texts(cells(X, "X")))
         check_lengths(texts, y)
-        labels = self._set_labels(y)
+        labels = Labels.of(y)
         targets = labels.targets(y, len(texts))
         if validation is None:
             training, held_out = split(targets, self.validation_fraction, self.random_state)
@@ -188,10 +189,11 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         examples = Examples(texts, targets, weights, training, held_out)
         if self.verbose:
             on_epoch, on_try = on_epoch or print, on_try or print
-        recipe, self._reading = self._recipe(), self._first_reading()
+        recipe, reading = self._recipe(labels.multilabel), self._first_reading()
         if len(held_out):
-            self._reading = recipe.choose(self._reading, self._changes(), examples, on_try)
-        made = recipe.train(self._reading, examples, on_step, on_epoch)
+            reading = recipe.choose(reading, self._changes(), examples, on_try)
+        made = recipe.train(reading, examples, on_step, on_epoch)
+        self.classes_, self.multilabel_, self._reading = labels.classes, labels.multilabel, reading
         self._features, self._model = made.features, made.model
         names = ("loss", "val_loss", "val_accuracy")
         self.history_ = {name: [getattr(x, name) for x in made.rounds] for name in names}
@@ -241,9 +243,10 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         check_lengths(texts, y)
         first = not hasattr(self, "_model")
         if first:
-            self._set_labels(y, classes)
+            labels = Labels.of(y, classes)
+            self.classes_, self.multilabel_ = labels.classes, labels.multilabel
             self._reading = self._first_reading()
-            self._features = self._recipe().features(self._reading)
+            self._features = self._recipe(self.multilabel_).features(self._reading)
             self.history_ = {"loss": [], "val_loss": [], "val_accuracy": []}
             self.n_iter_ = 0
         labels = Labels(self.classes_, self.multilabel_)
@@ -253,14 +256,16 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         text = self._reading.text(texts)
         source_rows = self._features.learn(text, everything)
         if first:
-            self._model = self._recipe().model(self._features, targets.shape[1])
+            self._model = self._recipe(self.multilabel_).model(self._features, targets.shape[1])
         elif (source_rows < 0).any():
             self._model.table.remap(source_rows, init="zeros")
         batches = Batches(self._features.encoder(text), targets, weights)
         order = np.random.default_rng((self.random_state, self.n_iter_)).permutation(everything)
         if len(order):
             training = Training(self._features, self._model)
-            loss = training.epoch(batches, order, self.n_iter_ + 1, self._recipe().schedule)
+            loss = training.epoch(
+                batches, order, self.n_iter_ + 1, self._recipe(self.multilabel_).schedule
+            )
             self.history_["loss"].append(loss)
             self.history_["val_loss"].append(math.nan)
             self.history_["val_accuracy"].append(math.nan)
@@ -439,11 +444,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     # ------------------------------------------------------------------ labels and parameters
 
-    def _set_labels(self, y: Any, classes: Any = None) -> Labels:
-        labels = Labels.of(y, classes)
-        self.classes_, self.multilabel_ = labels.classes, labels.multilabel
-        return labels
-
     def _first_reading(self) -> Reading:
         reading = Reading()
         if self.lowercase != "auto":
@@ -457,7 +457,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         changes = ((self.lowercase, KEPT_CASE), (self.char_ngrams, MORE_NGRAMS))
         return [change for given, change in changes if given == "auto"]
 
-    def _recipe(self) -> Recipe:
+    def _recipe(self, multilabel: bool) -> Recipe:
         return Recipe(
             self.word_ngrams,
             self.min_count,
@@ -465,7 +465,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             self.max_features,
             self.dim,
             self.init_from,
-            self.multilabel_,
+            multilabel,
             Schedule(
                 self.max_epochs,
                 self.patience,
