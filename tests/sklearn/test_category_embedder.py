@@ -57,6 +57,17 @@ def test_fit_transform_gives_rows_that_do_not_know_their_examples_y():
     np.testing.assert_array_equal(alone.fit_transform(X, y), alone.transform(X))
 
 
+def test_an_examples_own_number_has_no_part_in_its_rows():
+    X, _ = shops(60)
+    y = np.random.default_rng(0).normal(size=60)
+    other = y.copy()
+    other[7] += 1e3
+    embedder = CategoryEmbedder(max_epochs=2, validation_fraction=0)
+    rows, changed = embedder.fit_transform(X, y), embedder.fit_transform(X, other)
+    np.testing.assert_array_equal(rows[7], changed[7])
+    assert (rows != changed).any()
+
+
 def test_rows_of_other_trainings_mean_the_same():
     X, y = shops()
     embedder = CategoryEmbedder(dim=2, max_epochs=20)

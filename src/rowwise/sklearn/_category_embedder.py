@@ -37,7 +37,8 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
 
     Rows of categories with few examples remember the y of those examples. An estimator behind them
     must not learn to trust that, so `fit_transform`, which pipelines call, cross-fits as
-    scikit-learn's `TargetEncoder` does: an example's rows come from a training without it.
+    scikit-learn's `TargetEncoder` does: an example's rows come from a training without it. Only the
+    number of epochs is chosen with all examples.
 
     Args:
         dim: length of a row, for all columns, or one number a column; the fourth root of the number
@@ -120,7 +121,8 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
         """Train the rows of categories, and return rows (n, sum of dims) of X.
 
         An example's rows are not those that `transform` returns, but of a training on the other
-        parts of X, of as many epochs and with the same start, so that they do not know its y.
+        parts of X and y, with the same start. Its y has a part only in the number of epochs, which
+        is `best_epoch_` for all.
 
         Args:
             X, y: see `fit`.
@@ -137,14 +139,15 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
         for part in np.array_split(order, folds):
             others = np.setdiff1d(order, part)
             model = self._new_model(targets, self._model.loss)
-            for _ in self._epochs(model, ids, targets, others, self.best_epoch_):
+            scaled = _scaled(targets, self._model.loss, others)
+            for _ in self._epochs(model, ids, scaled, others, self.best_epoch_):
                 pass
             untrained: Untrained = "mean" if self.untrained == "error" else self.untrained
             rows[part] = model.rows(ids[part], untrained)
         return rows
 
-    def _fit(self, X: Any, y: Any) -> tuple[Ids, Floats]:
-        """Fit, and return the rows (n, columns) of examples' categories and the targets."""
+    def _fit(self, X: Any, y: Any) -> tuple[Ids, NDArray[np.float64]]:
+        """Fit, and return the rows (n, columns) of examples' categories and `_targets`."""
         self._check_parameters()
         self.__dict__.pop("_model", None)  # if this fails, nothing counts as fitted
         X, y = validate_data(
@@ -155,7 +158,8 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
         self.categories_ = [_distinct(values) for values in columns]
         self._index = [{value: i for i, value in enumerate(c)} for c in self.categories_]
         ids = self._ids(columns)
-        self._model = self._best_of_epochs(self._new_model(targets, loss), ids, targets)
+        scaled = _scaled(targets, loss, np.arange(len(ids)))
+        self._model = self._best_of_epochs(self._new_model(targets, loss), ids, scaled)
         return ids, targets
 
     def transform(self, X: Any) -> Floats:
@@ -223,7 +227,7 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
         self.n_iter_ = len(self.history_["loss"])
         return best
 
-    def _new_model(self, targets: Floats, loss: Loss) -> CategoryModel:
+    def _new_model(self, targets: NDArray[Any], loss: Loss) -> CategoryModel:
         sizes = list(zip((len(c) + 1 for c in self.categories_), self._dims(), strict=True))
         return CategoryModel.create(sizes, self.hidden, targets.shape[1], loss, self.random_state)
 
@@ -256,18 +260,15 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
             count = min(max(round(self.validation_fraction * len(order)), 1), len(order) - 1)
         return np.sort(order[count:]), np.sort(order[:count])
 
-    def _targets(self, y: Any) -> tuple[Floats, Loss]:
+    def _targets(self, y: Any) -> tuple[NDArray[np.float64], Loss]:
+        """Return the targets (n, K) as they are given, or 0 and 1 for labels, and their loss."""
         kind = type_of_target(y, input_name="y", raise_unknown=True)
         if self.target_type == "continuous" or (
             self.target_type == "auto" and kind.startswith("continuous")
         ):
-            values = np.asarray(y, np.float64).reshape(len(y), -1)
-            deviations = values.std(axis=0)
-            return ((values - values.mean(axis=0)) / np.where(deviations, deviations, 1)).astype(
-                np.float32
-            ), "squared"
+            return np.asarray(y, np.float64).reshape(len(y), -1), "squared"
         if kind == "multilabel-indicator":
-            return np.asarray(y, np.float32), "sigmoid"
+            return np.asarray(y, np.float64), "sigmoid"
         if np.ndim(y) != 1 or kind not in ("binary", "multiclass"):
             raise ValueError(
                 f"y is {kind}, which target_type={self.target_type!r} does not take; give one "
@@ -278,7 +279,7 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
             raise ValueError(
                 f"y has one label alone, {labels.tolist()[0]!r}; two or more are needed"
             )
-        return np.eye(len(labels), dtype=np.float32)[which], "softmax"
+        return np.eye(len(labels))[which], "softmax"
 
     # ------------------------------------------------------------------ categories
 
@@ -342,6 +343,14 @@ class CategoryEmbedder(TransformerMixin, BaseEstimator):
         tags.target_tags.multi_output = True
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _scaled(targets: NDArray[np.float64], loss: Loss, examples: Ids) -> Floats:
+    """Return targets (n, K) for a loss: numbers with mean 0 and deviation 1 among examples."""
+    if loss == "squared":
+        mean, deviation = targets[examples].mean(axis=0), targets[examples].std(axis=0)
+        targets = (targets - mean) / np.where(deviation, deviation, 1)
+    return targets.astype(np.float32)
 
 
 def _mean_loss(model: CategoryModel, ids: Ids, targets: Floats) -> float:
