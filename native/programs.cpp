@@ -653,9 +653,10 @@ void ProgramTable::push_dense(const ProgramCall& call) {
     push_for(call, {std::move(ids), std::move(sums)});
 }
 
-// Returns the gradients that wait, each weighted, in order; with distinct ids if so asked for. What
-// no step leaves waiting may be taken instead of copied.
-RowGradients ProgramTable::weighted(std::span<const float> weights, bool distinct, bool take) {
+// Returns the gradients that wait, each weighted, in order; with distinct ids if so asked for. With
+// `taken`, one gradient alone, of weight 1, that no step leaves waiting is moved instead of copied,
+// and its place written there; `put_back` undoes it.
+RowGradients ProgramTable::weighted(std::span<const float> weights, bool distinct, int64_t* taken) {
     const std::lock_guard hold(mutex_);
     std::vector<std::pair<std::pair<int64_t, int64_t>, int64_t>> used;
     int64_t missing = 0, ids = 0;
@@ -684,7 +685,11 @@ RowGradients ProgramTable::weighted(std::span<const float> weights, bool distinc
         const int64_t place = used[0].second;
         const bool held = std::find(held_.begin(), held_.end(), place) != held_.end();
         RowGradients& own = pending_.at(place).gradients;
-        RowGradients rows = take && !held ? std::move(own) : copy_of(own);
+        if (taken && !held && factor(place) == 1) {
+            *taken = place;
+            return std::move(own);
+        }
+        RowGradients rows = copy_of(own);
         scale(rows.sums.data(), rows.sums.size, factor(place));
         return rows;
     }
@@ -702,6 +707,12 @@ RowGradients ProgramTable::weighted(std::span<const float> weights, bool distinc
     if (distinct && ids)
         rows = table_->sum_gradients(table_->plan(span_of(rows.ids)), span_of(rows.sums));
     return rows;
+}
+
+void ProgramTable::put_back(int64_t place, RowGradients rows) {
+    const std::lock_guard hold(mutex_);
+    const auto found = pending_.find(place);
+    if (found != pending_.end()) found->second.gradients = std::move(rows);
 }
 
 // Refuses a strict table's weights that are no weighted sum of what passes gave.
@@ -733,7 +744,7 @@ void ProgramTable::check_weights(std::span<const float> weights) const {
 
 RowGradients ProgramTable::summed(std::span<const float> weights) {
     const std::shared_lock open(open_);
-    return weighted(weights, true, false);
+    return weighted(weights, true);
 }
 
 int64_t ProgramTable::waiting() const {
@@ -762,14 +773,14 @@ void ProgramTable::clear_but(std::span<const float> weights) {
 }
 
 void ProgramTable::norm(const ProgramCall& call) {
-    const RowGradients rows = weighted(FloatArray(call.arguments[0]).values, true, false);
+    const RowGradients rows = weighted(FloatArray(call.arguments[0]).values, true);
     double sum = 0;
     for (const float g : rows.sums) sum += double{g} * double{g};
     *static_cast<float*>(call.out.data) = static_cast<float>(std::sqrt(sum));
 }
 
 void ProgramTable::finite(const ProgramCall& call) {
-    const RowGradients rows = weighted(FloatArray(call.arguments[0]).values, true, false);
+    const RowGradients rows = weighted(FloatArray(call.arguments[0]).values, true);
     const bool good =
         std::all_of(rows.sums.begin(), rows.sums.end(), [](float g) { return std::isfinite(g); });
     *static_cast<float*>(call.out.data) = good ? 1 : kNan;
@@ -794,19 +805,25 @@ void ProgramTable::make_step(const ProgramCall& call, double rate, int64_t itera
         throw Failure{Failure::Kind::step, "", rate, iteration};
     const bool clips = call.clip >= 0;
     const FloatArray weights(call.arguments[1]);
-    RowGradients rows = weighted(weights.values, clips, true);
+    int64_t taken = 0;
+    RowGradients rows = weighted(weights.values, clips, clips ? nullptr : &taken);
     if (clips) {
         const auto most = static_cast<float>(call.clip);
         for (float& g : rows.sums) g = g < -most ? -most : g > most ? most : g;  // a NaN stays
     }
-    if (call.rule != current_rule_ || table_->rule_version() != rule_version_) {
-        table_->set_hyperparameters(known.rule);
-        current_rule_ = changed_rule_ = call.rule;
-        rule_version_ = table_->rule_version();
+    try {
+        if (call.rule != current_rule_ || table_->rule_version() != rule_version_) {
+            table_->set_hyperparameters(known.rule);
+            current_rule_ = changed_rule_ = call.rule;
+            rule_version_ = table_->rule_version();
+        }
+        table_->update(rows, known.formula.at(rate, iteration), frozen_row_);
+    } catch (...) {  // the gradient waits on, for a step that succeeds
+        if (taken) put_back(taken, std::move(rows));
+        throw;
     }
-    table_->update(rows, known.formula.at(rate, iteration), frozen_row_);
-    if (!known.supports_lazy) table_->materialize();
     clear_but({});  // and with them those that nobody applied
+    if (!known.supports_lazy) table_->materialize();
 }
 
 void ProgramTable::discard(const ProgramCall& call) {

@@ -194,7 +194,8 @@ class ProgramTable {
     Buffer<int64_t> row_ids(const ProgramArray& ids) const;
     void push_for(const ProgramCall& call, RowGradients gradients);
     void make_step(const ProgramCall& call, double rate, int64_t iteration);
-    RowGradients weighted(std::span<const float> weights, bool distinct, bool take);
+    RowGradients weighted(std::span<const float> weights, bool distinct, int64_t* taken = nullptr);
+    void put_back(int64_t place, RowGradients rows);
     void check_weights(std::span<const float> weights) const;
     void clear_but(std::span<const float> weights);
     void write_token(const ProgramArray& out) const;

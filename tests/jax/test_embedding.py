@@ -208,6 +208,23 @@ def test_an_id_type_of_any_width_and_steps_of_a_rule_of_ours():
     np.testing.assert_array_equal(run.embedding(token, [[5]])[0, 0], run.array[5])
 
 
+def test_a_gradient_waits_on_where_its_step_fails():
+    embedding = rj.Embedding(3, 2, init="zeros")
+    loss = lambda token: embedding(token, jnp.array([1])).sum()  # noqa: E731
+    by_adam, by_sgd = (rj.optimizer(optax.sgd(0.1), rows) for rows in (rj.adam(0.1), rj.sgd(0.5)))
+    old = by_adam.init(embedding.token())
+    step = jax.jit(by_adam.update)
+    step(jax.grad(loss)(embedding.token()), old, embedding.token())
+    embedding.table.rule = rj.sgd(0.5).rule
+    token, before = embedding.token(), embedding.table.lookup([1])
+    gradient = jax.grad(loss)(token)
+    with pytest.raises(Error, match="the rule has slots"):
+        jax.block_until_ready(step(gradient, old, token))
+    by_sgd.update(gradient, by_sgd.init(token), token)
+    np.testing.assert_array_equal(embedding.table.lookup([1]), before - 0.5)
+    assert embedding.table.steps == 2
+
+
 def test_shapes_are_known_without_a_step():
     run = Run()
     loss = jax.eval_shape(run.jitted, run.params, run.state, IDS, ANSWERS)[2]
