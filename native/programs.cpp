@@ -799,7 +799,8 @@ void ProgramTable::step(const ProgramCall& call) {
 }
 
 void ProgramTable::make_step(const ProgramCall& call, double rate, int64_t iteration) {
-    const KnownRule& known = rules_.at(call.rule);
+    const int64_t rule = call.rule < 0 ? current_rule_ : call.rule;
+    const KnownRule& known = rules_.at(rule);
     const bool divides_by_0 = rate == 0 && known.formula.divides_by_rate;
     if (!std::isfinite(rate) || rate < 0 || iteration < 1 || divides_by_0)
         throw Failure{Failure::Kind::step, "", rate, iteration};
@@ -812,9 +813,9 @@ void ProgramTable::make_step(const ProgramCall& call, double rate, int64_t itera
         for (float& g : rows.sums) g = g < -most ? -most : g > most ? most : g;  // a NaN stays
     }
     try {
-        if (call.rule != current_rule_ || table_->rule_version() != rule_version_) {
+        if (rule != current_rule_ || table_->rule_version() != rule_version_) {
             table_->set_hyperparameters(known.rule);
-            current_rule_ = changed_rule_ = call.rule;
+            current_rule_ = changed_rule_ = rule;
             rule_version_ = table_->rule_version();
         }
         table_->update(rows, known.formula.at(rate, iteration), frozen_row_);

@@ -81,7 +81,7 @@ struct ProgramArray {
 struct ProgramCall {
     std::vector<ProgramArray> arguments;
     ProgramArray out;
-    int64_t rule = -1;              // of a step
+    int64_t rule = -1;              // of a step; -1: that of the last `use_rule` or step
     double clip = -1;               // of a step: the largest absolute value, or none if negative
     std::span<const int64_t> keys;  // of the tables whose failures are asked for
 };

@@ -208,6 +208,40 @@ def test_an_id_type_of_any_width_and_steps_of_a_rule_of_ours():
     np.testing.assert_array_equal(run.embedding(token, [[5]])[0, 0], run.array[5])
 
 
+def test_a_program_steps_by_the_rule_and_rate_that_the_table_has_when_it_runs(tmp_path):
+    table = rowwise.Table(3, 2, rowwise.rules.SGD(0.5), init="zeros")
+    embedding = rj.Embedding(table=table)
+    tx = rj.optimizer(optax.sgd(0.1))
+    state = tx.init([embedding.token()])
+
+    @jax.jit
+    def step(token, state):
+        loss = lambda params: embedding(params[0], jnp.array([1])).sum()  # noqa: E731
+        updates, state = tx.update(jax.grad(loss)([token]), state, [token])
+        return optax.apply_updates([token], updates)[0], state
+
+    def moved(token):
+        before = embedding.table.lookup([1])
+        token, _ = step(token, state)
+        return (before - embedding.table.lookup([1])).max(), token
+
+    by, token = moved(embedding.token())
+    assert by == 0.5
+    table.learning_rate = 0.25
+    by, token = moved(token)
+    assert by == 0.25
+    table.set_hyperparameters(rowwise.rules.SGD(0.001, weight_decay=0.5))
+    moved(embedding.token())
+    assert table.rule == rowwise.rules.SGD(0.001, weight_decay=0.5)
+    np.testing.assert_allclose(table.lookup([1]), -0.75 * (1 - 0.25 * 0.5) - 0.25)
+    table.rule = "adagrad"  # with other slots
+    by, token = moved(embedding.token())
+    np.testing.assert_allclose(by, 0.001 / np.sqrt(1.1), rtol=1e-3)
+    embedding.table.save(tmp_path / "rows.safetensors")
+    by, _ = moved(embedding.load(tmp_path / "rows.safetensors"))
+    assert embedding.table.steps == 5
+
+
 def test_a_gradient_waits_on_where_its_step_fails():
     embedding = rj.Embedding(3, 2, init="zeros")
     loss = lambda token: embedding(token, jnp.array([1])).sum()  # noqa: E731

@@ -15,7 +15,7 @@ from rowwise import _native
 from rowwise._checks import positive
 from rowwise._ids import as_ids, check_range
 from rowwise._init import Init
-from rowwise.jax._programs import CAPACITY, TableInPrograms
+from rowwise.jax._programs import CAPACITY, NO_RULE, TableInPrograms
 from rowwise.rules import Rule
 from rowwise.store import in_memory
 from rowwise.table import Table
@@ -152,10 +152,7 @@ class Embedding(TableInPrograms):
         table = self.table
         if rule is None:
             if table.rule is None:
-                raise ValueError(
-                    "the table has no rule; give one: "
-                    "rowwise.jax.optimizer(dense, rowwise.jax.adam(0.001))"
-                )
+                raise ValueError(NO_RULE)
             return table.rule
         before, store = table.rule, in_memory(table.store)
         if before is not None and replace(before, learning_rate=rule.learning_rate) == rule:

@@ -28,7 +28,8 @@ def optimizer(dense: Any, rows: RowOptimizer | Rule | None = None) -> Any:
     Args:
         dense: an `optax.GradientTransformation` for the dense parameters.
         rows: what steps the tables: one of this module's (`adam(0.001)`), or a `rowwise.rules.Rule`
-            with its learning rate; None for the rule that each table has.
+            with its learning rate; None for the rule and learning rate that each table has when the
+            step is made.
 
     Returns:
         an `optax.GradientTransformationExtraArgs`. Its `update` needs the parameters.
@@ -89,8 +90,8 @@ def optimizer(dense: Any, rows: RowOptimizer | Rule | None = None) -> Any:
         for token, gradient, count in zip(tokens, gradients, state.counts, strict=True):
             check_token(token)
             check_token(gradient)
-            own = token.embedding.use_rule(rule)
-            rate = by.rate(count) if by else token.embedding.table.learning_rate
+            own = token.embedding.use_rule(rule) if by else None
+            rate = by.rate(count) if by else token.embedding.own_rate(token.version)
             # A bad id is an error in the backward pass: no table steps before all are there.
             following = token.embedding.stepped(
                 own, None, token.version, gradient.version, count + 1, rate, True, after=weights

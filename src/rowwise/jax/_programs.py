@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 from rowwise.jax._deferred_errors import DeferredErrors
-from rowwise.jax._host_callback import call_table
+from rowwise.jax._host_callback import call, call_table
 from rowwise.jax._step_formula import step_formula
 from rowwise.rules import Rule
 from rowwise.store import in_memory
@@ -27,6 +27,7 @@ from rowwise.table import Table
 Floats = NDArray[np.float32]
 
 CAPACITY: int = _native.PROGRAM_CAPACITY  # gradients that can wait at once
+NO_RULE = "the table has no rule; give one: rowwise.jax.optimizer(dense, rowwise.jax.adam(0.001))"
 _orders = itertools.count()
 
 
@@ -131,9 +132,25 @@ class TableInPrograms(DeferredErrors):
         """Return the norm () of the gradients that wait, with these weights."""
         return call_table(self, "norm", (), np.float32, weights)
 
+    def own_rate(self, token: Any) -> Any:
+        """Return the learning rate () that the table has when the program runs.
+
+        The next step without a rule is by the table's rule of then.
+        """
+        return call(self.callback("read_own_rule"), (), np.float32, token)
+
+    def read_own_rule(self, out: Any, token: Any) -> None:
+        """Write the table's learning rate, and let programs know its rule."""
+        self.restore_rule()
+        rule = self._table.rule
+        if rule is None:
+            raise ValueError(NO_RULE)
+        self.number_of(rule)
+        out[...] = self._table.learning_rate
+
     def stepped(
         self,
-        rule: Rule,
+        rule: Rule | None,
         clipvalue: float | None,
         token: Any,
         weights: Any,
@@ -142,13 +159,14 @@ class TableInPrograms(DeferredErrors):
     ) -> Any:
         """Return the token after a step: numbers are (iteration, rate, whether now).
 
-        The step is made when the arrays `after` are there.
+        Without a rule the step is by the table's own, and its rate must come of `own_rate`. The
+        step is made when the arrays `after` are there.
         """
         kinds = ("int32", "float32", "bool")
         whole = (jnp.asarray(n, kind) for n, kind in zip(numbers, kinds, strict=True))
         batch = (token, weights, *whole, *after)
         made_with = {
-            "rule": self.number_of(rule),
+            "rule": -1 if rule is None else self.number_of(rule),
             "clip": -1.0 if clipvalue is None else float(clipvalue),
         }
         return call_table(self, "step", token.shape, np.float32, *batch, changes=True, **made_with)
