@@ -431,6 +431,14 @@ def test_training_goes_on_from_a_file_and_tokens_of_before_are_errors(tmp_path):
         rj.optimizer(optax.adam(0.1), rj.adagrad(0.1)).init([again.embedding.token()])
 
 
+def test_a_file_without_the_frozen_row_is_refused(tmp_path):
+    rowwise.Table(5, 2).save(tmp_path / "rows.safetensors")
+    embedding = rj.Embedding(9, 2, frozen_row=7)
+    with pytest.raises(ValueError, match=r"has 5 rows \(0..4\), and frozen_row=7 is none of them"):
+        embedding.load(tmp_path / "rows.safetensors")
+    assert embedding.shape == (9, 2)
+
+
 def test_a_copy_has_rows_of_its_own():
     run = Run().train(BATCHES[0])
     for copied in copy.deepcopy(run.params), pickle.loads(pickle.dumps(run.params)):

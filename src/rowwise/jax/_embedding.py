@@ -133,12 +133,18 @@ class Embedding(TableInPrograms):
         """Go on with the table of a file that `Table.save` wrote; return its token.
 
         Raises:
-            OSError, ValueError: see `rowwise.Table.load`; vectors of another length. Nothing has
-                changed.
+            OSError, ValueError: see `rowwise.Table.load`; vectors of another length, or no
+                frozen_row. Nothing has changed.
         """
         table = Table.load(path)
         if table.dim != self.shape[1]:
             raise ValueError(f"{path} has vectors of {table.dim} numbers, not {self.shape[1]}")
+        if self._frozen_row is not None and self._frozen_row >= table.rows:
+            raise ValueError(
+                f"{path} has {table.rows} rows (0..{table.rows - 1}), and frozen_row="
+                f"{self._frozen_row} is none of them; load it into an Embedding with another "
+                "frozen_row"
+            )
         assert self.table  # no step is being made
         self._table = table
         return self.token()
