@@ -191,8 +191,8 @@ struct Lanes {
         return s;
     }
 
-    // Whether no step can change a weight any more, whose coefficient is `bound` at most.
-    bool still(float bound, float decay) const {
+    // Return whether no step can change a weight any more, whose coefficient is `bound` at most.
+    bool at_rest(float bound, float decay) const {
         int moving = 0;
         for (int d = 0; d < kLanes; ++d) {
             const float most = (reach[d] * bound + decay * std::fabs(w[d])) * kRoom;
@@ -206,7 +206,8 @@ struct Lanes {
     // Goes through steps; returns whether the weights have come to rest.
     bool run(const MissedSteps& steps, float most_decay, const Hyperparameters& h) {
         for (uint32_t i = 0; i < steps.count; ++i) {
-            if (i % kLookEvery == 0 && still(steps.bound[i / kLookEvery], most_decay)) return true;
+            if (i % kLookEvery == 0 && at_rest(steps.bound[i / kLookEvery], most_decay))
+                return true;
             if constexpr (R::expands) {
                 const float decay = steps.decay[i], scale = steps.scale[i];
                 const float shrink = steps.shrink[i], epsilon = steps.epsilon[i];

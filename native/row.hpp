@@ -50,7 +50,7 @@ struct Row {
     }
 };
 
-// Says what rows missed, from their states and the clock.
+// Compute what rows missed, from their states and the clock.
 template <class R>
 struct Lag {
     const TableView& table;

@@ -23,7 +23,7 @@ from rowwise.table import Table
 
 @dataclass(frozen=True)
 class Token:
-    """What stands for a table among the parameters of a model.
+    """Stand for a table among the parameters of a model.
 
     A pytree with one leaf, which JAX differentiates, and `rowwise.jax.optimizer` steps.
 

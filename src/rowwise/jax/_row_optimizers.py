@@ -1,4 +1,4 @@
-"""What steps the rows of tables: rules with the numbers, names and defaults of optax's optimizers.
+"""Rules for the rows of tables, with the numbers, names and defaults of optax's optimizers.
 
 Each is one of optax's with the arguments that an exact lazy update takes. Not there, because no
 rule has their numbers: `optax.amsgrad`, RMSprop with Nesterov's momentum, and the rest.

@@ -1,4 +1,4 @@
-"""What a rule makes of a step's learning rate and iteration, for native code to compute."""
+"""Formulas by which native code computes a step's numbers from learning rate and iteration."""
 
 from __future__ import annotations
 

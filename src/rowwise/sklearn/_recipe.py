@@ -65,7 +65,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `TextClassifier` has parameters for, but for how texts are read."""
+    """Hold the parameters of `TextClassifier`, without those of how texts are read."""
 
     word_ngrams: int
     min_count: int
