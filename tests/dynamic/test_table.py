@@ -186,6 +186,33 @@ def test_an_error_in_on_evict_leaves_a_sound_table():
     assert (table.table.slot("momentum")[0] == 0).all()
 
 
+@pytest.mark.parametrize("read", ["lookup", "find", "pool", "save"])
+def test_rows_that_a_disk_failed_to_start_are_started_by_the_next_call(read, tmp_path, monkeypatch):
+    def fail(rows, starts):
+        raise OSError(28, "No space left on device")
+
+    gone = []
+    table = DynamicTable(1, DIM, "adam", in_flight=1, seed=0, on_evict=lambda *it: gone.append(it))
+    table.observe([1])
+    table.update([1], np.ones((1, DIM)))
+    trained = table.lookup([1])
+    with monkeypatch.context() as broken:
+        broken.setattr(table.table.store, "renew", fail)
+        with pytest.raises(OSError, match="No space left"):
+            table.observe([2])
+        with pytest.raises(OSError, match="No space left"):
+            table.save(tmp_path / "table") if read == "save" else getattr(table, read)([[2]])
+    assert [(ids.tolist(), vectors.tolist()) for ids, vectors in gone] == [([1], trained.tolist())]
+    fresh = DynamicTable(1, DIM, "adam", seed=0)
+    fresh.observe([2])
+    if read == "save":
+        table.save(tmp_path / "table")
+        table = DynamicTable.load(tmp_path / "table")
+    else:
+        getattr(table, read)([[2]])
+    assert table.table.lookup([0]).tobytes() == fresh.lookup([2]).tobytes()
+
+
 def test_a_bad_batch_changes_nothing():
     table = DynamicTable(4, DIM, "adam", seed=0)
     table.observe([1])

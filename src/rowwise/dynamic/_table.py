@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from rowwise.store._locks import new_lock
 from rowwise.store._table_file import load_state, save_state
 from rowwise.table import Floats, Table, cached_bytes
 
+T = TypeVar("T")
 OnEvict = Callable[[NDArray[Any], Floats], None]
 
 _RENEWED_AT_ONCE = 1 << 16  # rows
@@ -56,7 +57,8 @@ class DynamicTable:
     admission to eviction a row has the numbers of dense training, to the bits of a table that
     never evicted. An id without a row reads a row that it shares with others, and trains it.
 
-    Reads never write: `lookup` counts nothing, and any number of threads may look up at once.
+    `lookup` counts nothing, and any number of threads may look up at once. A table on a disk may
+    fail to start the rows that `observe` gave to ids; the next call of any kind does that first.
 
     Args:
         capacity: rows for ids.
@@ -175,8 +177,17 @@ class DynamicTable:
 
         Raises:
             TypeError, ValueError: ids of the other kind, or no ids.
+            OSError: the disk of the table fails.
         """
         return self._reading(lambda: self.table.lookup(self.index.find(ids)))
+
+    def find(self, ids: Any) -> Integers:
+        """Return the rows (...,) of ids (...,), unknown rows for those without one of their own.
+
+        Raises:
+            TypeError, ValueError, OSError: see `lookup`.
+        """
+        return self._reading(lambda: self.index.find(ids))
 
     def pool(
         self, ids: Any, offsets: Any = None, weights: Any = None, combiner: str = "mean"
@@ -216,21 +227,23 @@ class DynamicTable:
 
         Raises:
             TypeError, ValueError: ids of the other kind, or no ids. Nothing has changed then.
+            OSError: the disk of the table fails. The batch may have been counted; `on_evict` has
+                been called unless the evicted vectors could not be read.
         """
         with self._writing:
+            evicted = None
             self._moves += 1
             try:
                 try:
                     changes = self.index.observe(ids, self.steps, self._made)
-                    evicted = None
                     if self.on_evict is not None and len(changes.evicted):
                         evicted = self.table.lookup(changes.evicted_rows)
                 finally:  # Ctrl-C comes as an exception after the ids have changed, too
                     self._start_rows()
             finally:
                 self._moves += 1
-            if self.on_evict is not None and evicted is not None:
-                self.on_evict(changes.evicted, evicted)
+                if self.on_evict is not None and evicted is not None:
+                    self.on_evict(changes.evicted, evicted)
             return changes.rows
 
     def update(
@@ -350,8 +363,13 @@ class DynamicTable:
         return table
 
     def state(self) -> DynamicState:
-        """Return all that the table consists of; the rows are its own arrays, not copies."""
+        """Return all that the table consists of; the rows are its own arrays, not copies.
+
+        Raises:
+            OSError: the disk of the table fails.
+        """
         with self._writing:
+            self._start_rows()
             return DynamicState(
                 self.table.state(),
                 self.index.config(),
@@ -401,6 +419,7 @@ class DynamicTable:
             self._moves += 1
             self.index, self.starts = index, starts
             self._steps_before = steps - self.table.steps
+            self._made.clear()
             self._moves += 1
 
     def __getstate__(self) -> DynamicState:
@@ -423,6 +442,7 @@ class DynamicTable:
     # ------------------------------------------------------------------ inner parts
 
     def _start_rows(self) -> None:
+        """Start the rows of changed ids anew, those of an earlier call that failed among them."""
         while self._made:
             self._renew(*self._made[0][:2])
             del self._made[0]
@@ -432,13 +452,14 @@ class DynamicTable:
             part = slice(start, start + _RENEWED_AT_ONCE)
             self.table.store.renew(rows[part], self.starts.rows(keys[part], self.table.dim))
 
-    def _reading(self, read: Callable[[], Floats]) -> Floats:
+    def _reading(self, read: Callable[[], T]) -> T:
         """Find and read rows while none changes its id in between."""
         for _ in range(_TRIES):
             before = self._moves
-            if before % 2 == 0:
-                vectors = read()
+            if before % 2 == 0 and not self._made:
+                found = read()
                 if self._moves == before:
-                    return vectors
+                    return found
         with self._writing:
+            self._start_rows()
             return read()

@@ -79,7 +79,7 @@ class DynamicVariableBase(TableVariableBase):
     def rows_of(self, ids: NDArray[Any], observe: bool) -> NDArray[np.int64]:
         """Return the rows (...,) of ids, given as the layer gets them; count them, if asked to."""
         given = decode_ids(ids, self.dynamic.index.kind) if self.encoded else ids
-        return self.dynamic.observe(given) if observe else self.dynamic.index.find(given)
+        return self.dynamic.observe(given) if observe else self.dynamic.find(given)
 
     # ------------------------------------------------------------------ optimizers
 

@@ -126,7 +126,7 @@ class DynamicEmbedding(torch.nn.Module):
             self._bind_loaded_slots()
             rows = self.dynamic.observe(ids)
         else:
-            rows = self.dynamic.index.find(ids)
+            rows = self.dynamic.find(ids)
         vectors = lookup(self.weight, torch.from_numpy(rows), sparse=True)
         if training:
             dynamic = self.dynamic
