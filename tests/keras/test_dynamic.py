@@ -13,6 +13,7 @@ from side_by_side import BACKEND, only_jax, only_tensorflow, only_torch
 
 import rowwise.keras
 from rowwise.dynamic import DynamicTable
+from rowwise.keras import BackupAndRestore
 from rowwise.keras._encoded_ids import decode_ids
 
 CAPACITY, DIM, LENGTH, BATCH = 24, 3, 2, 6
@@ -187,7 +188,7 @@ def test_a_config_makes_the_same_layer():
     assert again.dynamic.starts == layer.dynamic.starts
 
 
-def test_a_copy_of_a_layer_goes_its_own_way():
+def test_training_a_layer_leaves_its_copy_unchanged():
     model, layer = make()
     ids, gradients = log(20)
     fit(model, ids, gradients)
@@ -196,6 +197,19 @@ def test_a_copy_of_a_layer_goes_its_own_way():
     before = contents(copied)[0]
     fit(model, ids + 3, gradients)
     assert contents(copied)[0] == before
+
+
+def test_a_checkpoint_of_other_ids_of_the_same_shape_is_refused_and_nothing_changes(tmp_path):
+    model, _ = make()
+    fit(model, *log(3), callbacks=[BackupAndRestore(tmp_path, delete_checkpoint=False)])
+    other = rowwise.keras.DynamicEmbedding(CAPACITY + 1, DIM, start(seed=4), encoded=True)
+    model = keras.Sequential([keras.Input((LENGTH, 2), dtype="int32"), other])
+    model.compile("adam", Product())
+    fit(model, *log(3, seed=1))
+    before = contents(other)
+    with pytest.raises(ValueError, match=f"of capacity={CAPACITY}, the table's of {CAPACITY + 1}"):
+        fit(model, *log(3), callbacks=[BackupAndRestore(tmp_path)])
+    assert contents(other) == before
 
 
 class Killed(BaseException):
@@ -209,7 +223,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_bits(tmp_path):
                 raise Killed
 
     def train(epochs):
-        backup = rowwise.keras.BackupAndRestore(tmp_path, delete_checkpoint=model is whole)
+        backup = BackupAndRestore(tmp_path, delete_checkpoint=model is whole)
         fit(model, *log(20), epochs=epochs, callbacks=[backup, Kill()])
 
     model, layer = make()

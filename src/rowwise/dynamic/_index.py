@@ -235,6 +235,24 @@ class IdIndex:
             "in_flight": self.in_flight,
         }
 
+    def check_fits(self, config: dict[str, Any]) -> None:
+        """Refuse the options of an index whose rows or ids are not like those of this one.
+
+        Args:
+            config: what `config` of the other index returned.
+
+        Raises:
+            KeyError: an option is missing.
+            ValueError: another capacity, kind of ids or number of unknown rows.
+        """
+        for name in ("capacity", "ids", "unknown_rows"):
+            own = self.config()[name]
+            if config[name] != own:
+                raise ValueError(
+                    f"the saved ids are of {name}={config[name]!r}, the table's of {own!r}; make "
+                    "the table with the options of the saved one"
+                )
+
     def state(self) -> dict[str, NDArray[Any]]:
         """Return all that the index holds, as arrays: copies, not the index's own."""
         state = self._native.state()

@@ -17,7 +17,7 @@ from rowwise.errors import DamagedFileError
 from rowwise.files._atomic import replacing
 from rowwise.files._container import Container, write
 from rowwise.keras._backend import backend
-from rowwise.keras._dynamic_variable import DynamicVariableBase
+from rowwise.keras._dynamic_variable import DynamicVariableBase, named_after
 from rowwise.keras._variable import TableVariableBase
 from rowwise.table import Table
 
@@ -144,15 +144,15 @@ class BackupAndRestore(keras.callbacks.Callback):
         with Container(folder / latest["state"]) as file:
             arrays = {name: file.read(name) for name in file.entries}
             numbers = file.about["random"]
+        ids = [
+            (variable, variable.read_ids(named_after(f"ids-{i}.", arrays)))
+            for i, variable in _dynamic(tables)
+        ]
         for variable, table in zip(tables, loaded, strict=True):
             variable.table.become(table)
             variable.rebind_table()
-        for i, variable in _dynamic(tables):
-            own = f"ids-{i}."
-            variable.load_ids(
-                {n.removeprefix(own): a for n, a in arrays.items() if n.startswith(own)},
-                counts=False,  # they are the table's
-            )
+        for variable, read in ids:
+            variable.dynamic.set_index(*read)
         for i, variable in enumerate(others):
             variable.assign(arrays[str(i)].reshape(variable.shape))
         for i, accumulator in _accumulators(others):

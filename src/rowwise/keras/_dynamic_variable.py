@@ -139,37 +139,37 @@ class DynamicVariableBase(TableVariableBase):
             **{f"counts.{name}": array for name, array in counts.items()},
         }
 
-    def load_ids(self, arrays: dict[str, NDArray[Any]], *, counts: bool = True) -> None:
-        """Take what `save_ids` returned; the index goes on with its own options.
+    def read_ids(self, arrays: dict[str, NDArray[Any]]) -> tuple[IdIndex, RowStarts, int]:
+        """Return the index, starts and steps of what `save_ids` returned; nothing changes.
 
-        Args:
-            arrays: see above.
-            counts: also of how often and when each row was updated.
+        The index has the options of this one.
 
         Raises:
             ValueError: ids of the other kind, or for another number of rows; damaged ones.
         """
+        own = self.dynamic.index
         try:
             about = json.loads(arrays[_ABOUT].tobytes())
-            own = self.dynamic.index.config()
-            for name in ("capacity", "ids", "unknown_rows"):
-                if about["index"][name] != own[name]:
-                    raise ValueError(
-                        f"{self.path}: the file's ids are of {name}={about['index'][name]!r}, "
-                        f"and the layer has {name}={own[name]!r}"
-                    )
-            parts: dict[str, dict[str, NDArray[Any]]] = {"ids": {}, "counts": {}}
-            for name, array in arrays.items():
-                if name != _ABOUT:
-                    kind, _, part = name.partition(".")
-                    parts[kind][part] = array
-            index = IdIndex.from_state(own, parts["ids"])
-            starts = RowStarts.of(**about["starts"])
-            if counts:
-                in_memory(self.table.store).load_counts(**parts["counts"])
-            self.dynamic.set_index(index, starts, about["steps"])
+            own.check_fits(about["index"])
+            index = IdIndex.from_state(own.config(), named_after("ids.", arrays))
+            return index, RowStarts.of(**about["starts"]), int(about["steps"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"{self.path}: the file's ids are damaged: {error!r}") from None
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+
+    def load_ids(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Take what `save_ids` returned, and how often and when each row was updated.
+
+        Raises:
+            ValueError: see `read_ids`; counts of another number of rows.
+        """
+        ids = self.read_ids(arrays)
+        try:
+            in_memory(self.table.store).load_counts(**named_after("counts.", arrays))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{self.path}: the file's counts are damaged: {error!r}") from None
+        self.dynamic.set_index(*ids)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -183,3 +183,12 @@ class DynamicVariableBase(TableVariableBase):
         super().__setstate__(state)
         self._left = weakref.WeakKeyDictionary()
         self.put_index(*behind)
+
+
+def named_after(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the arrays whose names begin with a prefix, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }

@@ -466,19 +466,18 @@ class ShardedDynamicTable:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = dict(file)
         about, sizes = json.loads(arrays.pop("about").tobytes()), arrays.pop("lengths")
-        own = self._about()
-        for name in ("capacity", "ids", "unknown_rows"):
-            own[name], about[name] = own["index"][name], about["index"][name]
-        for name in ("buckets", "capacity", "ids", "unknown_rows"):
-            if own[name] != about[name]:
-                raise ValueError(
-                    f"the state's ids are of {name}={about[name]!r}, the table's of {own[name]!r}"
-                )
-        buckets, starts = self.index.buckets, RowStarts.of(**about["starts"])
+        buckets, index = self.index.buckets, self.index.indexes[0]
+        if about["buckets"] != buckets:
+            raise ValueError(
+                f"the saved ids are of buckets={about['buckets']}, the table's of {buckets}; make "
+                f"the table with buckets={about['buckets']}"
+            )
+        index.check_fits(about["index"])
+        starts = RowStarts.of(**about["starts"])
         self.index = IdBuckets.from_state(
             buckets,
             span_of(buckets, self._exchange.rank, self._exchange.ranks),
-            own["index"],
+            index.config(),
             list(arrays),
             sizes.reshape(buckets, len(arrays)),
             lambda name: arrays[name],
