@@ -44,12 +44,16 @@ def train(embedding, optimizer, exchange, batches):
     return read
 
 
-def of_table(exchange):
-    """What the table alone reads and comes to, on one rank."""
-    table = ShardedDynamicTable(
+def table_alone(exchange):
+    """Return a table that begins as the module's."""
+    return ShardedDynamicTable(
         CAPACITY, DIM, pytorch.Adam(), exchange=exchange, init="normal", init_scale=1.0, **OPTIONS
     )
-    read = []
+
+
+def of_table(exchange):
+    """Return what the table alone reads and comes to, on one rank."""
+    table, read = table_alone(exchange), []
     for ids, gradients in log(60):
         rows = table.observe(ids)
         read.append(table.table.lookup(rows))
@@ -75,26 +79,32 @@ def test_a_module_trains_to_the_bits_of_a_table(ranks):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_prefetched_batch_is_counted_once(ranks):
-    def run(exchange, prefetch):
+    def mine(exchange):
+        return [[share(part, exchange.rank, ranks) for part in batch] for batch in log(40)]
+
+    def prefetched(exchange):
         embedding, optimizer = make(exchange)
-        batches = list(log(40))
-        read = []
+        batches, read = mine(exchange), []
         for number, (ids, weights) in enumerate(batches):
-            mine = (share(part, exchange.rank, ranks) for part in (ids, weights))
-            ids, weights = mine
-            following = share(batches[(number + 1) % 40][0], exchange.rank, ranks)
             vectors = embedding(torch.from_numpy(ids))
             read.append(vectors.detach().numpy().copy())
-            if prefetch:
-                with embedding.prefetch(torch.from_numpy(following)):
-                    step(optimizer, vectors, weights)
-            else:  # the batch is observed as early
-                embedding.dynamic.observe(following)
-                embedding._observed = following, embedding.dynamic.find(following)
+            with embedding.prefetch(torch.from_numpy(batches[(number + 1) % 40][0])):
                 step(optimizer, vectors, weights)
-        return np.concatenate(read).tobytes(), embedding.dynamic.ids().tolist()
+            embedding.eval()(torch.from_numpy(ids))
+            embedding.train()
+        return np.concatenate(read).tobytes(), embedding.dynamic.ids_state()
 
-    assert run_ranks(ranks, lambda e: run(e, True)) == run_ranks(ranks, lambda e: run(e, False))
+    def observed_by_hand(exchange):
+        dynamic, batches, read = table_alone(exchange), mine(exchange), []
+        rows = dynamic.observe(batches[0][0])
+        for number, (_, gradients) in enumerate(batches):
+            read.append(dynamic.table.lookup(rows))
+            following = dynamic.observe(batches[(number + 1) % 40][0])
+            dynamic.table.update(rows, gradients, 0.05)
+            rows = following
+        return np.concatenate(read).tobytes(), dynamic.ids_state()
+
+    assert run_ranks(ranks, prefetched) == run_ranks(ranks, observed_by_hand)
 
 
 def test_evaluation_changes_nothing():

@@ -181,11 +181,14 @@ class ShardedDynamicEmbedding(ShardedEmbedding):
         refuse_trace()
         ids = as_array(input)
         training = self.training and torch.is_grad_enabled() and self.weight.requires_grad
-        observed, self._observed = self._observed, None
-        if training and observed is not None and np.array_equal(observed[0], ids):
-            rows = observed[1]
+        if training:
+            observed, self._observed = self._observed, None
+            if observed is not None and np.array_equal(observed[0], ids):
+                rows = observed[1]
+            else:
+                rows = self.dynamic.observe(ids)
         else:
-            rows = self.dynamic.observe(ids) if training else self.dynamic.find(ids)
+            rows = self.dynamic.find(ids)
         vectors: torch.Tensor = Lookup.apply(self.weight, rows, None, None, None)
         if training:
             in_flight = self.dynamic.index.indexes[0].in_flight
