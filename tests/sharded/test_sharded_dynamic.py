@@ -260,6 +260,30 @@ def test_other_arguments_or_calls_of_a_rank_raise_on_all():
         run_ranks(2, lambda e: make(e, evict="oldest"))
 
 
+def test_an_error_of_on_evict_on_one_rank_raises_on_all_and_leaves_a_sound_table():
+    def run(exchange, on_evict):
+        table = make(exchange, on_evict=on_evict)
+        errors = []
+        for ids, gradients in log(40):
+            try:
+                rows = table.observe(ids)
+            except OSError as error:
+                errors.append(str(error))
+                rows = table.find(ids)
+            table.table.update(rows, gradients)
+        return errors, table.ids_state(), table.table.to_numpy().tobytes()
+
+    def fail(ids, vectors):
+        raise OSError("the cache is down")
+
+    expected = run_ranks(2, lambda e: run(e, None))[0][1:]
+    found = run_ranks(2, lambda e: run(e, fail if e.rank else lambda ids, vectors: None))
+    for errors, *came in found:
+        assert errors == found[0][0]
+        assert set(errors) == {"rank 1: the cache is down"}
+        assert tuple(came) == expected
+
+
 def test_a_rank_that_dies_ends_the_others():
     def run(exchange):
         table = make(exchange)

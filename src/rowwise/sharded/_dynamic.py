@@ -6,6 +6,7 @@ import io
 import json
 import os
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any, Literal, NoReturn, Self
 
 import numpy as np
@@ -61,11 +62,11 @@ class ShardedDynamicTable:
             there will ever be ranks. More of them cost more calls a batch, fewer spread ids less
             evenly over ranks.
         ids, admit_after, evict, ttl, unknown_rows, evict_share, in_flight: see
-            `rowwise.dynamic.IdIndex`; shares are of a bucket. With `ttl` a row goes when its bucket
-            next has a batch.
+            `rowwise.dynamic.IdIndex`; shares are of a bucket.
         init, init_scale, seed: see `rowwise.dynamic.DynamicTable`; without a seed that of rank 0.
         on_evict: called on every rank with the ids (n,) that lost their rows in its buckets, and
-            the vectors (n, dim) they had. All ranks give one, or none does.
+            the vectors (n, dim) they had, after the change. All ranks give one, or none does. An
+            error that it raises on one rank is raised by `observe` on all of them.
         scratch, sums, parts: see `ShardedTable`.
 
     Attributes:
@@ -298,8 +299,11 @@ class ShardedDynamicTable:
             changes = self.index.observe(asked.ids, self.steps)
             rows = asked.answer(changes.rows).reshape(shape)
             vectors = self._start_rows(changes)
-        if self._on_evict is not None and len(changes.evicted):
-            self._on_evict(changes.evicted, vectors)
+        if self._on_evict is not None and vectors is not None:
+            error = None
+            if len(changes.evicted):
+                _, error = attempt(partial(self._on_evict, changes.evicted, vectors))
+            self.table.store.agree("observe", error)
         return rows
 
     def update(
@@ -326,10 +330,14 @@ class ShardedDynamicTable:
             check_finite=check_finite,
         )
 
-    def _start_rows(self, changes: BucketChanges) -> Floats:
-        """Start the rows that were given to ids; return the vectors of those evicted, if asked."""
+    def _start_rows(self, changes: BucketChanges) -> Floats | None:
+        """Start the rows that were given to ids.
+
+        Returns:
+            the vectors of the ids evicted here; None where no rank evicted any, or none asks.
+        """
         store, exchange = self.table.store, self._exchange
-        layout, none = store.layout, np.empty((0, self.dim), np.float32)
+        layout = store.layout
         position = layout.positions(changes.admitted_rows)
         holder = position // layout.block
         counts = store._no_counts()
@@ -337,7 +345,7 @@ class ShardedDynamicTable:
         counts[:, 1] = len(order)
         counts[:, 2] = len(changes.evicted) if self._on_evict is not None else 0
         came = agree(exchange, store._call("renew"), counts)
-        vectors = none
+        vectors = None
         if came[:, 2].any():
             found, wanted = store._fetch(changes.evicted_rows, store._vectors, 0)
             vectors = found[wanted.inverse]
