@@ -337,13 +337,19 @@ def test_ids_are_encoded_without_loss():
     np.testing.assert_array_equal(decode_ids(encoded, "integers"), ids)
     np.testing.assert_array_equal(rowwise.keras.encode_ids(ids.view(np.uint64)), encoded)
     texts = np.array([["tea", ""], ["Übergröße", "a\0b"]])
-    for given in (texts, np.char.encode(texts, "utf-8")):
+    encoded_texts = np.char.encode(texts, "utf-8")
+    for given in (texts, texts.tolist(), encoded_texts, encoded_texts.tolist()):
         decoded = decode_ids(rowwise.keras.encode_ids(given), "strings")
         assert decoded.tolist() == texts.tolist()
     with pytest.raises(ValueError, match="'teapot' has 6 bytes"):
         rowwise.keras.encode_ids(["teapot"], width=3)
     with pytest.raises(ValueError, match="ends in the character 0"):
-        rowwise.keras.encode_ids(np.array(["a\0"], object))
+        rowwise.keras.encode_ids(["a\0"])
+    for mixed in (["tea", 1], ["tea", 2.5], [b"tea", 1]):
+        with pytest.raises(TypeError, match="ids are strings here, not"):
+            rowwise.keras.encode_ids(mixed)
+    with pytest.raises(ValueError, match=r"353 is no byte \(0\.\.255\)"):
+        decode_ids(np.array([[353, 98]]), "strings")
     with pytest.raises(ValueError, match=r"\(\.\.\., 2\), as encode_ids makes them"):
         decode_ids(encoded[..., :1], "integers")
     with pytest.raises(ValueError, match=f"{LARGE} is no half of an id"):

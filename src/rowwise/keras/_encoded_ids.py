@@ -38,7 +38,12 @@ def encode_ids(ids: Any, width: int | None = None) -> NDArray[Any]:
         [[116, 101, 97, 0], [99, 117, 112, 0]]
     """
     array = np.asarray(ids)
-    if array.dtype.kind == "S":
+    kind = array.dtype.kind
+    if kind in "SU" and not isinstance(ids, np.ndarray):
+        array = np.asarray(
+            ids, object
+        )  # NumPy's strings lose zeros at the end, and take in numbers
+    if kind == "S":
         array = as_texts(array)
     if array.dtype.kind not in "OU":
         whole, shape = pack(array, "integers")
@@ -71,6 +76,11 @@ def decode_ids(encoded: NDArray[Any], kind: IdKind) -> NDArray[Any]:
     if kind == "strings":
         if len(shape) < 1 or not shape[-1]:
             raise ValueError(f"encoded strings are (..., width), not {shape}")
+        wrong = encoded[(encoded < 0) | (encoded > 255)]
+        if wrong.size:
+            raise ValueError(
+                f"{wrong[0]} is no byte (0..255); give what encode_ids makes of strings"
+            )
         text = np.ascontiguousarray(encoded.astype(np.uint8, copy=False))
         return as_texts(text.view(f"S{shape[-1]}").reshape(shape[:-1]))
     if shape[-1:] != (2,):
@@ -83,7 +93,7 @@ def decode_ids(encoded: NDArray[Any], kind: IdKind) -> NDArray[Any]:
 
 
 def as_texts(encoded: NDArray[Any]) -> NDArray[Any]:
-    """Return strings (...,), as objects, of bytes in UTF-8.
+    """Return strings (...,), as objects, of bytes in UTF-8; what is no bytes stays as it is.
 
     Raises:
         ValueError: bytes that are no UTF-8.
@@ -91,7 +101,7 @@ def as_texts(encoded: NDArray[Any]) -> NDArray[Any]:
     texts = np.empty(encoded.size, object)
     for i, one in enumerate(encoded.reshape(-1).tolist()):
         try:
-            texts[i] = one.decode("utf-8", "surrogatepass")
+            texts[i] = one.decode("utf-8", "surrogatepass") if isinstance(one, bytes) else one
         except UnicodeDecodeError as error:
             raise ValueError(f"id {one!r} is not UTF-8: {error.reason}") from None
     return texts.reshape(encoded.shape)
