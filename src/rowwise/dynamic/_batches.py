@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise._ids import as_ids
+from rowwise._mix import mix
 
 IdKind = Literal["integers", "strings"]
 Integers = NDArray[np.int64]
 # The UTF-8 bytes of strings one after the other, and the offsets (n + 1,) at which each begins.
 PackedStrings = tuple[NDArray[np.uint8], NDArray[np.int64]]
 Packed = Integers | PackedStrings
+
+_PRIME = np.uint64(0x9E3779B97F4A7C15)
 
 
 def pack(ids: Any, kind: IdKind) -> tuple[Packed, tuple[int, ...]]:
@@ -92,25 +95,14 @@ def take(packed: Packed, positions: NDArray[np.int64]) -> Packed:
     return text[np.arange(ends[-1]) + moved], ends
 
 
-_PRIME = np.uint64(0x9E3779B97F4A7C15)
-
-
 def hashes(packed: Packed) -> NDArray[np.uint64]:
     """Return a hash (n,) of each id, the same in every process and version."""
     if not isinstance(packed, tuple):
-        return _mixed(packed.view(np.uint64))
+        return mix(packed.view(np.uint64) + _PRIME)
     text, offsets = packed
     sizes = lengths(packed)
     place = np.arange(len(text)) - np.repeat(offsets[:-1], sizes)
     powers = np.cumprod(np.full(int(sizes.max(initial=0)), _PRIME), dtype=np.uint64)
     sums = np.zeros(len(text) + 1, np.uint64)
     np.cumsum((text.astype(np.uint64) + np.uint64(1)) * powers[place], out=sums[1:])
-    return _mixed(sums[offsets[1:]] - sums[offsets[:-1]] + sizes.astype(np.uint64))
-
-
-def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return numbers whose every bit depends on every bit (the finalizer of SplitMix64)."""
-    mixed = numbers + _PRIME
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    return mix(sums[offsets[1:]] - sums[offsets[:-1]] + sizes.astype(np.uint64) + _PRIME)

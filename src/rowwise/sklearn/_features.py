@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rowwise._mix import mix
 from rowwise.sklearn._words import Words, is_unspaced, is_word, ranges
 from rowwise.store import Bags
 
@@ -33,13 +34,6 @@ _CHUNK = 1 << 21  # features at once
 _UNSPACED_NGRAMS = 4  # of characters of a script without spaces
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 _BEGIN, _END = 0x110000, 0x110001  # code points that no text has
-
-
-def mix(keys: Keys) -> Keys:
-    """Return keys whose bits all depend on all bits (splitmix64's finalizer)."""
-    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return keys ^ (keys >> np.uint64(31))
 
 
 @dataclass(frozen=True)
