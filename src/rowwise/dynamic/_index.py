@@ -25,7 +25,7 @@ Evict = Literal["lru", "lfu"]
 
 @dataclass(frozen=True)
 class Changes:
-    """What `IdIndex.observe` did.
+    """Changes that `IdIndex.observe` made.
 
     Attributes:
         rows: (...,) int64, the row of each id of the batch.

@@ -1,4 +1,4 @@
-"""What a row starts with when an id gets it: numbers that depend on the seed and the id alone."""
+"""Starting values of rows that ids get: numbers that depend on the seed and the id alone."""
 
 from __future__ import annotations
 

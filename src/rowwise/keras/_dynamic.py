@@ -182,7 +182,7 @@ class DynamicEmbedding(keras.layers.Layer):
 
     @property
     def on_evict(self) -> OnEvict | None:
-        """What is called with the ids that lost their rows, and their vectors; it may be set."""
+        """Function called with the ids that lost their rows, and their vectors; it may be set."""
         return self._on_evict
 
     @on_evict.setter

@@ -67,7 +67,7 @@ class DynamicVariableBase(TableVariableBase):
 
     @property
     def on_evict(self) -> OnEvict | None:
-        """What is called with what was evicted."""
+        """Function called with the ids that lost their rows, and their vectors."""
         return self._on_evict
 
     @on_evict.setter

@@ -1,4 +1,4 @@
-"""What a layer's rows start with: Keras's own numbers, drawn a block of rows at a time.
+"""Starting values of a layer's rows: Keras's own numbers, drawn a block of rows at a time.
 
 An initializer of Keras draws a whole array, and some take several of that size to make it. Each
 backend can draw the same numbers from any row on, so that a table needs no memory but its own.

@@ -200,7 +200,7 @@ class ShardedDynamicTable:
 
     @property
     def on_evict(self) -> OnEvict | None:
-        """What is called with what was evicted on this rank."""
+        """Function called with the ids that lost their rows on this rank, and their vectors."""
         return self._on_evict
 
     def find(self, ids: Any) -> Integers:

@@ -18,7 +18,7 @@ from rowwise.dynamic._batches import Integers, Packed, count, hashes, take
 
 @dataclass(frozen=True)
 class BucketChanges:
-    """What `IdBuckets.observe` did; see `rowwise.dynamic.Changes`.
+    """Changes that `IdBuckets.observe` made; see `rowwise.dynamic.Changes`.
 
     Attributes:
         rows: (n,) the row of each id of the batch.
