@@ -260,6 +260,48 @@ def test_steps_after_a_bad_id_unnoticed_are_not_counted(name):
     require_same(cpu, device)
 
 
+def lose_steps(module, optimizer, number):
+    """Make steps after a bad id, all of which the error takes back."""
+    for step_number in range(number):
+        optimizer.zero_grad()
+        loss_of(module(torch.tensor([1, -1]) if step_number == 0 else ids_of(2))).backward()
+        module.table.store._alarm.zero_()  # as on a GPU that has not come so far
+        optimizer.step()
+        module.table.store._alarm.zero_()
+    with pytest.raises(IndexError, match="id -1 at position 1 is outside"):
+        module.table.store.synchronize()
+
+
+@pytest.mark.skipif(ON_GPU, reason="the alarm comes when it comes")
+@pytest.mark.parametrize("name", ["adam", "nadam"])
+def test_a_state_and_a_table_that_grows_after_lost_steps_have_the_count_of_those_made(name):
+    cpu, device = pair()
+    optimizers = [OPTIMIZERS[name](module.parameters()) for module in (cpu, device)]
+    step((cpu, device), optimizers, ids_of(1))
+    lose_steps(device, optimizers[1], 3)
+    cpu_state, state = (optimizer.state_dict()["state"][0] for optimizer in optimizers)
+    for key in cpu_state:
+        require_equal(cpu_state[key], state[key])
+    for module in (cpu, device):
+        module.grow(ROWS + 3, seed=3)
+    for number in range(4, 7):
+        step((cpu, device), optimizers, ids_of(number))
+    require_same(cpu, device)
+
+
+@pytest.mark.skipif(ON_GPU, reason="the alarm comes when it comes")
+def test_lost_steps_are_not_taken_off_another_optimizer_s_count():
+    modules = pair()
+    _, device = modules
+    optimizers = [optim.SGD(module.parameters(), 0.1) for module in modules]
+    step(modules, optimizers, ids_of(1))
+    lose_steps(device, optimizers[1], 3)
+    adam = optim.Adam(device.parameters(), 0.1)
+    loss_of(device(ids_of(1))).backward()
+    adam.step()
+    assert adam.state[device.weight]["step"] == 1
+
+
 def test_torch_s_own_functions_see_present_values():
     cpu, device = pair()
     optimizers = [optim.Adam(module.parameters(), 0.1) for module in (cpu, device)]

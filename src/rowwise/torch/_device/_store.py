@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
@@ -56,10 +56,15 @@ class DeviceStore:
         device: where the tensors lie.
         engine: what runs the kernels; the device's own unless given.
 
+    Attributes:
+        on_lost_steps: called, before a late error is raised, with how many steps it takes back.
+
     Raises:
         RuntimeError: no kernels for the device.
         torch.OutOfMemoryError: the tensors do not fit.
     """
+
+    on_lost_steps: Callable[[int], None] | None
 
     def __init__(
         self,
@@ -132,7 +137,7 @@ class DeviceStore:
         self._alarm = _new_alarm(weights.device.type == "cuda")
         self._lock = new_lock()
         self._last_stream: Any = None
-        self._lost_steps = 0
+        self.on_lost_steps = None
         self._shapes: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=_REMEMBERED)
         self._slots: list[torch.Tensor] = []
         self._clock = torch.empty(0)
@@ -198,17 +203,13 @@ class DeviceStore:
         with self._lock:
             self._raise_trouble(self._stream())
 
-    def pop_lost_steps(self) -> int:
-        """Return how many steps errors have taken back since the last call."""
-        lost, self._lost_steps = self._lost_steps, 0
-        return lost
-
     def _raise_trouble(self, stream: int) -> None:
         before = self.steps
         found = self._native.trouble(stream)
         if found is None:
             return
-        self._lost_steps += before - self.steps
+        if self.on_lost_steps is not None:
+            self.on_lost_steps(before - self.steps)
         call, position, bad = found
         shape = dict(self._shapes).get(call, (position + 1,))
         raise outside(np.broadcast_to(np.int64(bad), shape), position, self.shape[0])

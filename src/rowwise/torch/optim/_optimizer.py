@@ -160,12 +160,11 @@ class TableOptimizer(_Base):
             return
         # torch makes an entry for what has a state, and so is it here
         state = self.state[weight] if rule.slot_names or weight in self.state else {}
-        store = weight.table.store
-        if "step" in state and isinstance(store, DeviceStore):
-            state["step"] -= store.pop_lost_steps()
         iteration = next_iteration(state)
         self._take_over(weight)
         bind_slots(weight, rule, state)
+        if isinstance(weight.table.store, DeviceStore):
+            weight.table.store.on_lost_steps = _uncount(state, rule)
         rate = learning_rate(group, iteration)
         _update(
             weight,
@@ -177,8 +176,7 @@ class TableOptimizer(_Base):
         weight.last_step = rate, iteration
         if "step" in state:
             state["step"] += 1
-        if isinstance(rule, pytorch.NAdam):
-            state["mu_product"].fill_(rule.momentum_product(iteration))
+        _follow_step(rule, state.get("mu_product"), iteration)
         tensors = [weight, *(t for t in state.values() if isinstance(t, TableParameter))]
         if any(tensor.memory.is_exposed for tensor in tensors):
             weight.table.materialize()
@@ -221,6 +219,28 @@ def _update(
         ids, gradients = rows_and_gradients(gradient)
         # A NaN goes where torch would let it go.
         table.update(ids, rescaled(gradients), rate, iteration=iteration, check_finite=False)
+
+
+def _uncount(state: dict[str, Any], rule: Rule) -> Callable[[int], None] | None:
+    """Return a function that takes lost steps off a state's count; None where there is none.
+
+    It holds no tensor of the table's, which would keep one another alive.
+    """
+    count, product = state.get("step"), state.get("mu_product")
+    if count is None:
+        return None
+
+    def uncount(lost: int) -> None:
+        count.sub_(lost)
+        _follow_step(rule, product, int(count.item()))
+
+    return uncount
+
+
+def _follow_step(rule: Rule, mu_product: torch.Tensor | None, iteration: int) -> None:
+    """Set NAdam's product of momenta to that after so many steps."""
+    if isinstance(rule, pytorch.NAdam) and mu_product is not None:
+        mu_product.fill_(rule.momentum_product(iteration))
 
 
 def _rescaled(gradients: Any, scale: torch.Tensor | None, maximize: bool) -> Any:
