@@ -107,8 +107,8 @@ void bind_device(nb::module_& m) {
         .def_rw("bags", &DeviceBatch::bags, "Number of bags.");
     def_address<const int64_t, &DeviceBatch::batch>(batch, "batch", "(n,) ids.");
     def_address<const int64_t, &DeviceBatch::ids>(batch, "ids", "(n,) the same, ascending.");
-    def_address<const int64_t, &DeviceBatch::sources>(batch, "sources",
-                                                      "(n,) which gradient each of ids gets.");
+    def_address<const int64_t, &DeviceBatch::sources>(
+        batch, "sources", "(n,) which gradient each of ids gets; -1: none.");
     def_address<const int64_t, &DeviceBatch::offsets>(batch, "offsets", "(bags + 1,).");
     def_address<const float, &DeviceBatch::weights>(batch, "weights", "(n,), or 0.");
     def_address<const float, &DeviceBatch::gradients>(batch, "gradients", "(n or bags, dim).");

@@ -33,7 +33,7 @@ struct DeviceCall {
     int64_t n;               // ids of the batch
     const int64_t* batch;    // (n,) ids in the batch's order
     const int64_t* ids;      // (n,) the same ascending; null: every row of the table
-    const int64_t* sources;  // (n,) which gradient each of `ids` gets
+    const int64_t* sources;  // (n,) which gradient each of `ids` gets; -1: none
     const float* weights;    // (n,) times what, or null: all are 1
     const float* gradients;  // (n, dim) or (bags, dim)
     int64_t bags;

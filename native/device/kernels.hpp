@@ -200,11 +200,12 @@ ROWWISE_HD inline int64_t end_of_run(const DeviceCall& c, int64_t place) {
     return first_not_below(c.ids, next, c.n, id + 1);
 }
 
-// sum <- the sum of places first..last, in order.
+// sum <- the sum of places first..last, in order; a place without a source adds nothing.
 template <int W>
 ROWWISE_HD Pack<W> sum_block(const DeviceCall& c, int64_t first, int64_t last, int64_t d) {
-    Pack<W> sum;
+    Pack<W> sum{};
     for (int64_t p = first; p < last; ++p) {
+        if (c.sources[p] < 0) continue;
         const Pack<W> g = pack_at<W>(c.gradients + c.sources[p] * c.table.dim + d);
         const float weight = c.weights != nullptr ? c.weights[p] : 1.0f;
         for (int j = 0; j < W; ++j)
@@ -330,13 +331,13 @@ struct ReadSlot {
 // ------------------------------------------------------------------ kernels: gradients
 
 // partials (n, kPartials) <- the products of each position's row with its bag's gradient, where
-// `sources` has the bag of each position.
+// `sources` has the bag of each position, -1 for none.
 template <class R>
 struct BagWeightPartials {
     ROWWISE_HD static void run(const DeviceCall& c, int64_t item, int lane, int) {
         const int64_t dim = c.table.dim;
         float sum = 0;
-        if (!outside(c, c.batch[item])) {
+        if (c.sources[item] >= 0 && !outside(c, c.batch[item])) {
             const Reader<R, 1> row(c, c.batch[item]);
             const float* gradient = c.gradients + c.sources[item] * dim;
             for (int64_t d = lane; d < dim; d += kPartials) sum += gradient[d] * row(d).v[0];
@@ -354,14 +355,14 @@ struct SumPartials {
 };
 
 // out (n, dim) <- each position's part of the gradient of `GatherBagsMax`, where `sources` has the
-// bag of each position.
+// bag of each position, -1 for none.
 template <class R, int W>
 struct SpreadMax {
     ROWWISE_HD static void run(const DeviceCall& c, int64_t item, int lane, int lanes) {
         const int64_t dim = c.table.dim, bag = c.sources[item];
         for (int64_t d = lane * W; d < dim; d += lanes * W)
             for (int j = 0; j < W; ++j) {
-                const bool own = c.argmax[bag * dim + d + j] == item;
+                const bool own = bag >= 0 && c.argmax[bag * dim + d + j] == item;
                 // A sum of the CPU's begins with 0: it is never -0.
                 c.out[item * dim + d + j] = 0.0f + (own ? c.gradients[bag * dim + d + j] : 0.0f);
             }

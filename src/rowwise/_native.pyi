@@ -279,7 +279,7 @@ class DeviceBatch:
 
     @property
     def sources(self) -> int:
-        """(n,) which gradient each of ids gets."""
+        """(n,) which gradient each of ids gets; -1: none."""
 
     @sources.setter
     def sources(self, arg: int, /) -> None: ...

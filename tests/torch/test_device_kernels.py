@@ -185,6 +185,29 @@ def test_what_comes_after_a_bad_id_unnoticed_changes_nothing():
     require_same(cpu, device)
 
 
+@pytest.mark.parametrize("order", ORDERS[: 1 if ON_GPU else None])
+def test_positions_outside_every_bag_get_nothing_and_give_nothing(order):
+    rule = RULES["rowwise-adagrad"]
+    _, device = both(rule, 4, order)
+    before = rows_of(device)
+    ids, offsets = here(torch.arange(6)), here(torch.tensor([1, 3, 99, 4]))  # the last as if 6
+    clamped = Bags(ids, here(torch.tensor([1, 3, 4])), here(torch.full((6,), 2.0)))
+    gradients = here(torch.full((2, 4), float("nan")))
+    gradients[:] = torch.tensor([[1.0], [2.0]])
+    device.apply(device.bag_gradient(clamped, gradients), rule.step_params(0.1, 1))
+    moved = (rows_of(device) != before).any(1).nonzero()[0].tolist()
+    assert moved == [1, 2, 3]
+    gradients[:] = float("nan")
+    of_weights = host(device.bag_weight_gradient(clamped, gradients))
+    assert np.isnan(of_weights).tolist() == [False, True, True, True, False, False]
+    argmax = here(torch.zeros(2, 4, dtype=torch.int64))
+    spread = host(device.bag_max_gradient(clamped, argmax, gradients).values)
+    assert not spread.any()
+    pooled = here(torch.empty(3, 4))
+    device.gather_bags(Bags(ids, offsets), pooled)
+    assert not host(pooled)[2].any()
+
+
 def test_ids_elsewhere_than_the_table_are_refused():
     _, device = both(RULES["sgd"], 4, "forwards")
     with pytest.raises(

@@ -139,6 +139,22 @@ def test_bags_train_to_the_cpu_s_bits(mode, padding_idx):
     require_same(*modules)
 
 
+def test_bags_whose_offsets_do_not_fit_train_the_rows_that_are_in_bags():
+    values = torch.ones(6, 4)
+    bags = rowwise.torch.EmbeddingBag(
+        6, 4, _weight=values, mode="sum", include_last_offset=True, padding_idx=5, table="device"
+    ).to(DEVICE)
+    optimizer = optim.SGD(bags.parameters(), 1.0)
+    ids = torch.tensor([0, 1, 2, 5, 4])
+    for offsets, expected in (([0, 2], 2.0), ([3, 99], 1.0)):
+        pooled = bags(*on(bags, [ids, torch.tensor(offsets)]))
+        assert host(pooled).tolist() == [[expected] * 4]
+        optimizer.zero_grad()
+        pooled.sum().backward()
+        optimizer.step()
+    assert host(bags.weight)[:, 0].tolist() == [0, 0, 1, 1, 0, 1]
+
+
 def test_the_gradient_of_weights_in_bags():
     modules = pair(rowwise.torch.EmbeddingBag, mode="sum")
     optimizers = [optim.Adam(module.parameters(), 0.1) for module in modules]

@@ -716,11 +716,11 @@ class DeviceStore:
         return batch, offsets.clamp(0, batch.numel()).cummax(0).values
 
     def _bag_of(self, bags: Bags) -> torch.Tensor:
-        """Return the bag (n,) of each position."""
+        """Return the bag (n,) of each position; -1 for one that is in none."""
         batch, offsets = self._bags(bags)
         positions = torch.arange(batch.numel(), device=self.tensor_device)
-        found = torch.searchsorted(offsets, positions, right=True) - 1
-        return found.clamp(0, max(0, offsets.numel() - 2))
+        found = torch.searchsorted(offsets, positions, right=True) - 1  # -1 before the first
+        return found.masked_fill_(found == offsets.numel() - 1, -1)
 
     def _floats(self, values: Any) -> torch.Tensor:
         return self._tensor(values, torch.float32)
