@@ -10,6 +10,7 @@ import torch
 import rowwise.torch
 from helpers.device import DEVICE, ON_GPU
 from rowwise.torch import _host_rows, optim
+from rowwise.torch._weight import Weight
 
 ROWS, DIM = 80, 6
 
@@ -26,6 +27,12 @@ class Elsewhere:
     def up(self, tensor):
         self.went_up.append(len(tensor) if tensor.is_floating_point() else 0)
         return tensor.clone()
+
+    def send(self, tensor):
+        return self.up(tensor), None
+
+    def arrived(self, there, end):
+        return there
 
     def empty(self, shape, dtype=torch.float32):
         return torch.empty(shape, dtype=dtype)
@@ -107,6 +114,34 @@ def test_what_was_read_early_is_left_when_something_else_happened(elsewhere):
                     module.weight.mul_(1.5)
         looked_up = [module(batch_for(module, number + 1) - 1 + 1).cpu() for module in modules]
         assert torch.equal(*looked_up), meanwhile
+
+
+class Model(rowwise.torch.Embedding):
+    """An embedding with parameters of its own."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.scale = torch.nn.Parameter(torch.ones(3))
+        self.register_buffer("seen", torch.zeros(3))
+        self.head = torch.nn.Linear(2, 2)
+
+
+def test_what_a_subclass_adds_moves_while_its_table_stays():
+    model = Model(ROWS, DIM, table="host")
+    names = [name for name, _ in model.named_parameters()]
+    model._apply(lambda tensor: tensor + 1)  # as `cuda` would move it
+    assert [name for name, _ in model.named_parameters()] == names
+    assert (model.scale == 2).all()
+    assert (model.seen == 1).all()
+    assert isinstance(model.weight, Weight)
+
+
+@pytest.mark.skipif(ON_GPU, reason="the memory of the host")
+def test_memory_shared_with_processes_is_trained_densely():
+    module = rowwise.torch.Embedding(ROWS, DIM, table="host")
+    with pytest.warns(UserWarning, match="shared memory"):
+        module.share_memory()
+    assert module.weight.is_shared()
 
 
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])

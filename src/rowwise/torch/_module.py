@@ -186,12 +186,11 @@ class TableBacked(torch.nn.Module):
             )
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        if self.table_place == "host" and fn(torch.empty(0)).dtype is torch.float32:
-            return self  # wherever the model goes
         before = self._parameters.get("weight")
         if isinstance(before, DiskWeight):
             before.check_place(fn(torch.empty(0)))
-            del self._parameters["weight"]
+        if isinstance(before, DiskWeight) or self._stays_on_host(before, fn):
+            self._parameters["weight"] = None
             try:
                 super()._apply(fn, recurse)
             finally:
@@ -207,6 +206,13 @@ class TableBacked(torch.nn.Module):
                 self._mark_trained()
             self._place_anchor()
         return self
+
+    def _stays_on_host(self, weight: Any, fn: Any) -> bool:
+        """Return whether the weight's table stays where it is when `fn` is applied."""
+        if self.table_place != "host" or not isinstance(weight, Weight):
+            return False
+        moved = fn(torch.empty(0, device="cpu"))
+        return moved.dtype is torch.float32 and (moved.is_cuda or not moved.is_shared())
 
     def _place_anchor(self) -> None:
         """Have the scalar of compiled graphs on the weight's device, see `_operator`."""
