@@ -185,6 +185,32 @@ def test_what_comes_after_a_bad_id_unnoticed_changes_nothing():
     require_same(cpu, device)
 
 
+def test_no_write_comes_after_a_call_that_an_error_takes_back():
+    rule = RULES["adam"]
+    cpu, device = both(rule, 4, "forwards")
+    ones = torch.ones(2, 4)
+    bad = RowGradient(here(torch.tensor([1, ROWS])), here(ones))
+    train(rule, (cpu, device), [(np.array([0, 1]), host(ones), 0.1)])
+    train(rule, (cpu, device), [(np.array([1, 2]), host(ones), 0.1)], iterations=1)  # row 0 lags
+
+    def step():
+        device.apply(bad, rule.step_params(0.1, 3), frozen_row=0)
+        device.synchronize()
+
+    with pytest.raises(IndexError, match="id 150 at position 1"):
+        step()
+    require_same(cpu, device)
+    train(rule, (cpu, device), [(np.array([1, 2]), host(ones), 0.1)], iterations=2)
+    device.apply(bad, rule.step_params(0.1, 4))
+    if not ON_GPU:
+        device._alarm.zero_()  # as on a GPU that has not come so far
+    with pytest.raises(IndexError, match="id 150 at position 1"):
+        device.write(here(ones[:1]), here(torch.tensor([0])))
+    with pytest.raises(IndexError, match="id -1 at position 0"):
+        device.write(here(ones[:1]), here(torch.tensor([-1])))
+    require_same(cpu, device)
+
+
 @pytest.mark.parametrize("order", ORDERS[: 1 if ON_GPU else None])
 def test_positions_outside_every_bag_get_nothing_and_give_nothing(order):
     rule = RULES["rowwise-adagrad"]

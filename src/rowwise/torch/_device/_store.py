@@ -410,7 +410,7 @@ class DeviceStore:
             self.gather(only, before)
             counts = self._states[row, 1:].clone()
             self.apply(RowGradient(ids, values), step)  # type: ignore[arg-type]
-            self._weights[row] = before[0]
+            self.overwrite(only, before)  # unless an error takes the step back
             self._states[row, 1:] = counts
 
     def renew(self, ids: Any, starts: Any) -> None:
@@ -474,8 +474,9 @@ class DeviceStore:
         rows = slice(None) if ids is None else self._checked(ids)
         given = values if isinstance(values, torch.Tensor) else torch.tensor(values)
         given = given.to(self.tensor_device, torch.float32)
-        self.materialize(ids)
         with self._lock:
+            self.synchronize()  # no write comes after a call that an error takes back
+            self.materialize(ids)
             tensor[rows] = given
             self.version += 1
 
