@@ -234,6 +234,15 @@ def test_positions_outside_every_bag_get_nothing_and_give_nothing(order):
     assert not host(pooled)[2].any()
 
 
+@pytest.mark.skipif(ON_GPU, reason="no graph is captured")
+def test_a_call_while_a_cuda_graph_is_captured_is_refused(monkeypatch):
+    _, device = both(RULES["sgd"], 4, "forwards")
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    device.tensor_device = torch.device("cuda")
+    with pytest.raises(RuntimeError, match="while a CUDA graph is captured"):
+        device.materialize()
+
+
 def test_ids_elsewhere_than_the_table_are_refused():
     _, device = both(RULES["sgd"], 4, "forwards")
     with pytest.raises(

@@ -17,6 +17,10 @@ import torch
 
 _modules: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
+# Left out of CUDA graphs, where torch can be told so.
+_TAGS: dict[str, Any] = (
+    {"tags": (torch.Tag.cudagraph_unsafe,)} if hasattr(torch.Tag, "cudagraph_unsafe") else {}
+)
 
 
 def register(module: torch.nn.Module) -> None:
@@ -50,7 +54,7 @@ def embed(
     return vectors
 
 
-@torch.library.custom_op("rowwise::embed", mutates_args=())
+@torch.library.custom_op("rowwise::embed", mutates_args=(), **_TAGS)
 def _embed(
     anchor: torch.Tensor,
     ids: torch.Tensor,
@@ -78,7 +82,7 @@ def _(
     return ids.new_empty(shape, dtype=torch.float32)
 
 
-@torch.library.custom_op("rowwise::embed_backward", mutates_args=())
+@torch.library.custom_op("rowwise::embed_backward", mutates_args=(), **_TAGS)
 def _embed_backward(
     gradient: torch.Tensor,
     anchor: torch.Tensor,

@@ -27,6 +27,11 @@ _MARKED = -1  # in a row's state, as its last update: none, but its values came 
 _BLOCK = 64  # gradients of one id that are summed before the next such sum; native/device/call.hpp
 _PARTIALS = 16
 _FIRST_CAPACITY, _MOST_STEPS = 1 << 10, (1 << 16) - 1
+_CAPTURED = (
+    "a table on a GPU cannot be called while a CUDA graph is captured: a step's numbers come from "
+    "the host, and a replay would repeat those; leave the embedding and its optimizer's step out "
+    "of the graph"
+)
 _REMEMBERED = 1 << 12  # calls whose batches' shapes are known to an error
 
 
@@ -218,6 +223,8 @@ class DeviceStore:
         """Return torch's current stream, after all that earlier calls gave another."""
         if self.tensor_device.type != "cuda":
             return 0
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(_CAPTURED)
         stream = torch.cuda.current_stream(self.tensor_device)
         if self._last_stream is not None and stream != self._last_stream:
             stream.wait_stream(self._last_stream)
