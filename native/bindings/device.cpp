@@ -45,6 +45,14 @@ void set_rule(DeviceTable& table, const Rule& rule, const std::vector<Address>& 
                    slots_pristine);
 }
 
+std::size_t clock_bytes_of(uint32_t capacity, double ratio, double growth, int terms,
+                           bool unbounded, uint32_t horizon, std::vector<double> slot_decay,
+                           const std::vector<float>& /*slot_starts*/, bool /*advances*/,
+                           const std::string& /*slot_names*/) {
+    return DeviceTable::clock_bytes(
+        {ratio, growth, terms, unbounded, horizon, std::move(slot_decay)}, capacity);
+}
+
 // The text of the kernels: each file's name and content.
 const std::vector<std::pair<std::string, std::string>> kTexts = {
 #include "device_texts.inc"
@@ -135,8 +143,12 @@ void bind_device(nb::module_& m) {
              "slots_pristine"_a, "advances"_a, "ratio"_a, "growth"_a, "terms"_a, "unbounded"_a,
              "horizon"_a, "slot_decay"_a, "slot_names"_a = "",
              "Update rows by `rule` from now on; every row must be up to date.")
-        .def("clock_bytes", &DeviceTable::clock_bytes, "capacity"_a,
-             "Return the bytes of the clock's arrays for so many steps.")
+        .def("clock_bytes", nb::overload_cast<uint32_t>(&DeviceTable::clock_bytes, nb::const_),
+             "capacity"_a, "Return the bytes of the clock's arrays for so many steps.")
+        .def_static("clock_bytes_of", &clock_bytes_of, "capacity"_a, nb::kw_only(), "ratio"_a,
+                    "growth"_a, "terms"_a, "unbounded"_a, "horizon"_a, "slot_decay"_a,
+                    "slot_starts"_a, "advances"_a, "slot_names"_a,
+                    "Return the same for a rule that the table does not have yet: see `set_rule`.")
         .def(
             "place_clock",
             [](DeviceTable& table, Address memory, uint32_t capacity, Address stream) {

@@ -87,6 +87,12 @@ std::size_t DeviceTable::clock_bytes(uint32_t capacity) const {
     return parts.bytes();
 }
 
+std::size_t DeviceTable::clock_bytes(const LagParams& lag, uint32_t capacity) {
+    Parts parts(nullptr);
+    parted(Clock(lag).view(), parts, capacity);
+    return parts.bytes();
+}
+
 void DeviceTable::place_clock(void* memory, uint32_t capacity, void* stream) {
     const ClockView here = clock_->view();
     if (here.now > capacity) throw std::invalid_argument("no room for the clock's steps");

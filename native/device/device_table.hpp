@@ -43,6 +43,7 @@ class DeviceTable {
     // The clock's arrays on the device hold this many steps; `place_clock` copies them to memory of
     // `clock_bytes`, and is due before a step that `is_full` says there is no room for.
     std::size_t clock_bytes(uint32_t capacity) const;
+    static std::size_t clock_bytes(const LagParams& lag, uint32_t capacity);
     void place_clock(void* memory, uint32_t capacity, void* stream);
     bool is_full() const { return advances_ && clock_->now() >= capacity_; }
     uint32_t capacity() const { return capacity_; }

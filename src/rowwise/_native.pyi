@@ -347,6 +347,12 @@ class DeviceTable:
     def clock_bytes(self, capacity: int) -> int:
         """Return the bytes of the clock's arrays for so many steps."""
 
+    @staticmethod
+    def clock_bytes_of(capacity: int, *, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float], slot_starts: Sequence[float], advances: bool, slot_names: str) -> int:
+        """
+        Return the same for a rule that the table does not have yet: see `set_rule`.
+        """
+
     def place_clock(self, memory: int, capacity: int, stream: int) -> None:
         """Copy the clock's arrays to the device."""
 

@@ -234,6 +234,28 @@ def test_positions_outside_every_bag_get_nothing_and_give_nothing(order):
     assert not host(pooled)[2].any()
 
 
+@pytest.mark.skipif(ON_GPU, reason="memory runs out by a stand-in")
+def test_a_rule_for_which_there_is_no_memory_changes_nothing(monkeypatch):
+    adam = RULES["adam"]
+    cpu, device = both(RULES["sgd"], 4, "forwards")
+    batch = np.array([1, 2]), np.ones((2, 4), np.float32), 0.1
+    train(RULES["sgd"], (cpu, device), [batch])
+
+    def out_of_memory(size):
+        raise torch.OutOfMemoryError(f"no {size} bytes")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(device, "_bytes", out_of_memory)
+        with pytest.raises(torch.OutOfMemoryError):
+            device.set_rule(adam)
+    assert device.rule == cpu.rule
+    train(RULES["sgd"], (cpu, device), [batch], iterations=1)
+    for store in (cpu, device):
+        store.set_rule(adam)
+    train(adam, (cpu, device), [batch] * 2)
+    require_same(cpu, device)
+
+
 @pytest.mark.skipif(ON_GPU, reason="no graph is captured")
 def test_a_call_while_a_cuda_graph_is_captured_is_refused(monkeypatch):
     _, device = both(RULES["sgd"], 4, "forwards")

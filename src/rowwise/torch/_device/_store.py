@@ -145,7 +145,7 @@ class DeviceStore:
         self.on_lost_steps = None
         self._shapes: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=_REMEMBERED)
         self._slots: list[torch.Tensor] = []
-        self._clock = torch.empty(0)
+        self._clock = torch.empty(0, dtype=torch.uint8)
         self.rule: Rule | None = None
         self.version = 0
         rows, dim = weights.shape
@@ -541,7 +541,9 @@ class DeviceStore:
                 theirs[to] = mine[source]
             steps, version = self.steps, self.version + 1
             pristine, rule, skipped = self._native.slots_pristine, self.rule, self.skipped_row
+            clock = self._clock
             self._begin(weights, states, self._engine)
+            self._clock = clock  # large enough, so that nothing can fail now
             self._bind(rule, slots, slots_pristine=pristine)
             self._native.steps, self.version, self.skipped_row = steps, version, skipped
 
@@ -569,7 +571,9 @@ class DeviceStore:
             steps, version = self.steps, self.version + 1
             pristine, rule, slots = self._native.slots_pristine, self.rule, self._slots
             skipped = self.skipped_row
+            clock = self._clock
             self._begin(weights, self._states, self._engine)
+            self._clock = clock  # large enough, so that nothing can fail now
             self._bind(rule, slots, slots_pristine=pristine)
             self._native.steps, self.version, self.skipped_row = steps, version, skipped
 
@@ -673,22 +677,27 @@ class DeviceStore:
         """Hand rule and slots to the kernels; every row is up to date."""
         self._learn(rule)
         kernel = rule or rules.SGD()
+        size = self._native.clock_bytes_of(_FIRST_CAPACITY, **kernel.clock())
+        clock = self._clock if self._clock.numel() >= size else self._bytes(size)
         self._native.set_rule(
             kernel.native(),
             [slot.data_ptr() for slot in slots],
             slots_pristine=slots_pristine,
             **kernel.clock(),
         )
-        self.rule, self._slots = rule, slots
-        self._place_clock(_FIRST_CAPACITY)
+        self.rule, self._slots, self._clock = rule, slots, clock
+        self._native.place_clock(clock.data_ptr(), _FIRST_CAPACITY, self._stream())
 
     def _place_clock(self, capacity: int) -> None:
         """Lay out the clock's arrays for so many steps, or for those that there are and more."""
+        capacity = max(capacity, _FIRST_CAPACITY)
         while capacity <= self._native.now and capacity < _MOST_STEPS:
             capacity = min(4 * capacity, _MOST_STEPS)
-        size = self._native.clock_bytes(capacity)
-        self._clock = torch.empty(size, dtype=torch.uint8, device=self.tensor_device)
+        self._clock = self._bytes(self._native.clock_bytes(capacity))
         self._native.place_clock(self._clock.data_ptr(), capacity, self._stream())
+
+    def _bytes(self, size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=torch.uint8, device=self.tensor_device)
 
     def _sorted(self, gradient: RowGradient | BagGradient) -> tuple[_Sorted, torch.Tensor]:
         """Return the batch of a gradient by ascending id, and its values (n or bags, dim)."""
