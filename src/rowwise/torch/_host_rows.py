@@ -53,7 +53,7 @@ class Copies:
 
     def empty(self, shape: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Return memory of the host's that is copied without a detour, not yet written."""
-        return torch.empty(shape, dtype=dtype, pin_memory=True)
+        return torch.empty(shape, dtype=dtype, device="cpu", pin_memory=True)
 
 
 @functools.cache

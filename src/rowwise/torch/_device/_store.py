@@ -785,7 +785,7 @@ def _new_alarm(pinned: bool) -> torch.Tensor:
     """Return a zero (1,) int32 that a device may write at any time, so that it is never freed."""
     free = _alarms[pinned]
     if not free:
-        free.extend(torch.zeros(1024, dtype=torch.int32, pin_memory=pinned).split(1))
+        free.extend(torch.zeros(1024, dtype=torch.int32, device="cpu", pin_memory=pinned).split(1))
     return free.pop()
 
 

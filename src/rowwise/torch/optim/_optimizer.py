@@ -246,7 +246,7 @@ def _follow_step(rule: Rule, mu_product: torch.Tensor | None, iteration: int) ->
 def _rescaled(gradients: Any, scale: torch.Tensor | None, maximize: bool) -> Any:
     if scale is not None:
         on_device = isinstance(gradients, torch.Tensor)
-        gradients = gradients / (scale if on_device else scale.cpu().numpy())
+        gradients = gradients / (scale.to(gradients.device) if on_device else scale.cpu().numpy())
     return -gradients if maximize else gradients
 
 
