@@ -116,6 +116,24 @@ def test_what_was_read_early_is_left_when_something_else_happened(elsewhere):
         assert torch.equal(*looked_up), meanwhile
 
 
+def test_what_was_read_early_outlasts_another_lookup_of_the_batch_before(elsewhere):
+    _, across = pair()
+    optimizer = optim.SGD(across.parameters(), lr=0.1)
+    for number in range(2):  # the rule is the optimizer's after a step
+        optimizer.zero_grad()
+        vectors = across(batch_for(across, number))
+        across.prefetch(ids_of(number + 1))
+        across(batch_for(across, number))  # as a compiled graph does in `backward`
+        vectors.sum().backward()
+        optimizer.step()
+    assert across._ahead is not None
+    across(batch_for(across, 2))
+    assert across._ahead is None
+    if elsewhere is not None:
+        late = int(np.isin(ids_of(2), ids_of(1)).sum())
+        assert elsewhere.went_up[-1:] == [late]  # 0 before it: the places
+
+
 class Model(rowwise.torch.Embedding):
     """An embedding with parameters of its own."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Self
 
+import numpy as np
 import torch
 
 from rowwise._init import Init
@@ -180,8 +181,12 @@ class Embedding(TableBacked, torch.nn.Embedding):
         """Return the vectors of a table in the host's memory on the ids' GPU."""
         self._device = input.device
         copies = _host_rows.copies_to(input.device)
-        ids, ahead, self._ahead = copies.down(input), self._ahead, None
-        if not (ahead and self._can_read_ahead(ahead, ids)):
+        ids, ahead = copies.down(input), self._ahead
+        # Compiled graphs come here once more, in backward, for the batch before.
+        if ahead is None or not np.array_equal(ids.reshape(-1).numpy(), ahead.ids):
+            return _host_rows.Up.apply(self._looked_up(ids), copies)
+        self._ahead = None
+        if not self._can_read_ahead(ahead, ids):
             return _host_rows.Up.apply(self._looked_up(ids), copies)
         weight = self.weight
         vectors: torch.Tensor = _host_rows.Across.apply(
@@ -197,10 +202,9 @@ class Embedding(TableBacked, torch.nn.Embedding):
         return vectors
 
     def _can_read_ahead(self, ahead: _host_rows.Ahead, ids: torch.Tensor) -> bool:
-        """Return whether what was read early are the vectors of ids (...,) now."""
+        """Return whether what was read early are the vectors of its ids (...,) now."""
         plain = self.untrained == "as-is" or self.training
-        batch = ids.reshape(-1).long().numpy()
-        return plain and self._can_use_table(ids) and _host_rows.fits(ahead, self.weight, batch)
+        return plain and self._can_use_table(ids) and _host_rows.fits(ahead, self.weight)
 
     def prefetch(self, *next_batch: torch.Tensor) -> None:
         """Bring the next batch's rows nearer; no value depends on it.

@@ -44,10 +44,18 @@ class Copies:
 
     def up(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return a tensor of `empty` on the GPU; what is given to the GPU next waits for it."""
+        return self.arrived(*self.send(tensor))
+
+    def send(self, tensor: torch.Tensor) -> tuple[torch.Tensor, Any]:
+        """Begin to copy a tensor of `empty` to the GPU; return it there, and the copy's end."""
         with torch.cuda.stream(self._stream):
             there = tensor.to(self.device, non_blocking=True)
+            return there, self._stream.record_event()
+
+    def arrived(self, there: torch.Tensor, end: Any) -> torch.Tensor:
+        """Return a tensor that was sent; what is given to the GPU next waits for it."""
         stream = torch.cuda.current_stream(self.device)
-        stream.wait_stream(self._stream)
+        stream.wait_event(end)
         there.record_stream(stream)
         return there
 
@@ -87,13 +95,13 @@ class Ahead:
 
     Attributes:
         ids: (n,) of the batch.
-        vectors: (n, dim) on the GPU.
+        vectors: (n, dim) on the GPU, and the end of their copy.
         rate, iteration: of the step.
         version, steps: of the store once the step is made.
     """
 
     ids: NDArray[np.int64]
-    vectors: torch.Tensor
+    vectors: tuple[torch.Tensor, Any]
     rate: float
     iteration: int
     version: int
@@ -125,18 +133,17 @@ def look_ahead(weight: Weight, ids: torch.Tensor, copies: Copies) -> Ahead | Non
     vectors = copies.empty((batch.size, store.shape[1]))
     after.gather(batch, vectors.numpy())
     return Ahead(
-        batch.copy(), copies.up(vectors), rate, iteration, store.version + 1, store.steps + 1
+        batch.copy(), copies.send(vectors), rate, iteration, store.version + 1, store.steps + 1
     )
 
 
-def fits(ahead: Ahead, weight: Weight, ids: NDArray[np.int64]) -> bool:
+def fits(ahead: Ahead, weight: Weight) -> bool:
     """Return whether nothing but the step that was said has happened since `look_ahead`."""
     store = weight.table.store
     return (
         isinstance(store, HostStore)
         and (store.version, store.steps) == (ahead.version, ahead.steps)
         and weight.last_step == (ahead.rate, ahead.iteration)
-        and np.array_equal(ids, ahead.ids)
     )
 
 
@@ -157,7 +164,7 @@ class Across(torch.autograd.Function):
     ) -> Any:
         store: Any = weight.table.store
         late = torch.from_numpy(np.flatnonzero(store.touched_by_last_step(ahead.ids)))
-        vectors = ahead.vectors
+        vectors = copies.arrived(*ahead.vectors)
         if len(late):
             found = copies.empty((len(late), vectors.shape[1]))
             store.gather(ahead.ids[late.numpy()], found.numpy())
