@@ -93,6 +93,12 @@ def test_kernels_are_compiled_once_and_kept(tmp_path, monkeypatch):
     assert kept == [".cubin", ".ptx"]
     with pytest.raises(RuntimeError, match=r"compute capability 3\.5 is older"):
         _kernels.cached_kernels(sgd, (3, 5))
+    for path in _kernels.cache_folder().iterdir():
+        path.write_bytes(path.read_bytes()[:-1])  # as after a crash
+    assert _kernels.cached_kernels(sgd, (9, 0)) == b"compiled"
+    assert len(calls) == 3
+    assert _kernels.cached_kernels(sgd, (9, 0)) == b"compiled"
+    assert len(calls) == 3
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # where nothing can be written
     assert _kernels.cached_kernels(sgd, (9, 0)) == b"compiled"

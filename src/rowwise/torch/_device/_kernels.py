@@ -25,6 +25,7 @@ _HEADERS = {
 }
 # No multiply-add is fused, and division and root are IEEE's: the CPU's bits.
 _IEEE = ["--fmad=false", "--prec-div=true", "--prec-sqrt=true", "--ftz=false"]
+_CHECKSUM = hashlib.sha256().digest_size
 _OPTIONS = ["--std=c++17", "-default-device", *_IEEE]
 
 
@@ -86,12 +87,12 @@ def cached_kernels(rule: _native.Rule, capability: tuple[int, int]) -> bytes:
     about = (_native.rule_class(rule), known[-1], ptx, library.version, _OPTIONS)
     key.update(repr((about, sorted(_native.device_texts()), sorted(_HEADERS.items()))).encode())
     path = cache_folder() / f"{key.hexdigest()[:32]}.{'ptx' if ptx else 'cubin'}"
-    try:
-        return path.read_bytes()
-    except OSError:
-        compiled, _ = compile_kernels(rule, known[-1], ptx=ptx, compiler=library)
-        _keep(path, compiled)
-        return compiled
+    kept = _kept(path)
+    if kept is not None:
+        return kept
+    compiled, _ = compile_kernels(rule, known[-1], ptx=ptx, compiler=library)
+    _keep(path, compiled)
+    return compiled
 
 
 def cache_folder() -> Path:
@@ -100,14 +101,24 @@ def cache_folder() -> Path:
     return Path(base) / "rowwise" / "kernels"
 
 
+def _kept(path: Path) -> bytes | None:
+    """Return what `_keep` wrote; None where there is no such file, or a damaged one."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    checksum, compiled = content[:_CHECKSUM], content[_CHECKSUM:]
+    return compiled if checksum == hashlib.sha256(compiled).digest() else None
+
+
 def _keep(path: Path, compiled: bytes) -> None:
-    """Write a file that appears whole or not at all; without room or permission, none."""
+    """Write a file of a checksum and the kernels; without room or permission, none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(compiled)
+                file.write(hashlib.sha256(compiled).digest() + compiled)
             os.replace(name, path)
         except BaseException:
             os.unlink(name)
