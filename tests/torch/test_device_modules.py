@@ -155,6 +155,25 @@ def test_bags_whose_offsets_do_not_fit_train_the_rows_that_are_in_bags():
     assert host(bags.weight)[:, 0].tolist() == [0, 0, 1, 1, 0, 1]
 
 
+def test_bags_that_wait_for_a_step_move_with_their_table(monkeypatch):
+    modules = pair(rowwise.torch.EmbeddingBag)
+    optimizers = [optim.SGD(module.parameters(), 0.1) for module in modules]
+    step(modules, optimizers, ids_of(1, (8, 5)))
+    for module, optimizer in zip(modules, optimizers, strict=True):
+        optimizer.zero_grad()
+        loss_of(module(*on(module, [ids_of(2, (8, 5))]))).backward()
+    _, moving = modules
+    if ON_GPU:
+        moving.to("cpu")
+    else:  # as `to` would, were there another device
+        monkeypatch.setenv("ROWWISE_KERNELS", "")
+        moving.weight._move(moving.weight.detach().clone())
+    assert isinstance(moving.table.store, HostStore)
+    for optimizer in optimizers:
+        optimizer.step()
+    require_same(*modules)
+
+
 def test_the_gradient_of_weights_in_bags():
     modules = pair(rowwise.torch.EmbeddingBag, mode="sum")
     optimizers = [optim.Adam(module.parameters(), 0.1) for module in modules]

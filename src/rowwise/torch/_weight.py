@@ -161,6 +161,8 @@ class Weight(SteppedByRow, TableParameter):
 
         The optimizer's state goes along; views of the old memory keep what they have.
         """
+        with torch._C.DisableTorchFunctionSubclass():
+            self.sum_bags()  # which the store that moves has sorted
         table, before = self.table, self.table.store
         before.materialize()
         state, version = before.state(), before.version
