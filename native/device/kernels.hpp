@@ -1,6 +1,7 @@
 // The kernels of a table whose rows lie on a device, each a function of (item, lane): a GPU runs
-// them side by side, `serial.cpp` one after the other in any order. What one writes, no other of
-// the same launch reads; nothing is added to a float but by its own lane. So the order does not
+// them side by side, `serial.cpp` one after the other in any order. A thread reads nothing that
+// another of the same launch writes, but for the note of a bad id (`report`), from which every
+// thread concludes the same; nothing is added to a float but by its own lane. So the order does not
 // matter, and the bits are those of the CPU's kernels.
 //
 // A batch comes sorted by id, stable. The place where an id first stands does the work for all of
