@@ -81,17 +81,19 @@ void on_stream(DeviceTable& table, const DeviceBatch& batch, Address stream) {
 void bind_device(nb::module_& m) {
     using namespace nb::literals;
 
-    nb::class_<Engine>(m, "Engine", "What runs the kernels of tables on a device.")
+    nb::class_<Engine>(m, "Engine", "Runs the kernels of tables on a device.")
         .def(
-            "knows",
-            [](const Engine& engine, const Rule& rule) { return engine.knows(rule.family); },
+            "has_kernels",
+            [](const Engine& engine, const Rule& rule) { return engine.has_kernels(rule.family); },
             "rule"_a, "Return whether the kernels of a rule's family are there.")
         .def(
-            "learn",
+            "load_kernels",
             [](Engine& engine, const Rule& rule, const nb::bytes& binary) {
-                engine.learn(rule.family, {binary.c_str(), binary.size()});
+                engine.load_kernels(rule.family, {binary.c_str(), binary.size()});
             },
-            "rule"_a, "binary"_a, "Take the compiled kernels of a rule's family.");
+            "rule"_a, "binary"_a, "Load the compiled kernels of a rule's family.");
+    m.attr("DEVICE_BLOCK") = kBlockSum;
+    m.attr("DEVICE_PARTIALS") = kPartials;
     m.def(
         "device_texts", [] { return kTexts; },
         "Return the source of the device's kernels: (name, content) of each file; NVRTC compiles\n"

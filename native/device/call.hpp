@@ -1,4 +1,4 @@
-// What a kernel of the device is handed: one plain struct, by value.
+// The arguments of the device's kernels: one plain struct, by value.
 #pragma once
 #include "lagged.hpp"
 #include "plain.hpp"
@@ -69,7 +69,7 @@ static_assert(sizeof(HorizonSum) == 88 && sizeof(RunningProduct) == 16 && sizeof
     X(square_partials, SquarePartials)        \
     X(finish, Finish)                         \
     X(advance, Advance)                       \
-    X(settle, Settle)
+    X(record_current, RecordCurrent)
 
 #define ROWWISE_KERNEL_NAME(name, ...) name,
 enum class DeviceKernel {

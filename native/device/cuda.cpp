@@ -127,12 +127,12 @@ class CudaEngine : public Engine {
         driver().check(driver().context_retain(&context_, device), "cuDevicePrimaryCtxRetain");
     }
 
-    bool knows(Family family) const override {
+    bool has_kernels(Family family) const override {
         const std::lock_guard hold(lock_);
         return functions_.count(family) != 0;
     }
 
-    void learn(Family family, std::string_view binary) override {
+    void load_kernels(Family family, std::string_view binary) override {
         const Current current(context_);
         const std::string text(binary);  // PTX ends with a zero
         Module module = nullptr;

@@ -240,7 +240,7 @@ void DeviceTable::materialize(const DeviceBatch& batch, void* stream) {
     DeviceCall call = begin(batch);
     call.step.last_step = clock_->now();
     launch_rows(DeviceKernel::materialize, call, batch.n, stream);
-    launch(DeviceKernel::settle, call, batch.n, 1, stream);
+    launch(DeviceKernel::record_current, call, batch.n, 1, stream);
 }
 
 void DeviceTable::write_rows(const DeviceBatch& batch, void* stream) {
@@ -252,7 +252,7 @@ void DeviceTable::materialize_all(void* stream) {
     if (clock_->now() != 0) {
         const DeviceCall call = begin({});
         launch_rows(DeviceKernel::materialize, call, view_.rows, stream);
-        launch(DeviceKernel::settle, call, view_.rows, 1, stream);
+        launch(DeviceKernel::record_current, call, view_.rows, 1, stream);
     }
     clock_->restart();
 }

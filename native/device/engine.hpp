@@ -1,4 +1,4 @@
-// What runs the device's kernels: a GPU, or this processor in its stead.
+// The interface to a GPU, or to this processor in its stead: kernels, and copies of memory.
 #pragma once
 #include <cstddef>
 #include <memory>
@@ -22,9 +22,9 @@ struct Launch {
 class Engine {
   public:
     virtual ~Engine() = default;
-    // Whether `launch` knows the kernels of a family, and what makes it know them.
-    virtual bool knows(Family family) const = 0;
-    virtual void learn(Family family, std::string_view binary) = 0;
+    // Whether the kernels of a family are there to launch; loads them as they were compiled.
+    virtual bool has_kernels(Family family) const = 0;
+    virtual void load_kernels(Family family, std::string_view binary) = 0;
     // Runs a kernel after all that the stream was given before. Nothing waits for it.
     virtual void launch(const Launch& launch, const DeviceCall& call, void* stream) = 0;
     // Copy to and from the device's memory, in the stream's order; done when they return.

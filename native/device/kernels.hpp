@@ -504,7 +504,7 @@ struct Advance {
     }
 };
 
-// Brings rows up to date, each by the lanes of its first place; `Settle` then says so.
+// Brings rows up to date, each by the lanes of its first place; `RecordCurrent` then records it.
 template <class R, int W>
 struct Materialize {
     ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int lane, int lanes) {
@@ -534,7 +534,7 @@ struct Materialize {
 
 // Records that rows are up to date.
 template <class R>
-struct Settle {
+struct RecordCurrent {
     ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int, int) {
         if (c.ids == nullptr) {
             if (!is_off(c)) c.table.states[place].last_step = c.step.last_step;

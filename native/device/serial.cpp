@@ -81,8 +81,8 @@ class SerialEngine : public Engine {
             throw std::invalid_argument("order must be forwards, backwards or shuffled, not " +
                                         order);
     }
-    bool knows(Family) const override { return true; }
-    void learn(Family, std::string_view) override {}
+    bool has_kernels(Family) const override { return true; }
+    void load_kernels(Family, std::string_view) override {}
     void launch(const Launch& launch, const DeviceCall& call, void*) override {
         run_family(order_, launch, call);
     }

@@ -211,13 +211,17 @@ def narrow(values: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu
 TERMS: int = 8
 
 class Engine:
-    """What runs the kernels of tables on a device."""
+    """Runs the kernels of tables on a device."""
 
-    def knows(self, rule: Rule) -> bool:
+    def has_kernels(self, rule: Rule) -> bool:
         """Return whether the kernels of a rule's family are there."""
 
-    def learn(self, rule: Rule, binary: bytes) -> None:
-        """Take the compiled kernels of a rule's family."""
+    def load_kernels(self, rule: Rule, binary: bytes) -> None:
+        """Load the compiled kernels of a rule's family."""
+
+DEVICE_BLOCK: int = 64
+
+DEVICE_PARTIALS: int = 16
 
 def device_texts() -> list[tuple[str, str]]:
     """

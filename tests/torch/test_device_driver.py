@@ -27,14 +27,14 @@ except RuntimeError as error:
 else:
     raise AssertionError("a GPU that is not there")
 engine, rule = _native.cuda_engine(0), rules.Adam(weight_decay=0.01)
-assert not engine.knows(rule.native())
+assert not engine.has_kernels(rule.native())
 try:
-    engine.learn(rule.native(), b"damaged")
+    engine.load_kernels(rule.native(), b"damaged")
 except RuntimeError as error:
     assert "cuModuleLoadData" in str(error), error
 for known in (rule, rules.SGD()):
-    engine.learn(known.native(), b"module")
-assert engine.knows(rule.native())
+    engine.load_kernels(known.native(), b"module")
+assert engine.has_kernels(rule.native())
 random = np.random.default_rng(0)
 for dim in (6, 132):
     host = HostStore(90, dim, rule, init="normal", seed=1)

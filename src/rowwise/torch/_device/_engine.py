@@ -1,4 +1,4 @@
-"""What runs the kernels of a device: a GPU, or this processor in its stead."""
+"""Engines, which run the kernels of a device: a GPU, or this processor in its stead."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def _cuda_engine(number: int) -> _native.Engine:
 
 
 def engine_of(device: torch.device) -> _native.Engine:
-    """Return what runs the kernels for tensors on a device.
+    """Return the engine that runs kernels over tensors on a device.
 
     Raises:
-        RuntimeError: nothing does.
+        RuntimeError: there is none.
     """
     if device.type == "cpu" and emulates():
         return serial_engine()

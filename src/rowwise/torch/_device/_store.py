@@ -24,8 +24,6 @@ from rowwise.torch._device._engine import engine_of
 from rowwise.torch._device._kernels import cached_kernels
 
 _MARKED = -1  # in a row's state, as its last update: none, but its values came from elsewhere
-_BLOCK = 64  # gradients of one id that are summed before the next such sum; native/device/call.hpp
-_PARTIALS = 16
 _FIRST_CAPACITY, _MOST_STEPS = 1 << 10, (1 << 16) - 1
 _CAPTURED = (
     "a table on a GPU cannot be called while a CUDA graph is captured: a step's numbers come from "
@@ -167,7 +165,7 @@ class DeviceStore:
 
     @property
     def dtype(self) -> str:
-        """What weights are stored as."""
+        """The dtype of the weights in memory."""
         return "float32"
 
     @property
@@ -348,7 +346,7 @@ class DeviceStore:
             batch=batch,
             sources=self._bag_of(bags),
             gradients=self._floats(values),
-            partials=self._weights.new_empty(batch.numel(), _PARTIALS),
+            partials=self._weights.new_empty(batch.numel(), _native.DEVICE_PARTIALS),
             out=out,
             n=batch.numel(),
         )
@@ -388,7 +386,7 @@ class DeviceStore:
         n = batch.ids.numel()
         blocks, partials = self._blocks(n), None
         if self._has_row_slots:
-            partials = self._weights.new_empty(n, _PARTIALS)
+            partials = self._weights.new_empty(n, _native.DEVICE_PARTIALS)
         shape = tuple(gradient.ids.shape) if isinstance(gradient, RowGradient) else (n,)
         params = _native.StepParams(self.steps + 1, *step)
         full, restarts = self._native.is_full, self._native.restarts(params)
@@ -502,7 +500,7 @@ class DeviceStore:
                 f"{rule!r} has slots {names} of shapes {shapes}, "
                 f"the table {self.slot_names} of {mine}"
             )
-        self._learn(rule)
+        self._load_kernels(rule)
         slots = self._slots if keep_state else self._new_slots(rule)
         with self._call(wait=True) as stream:
             self._native.materialize_all(stream)
@@ -662,20 +660,24 @@ class DeviceStore:
             self._weights.new_full((rows, rule.slot_dim(dim)), start) for start in rule.slot_starts
         ]
 
-    def _learn(self, rule: Rule | None) -> None:
+    def _load_kernels(self, rule: Rule | None) -> None:
         """Have the kernels of a rule ready, before anything changes.
 
         Raises:
             RuntimeError: they cannot be had.
         """
         kernel = (rule or rules.SGD()).native()
-        if not self._engine.knows(kernel):
+        if not self._engine.has_kernels(kernel):
             capability = torch.cuda.get_device_capability(self.tensor_device)
-            self._engine.learn(kernel, cached_kernels(kernel, capability))
+            self._engine.load_kernels(kernel, cached_kernels(kernel, capability))
 
     def _bind(self, rule: Rule | None, slots: list[torch.Tensor], *, slots_pristine: bool) -> None:
-        """Hand rule and slots to the kernels; every row is up to date."""
-        self._learn(rule)
+        """Hand rule and slots to the kernels; every row is up to date.
+
+        Raises:
+            RuntimeError: no kernels, or no memory. Nothing has changed.
+        """
+        self._load_kernels(rule)
         kernel = rule or rules.SGD()
         size = self._native.clock_bytes_of(_FIRST_CAPACITY, **kernel.clock())
         clock = self._clock if self._clock.numel() >= size else self._bytes(size)
@@ -709,9 +711,9 @@ class DeviceStore:
         return _Sorted(batch, ids, places), values
 
     def _blocks(self, n: int) -> torch.Tensor | None:
-        if n <= _BLOCK:
+        if n <= _native.DEVICE_BLOCK:
             return None
-        return self._weights.new_empty(2 * (n // _BLOCK + 1), self.shape[1])
+        return self._weights.new_empty(2 * (n // _native.DEVICE_BLOCK + 1), self.shape[1])
 
     def _ids(self, ids: Any) -> torch.Tensor:
         """Return ids as a tensor (n,) of the device; those of NumPy are checked."""
