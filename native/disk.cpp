@@ -166,7 +166,7 @@ int write_pieces(const RecordFile& file, std::byte* memory, std::span<const int6
 }
 
 int merge_records(const RecordFile& file, Stretch home, Stretch log, const Moves& logged,
-                  const std::byte* fresh, const Moves& newest) {
+                  const std::byte* packed, const Moves& newest) {
     const Aligned records = aligned(static_cast<std::size_t>(home.size));
     const Aligned newer = aligned(static_cast<std::size_t>(std::max<int64_t>(log.size, 1)));
     if (records == nullptr || newer == nullptr) return ENOMEM;
@@ -180,7 +180,7 @@ int merge_records(const RecordFile& file, Stretch home, Stretch log, const Moves
             return error;
         put(records.get(), newer.get(), logged, file.stride);
     }
-    put(records.get(), fresh, newest, file.stride);
+    put(records.get(), packed, newest, file.stride);
     return move_bytes(file.file, records.get(), home.size, home.at, true);
 }
 

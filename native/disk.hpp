@@ -50,9 +50,9 @@ struct Stretch {
 };
 
 // Reads the records at home, and the log of newer ones; puts among the first what the log has of
-// them, and what `fresh` has, which is newer still, each once; and writes them where they were.
-// Where fresh ones are all there are, nothing is read. Returns 0, or an errno.
+// them, and what `packed` has, which is newer still, each once; and writes them where they were.
+// Where all are in `packed`, nothing is read. Returns 0, or an errno.
 int merge_records(const RecordFile& file, Stretch home, Stretch log, const Moves& logged,
-                  const std::byte* fresh, const Moves& newest);
+                  const std::byte* packed, const Moves& newest);
 
 }  // namespace rowwise

@@ -478,12 +478,13 @@ def write_pieces(file: int, memory: Annotated[NDArray[numpy.uint8], dict(shape=(
     Write bytes (n,) at from_ (n,) of memory to at (n,) of the file. Return 0, or an errno.
     """
 
-def merge_records(file: int, stride: int, home: tuple[int, int], log: tuple[int, int], logged: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], logged_from: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], fresh: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], newest: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], newest_from: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> int:
+def merge_records(file: int, stride: int, home: tuple[int, int], log: tuple[int, int], logged: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], logged_from: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], packed: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], newest: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], newest_from: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)]) -> int:
     """
     Put newer records among those of a stretch (begin, bytes) of the file, home.
 
-    Those of numbers logged (n,) lie at bytes logged_from (n,) of another stretch, log; those
-    of numbers newest (m,), newer still, at newest_from (m,) of fresh. Return 0, or an errno.
+    Those of numbers logged (n,) lie at bytes logged_from (n,) of another stretch, log.
+    Those of numbers newest (m,), newer still, lie at newest_from (m,) of packed.
+    Return 0, or an errno.
     """
 
 class IdIndex:
