@@ -7,7 +7,7 @@ import torch
 from helpers.device import DEVICE, ON_GPU, ORDERS, engine, finished, here, host
 from helpers.rules import RULES, every_rule
 from rowwise.store import Bags, HostStore, RowGradient
-from rowwise.torch._device import DeviceStore
+from rowwise.torch._device import DeviceStore, _store
 
 ROWS = 150
 
@@ -273,3 +273,9 @@ def test_ids_elsewhere_than_the_table_are_refused():
         device.gather(torch.zeros(3, dtype=torch.int64, device="meta"), torch.empty(3, 4))
     with pytest.raises(IndexError, match="id 150"):
         device.gather(np.array([150]), np.empty((1, 4), np.float32))
+
+
+def test_a_default_device_moves_nothing_that_belongs_to_the_host(monkeypatch):
+    monkeypatch.setattr(_store, "_alarms", {False: [], True: []})
+    with torch.device("meta"):
+        assert _store._new_alarm(pinned=False).device.type == "cpu"

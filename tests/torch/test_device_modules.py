@@ -332,9 +332,10 @@ def test_lost_steps_are_not_taken_off_another_optimizer_s_count():
     step(modules, optimizers, ids_of(1))
     lose_steps(device, optimizers[1], 3)
     adam = optim.Adam(device.parameters(), 0.1)
-    loss_of(device(ids_of(1))).backward()
-    adam.step()
-    assert adam.state[device.weight]["step"] == 1
+    for made in (1, 2):
+        loss_of(device(ids_of(1))).backward()
+        adam.step()
+        assert adam.state[device.weight]["step"] == made
 
 
 def test_torch_s_own_functions_see_present_values():
