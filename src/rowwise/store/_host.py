@@ -115,6 +115,18 @@ class HostStore:
             native.round_at_random(self.rounding_seed)
         return native
 
+    def resume_rounding(self, seed: int, steps: int) -> None:
+        """Draw what another store would draw next, whose rows these are, up to date.
+
+        Args:
+            seed: its `rounding_seed`.
+            steps: its updates so far.
+        """
+        with self._writing(changes_values=False):
+            self._native.materialize()
+            self._native.round_at_random(seed)
+            self.rounding_seed, self.steps = seed, steps
+
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, dim)."""

@@ -49,6 +49,8 @@ class Embedding(TableBacked, torch.nn.Embedding):
             or "stochastic", see `rowwise.Table`. An optimizer of `rowwise.torch.optim` then keeps
             float32 slots and computes in float32, which is better than PyTorch's own numbers, and
             other ones. It serves weights that are converted later, too (`module.bfloat16()`).
+            With "stochastic" the `state_dict` has `_extra_state`, seed and count of updates, so
+            that training goes on to the same bits; PyTorch's module loads it with strict=False.
 
     Input shape:
         (...,) int32 or int64.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rowwise.store import HostStore
 from rowwise.table import Table
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -38,6 +39,28 @@ def array_over(tensor: torch.Tensor) -> NDArray[Any]:
     if tensor.dtype is not torch.bfloat16:
         return tensor.numpy()
     return tensor.view(torch.int16).numpy().view(np.uint16)
+
+
+def rounding_state(table: Table) -> torch.Tensor | None:
+    """Return seed and count of updates (2,), which decide the next draws of random rounding.
+
+    It is None where a table does not round at random.
+    """
+    seed = table.store.rounding_seed if isinstance(table.store, HostStore) else None
+    return None if seed is None else torch.tensor([seed, table.steps])
+
+
+def is_rounding_state(state: object) -> bool:
+    """Return whether this can be what `rounding_state` returned."""
+    if not isinstance(state, torch.Tensor) or state.dtype is not torch.int64:
+        return False
+    return state.shape == (2,) and bool((state >= 0).all())
+
+
+def load_rounding_state(table: Table, state: torch.Tensor) -> None:
+    """Draw from now on what the table would draw of which `rounding_state` returned this."""
+    if isinstance(table.store, HostStore) and table.store.rounding_seed is not None:
+        table.store.resume_rounding(*(int(number) for number in state))
 
 
 def host_table(values: torch.Tensor, rounding: str | None, seed: int | None = None) -> Table:

@@ -14,7 +14,12 @@ from rowwise._untrained import Untrained, check_untrained
 from rowwise.store import Folder
 from rowwise.table import Table
 from rowwise.torch._disk import DiskWeight, weight_on_disk
-from rowwise.torch._half import check_rounding
+from rowwise.torch._half import (
+    check_rounding,
+    is_rounding_state,
+    load_rounding_state,
+    rounding_state,
+)
 from rowwise.torch._lookup import is_exporting, is_tracing, whole_ids
 from rowwise.torch._operator import follow_dtype, register
 from rowwise.torch._parameter import TableParameter, materialize, unrecorded
@@ -23,6 +28,8 @@ from rowwise.torch._renorm import renormalize
 from rowwise.torch._threads import heed_torch
 from rowwise.torch._weight import Weight, is_part, move_to_table, table_can_hold
 
+# Name of random rounding's state in a state_dict: PyTorch's, of what a module has beside tensors.
+_EXTRA = "_extra_state"
 _INTEGERS = (torch.int32, torch.int64)
 
 Place = Literal["device", "host"]
@@ -324,6 +331,9 @@ class TableBacked(torch.nn.Module):
             destination[prefix + "weight.file"] = weight.saved_file()
         else:
             super()._save_to_state_dict(destination, prefix, keep_vars)
+            rounding = rounding_state(weight.table) if isinstance(weight, Weight) else None
+            if rounding is not None:
+                destination[prefix + _EXTRA] = rounding
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, *args: Any, **options: Any
@@ -334,6 +344,19 @@ class TableBacked(torch.nn.Module):
             return
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
         self._mark_trained()  # somebody trained what is in a file
+        if prefix + _EXTRA in state_dict:
+            self._load_rounding(state_dict[prefix + _EXTRA], prefix + _EXTRA, *args[3:])
+
+    def _load_rounding(
+        self, state: Any, key: str, unexpected_keys: list[str], error_msgs: list[str]
+    ) -> None:
+        """Take the state of random rounding that a state_dict has; a module without it may, too."""
+        if key in unexpected_keys:  # PyTorch's module has none
+            unexpected_keys.remove(key)
+        if not is_rounding_state(state):
+            error_msgs.append(f"{key} is {state!r}, not seed and count of updates, int64 (2,)")
+        elif isinstance(self._parameters.get("weight"), Weight):
+            load_rounding_state(self.table, state)
 
     def _load_on_disk(
         self,
