@@ -179,6 +179,12 @@ def test_bags_of_a_table_on_the_host(mode):
     assert torch.equal(modules[0].weight, modules[1].weight)
 
 
+def test_a_device_that_is_not_there_is_refused():
+    for kind in (rowwise.torch.Embedding, rowwise.torch.EmbeddingBag):
+        with pytest.raises((AssertionError, RuntimeError), match="CUDA"):
+            kind(ROWS, DIM, table="host", device="cuda:99")
+
+
 def test_a_bad_id_is_raised_at_once():
     _, across = pair()
     with pytest.raises(IndexError, match="id 80 at position 1"):

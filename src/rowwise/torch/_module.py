@@ -84,8 +84,10 @@ class TableBacked(torch.nn.Module):
 
     def _place_of_weight(self, device: Any) -> Any:
         """Return where the constructor makes the weight, if it was asked for a device."""
-        stays = self.table_place == "host" and (device is None or str(device) != "meta")
-        return "cpu" if stays else device
+        if self.table_place != "host" or str(device) == "meta":
+            return device
+        torch.empty(0, device=device)  # an error where there is no such device
+        return "cpu"
 
     def _finish_init(self, untrained: Untrained, given: Any) -> None:
         """Complete the constructor: `given` are the user's values for the weight, or None."""
