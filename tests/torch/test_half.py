@@ -66,8 +66,21 @@ def test_without_rounding_it_is_pytorchs_own_with_a_warning():
     with pytest.warns(UserWarning, match='or with rounding="nearest" bfloat16 or float16'):
         embedding = Embedding(5, 2, dtype=torch.bfloat16)
     assert type(embedding.weight) is torch.nn.Parameter
+    with pytest.raises(ValueError, match='or with rounding="nearest" bfloat16 or float16'):
+        _ = embedding.table
+    with pytest.warns(UserWarning, match='or with rounding="nearest" bfloat16 or float16'):
+        Embedding(5, 2).bfloat16()
     with pytest.raises(ValueError, match="rounding='up' is not 'nearest', 'stochastic' or None"):
         Embedding(5, 2, rounding="up")
+
+
+@pytest.mark.parametrize("kind", [Embedding, EmbeddingBag])
+def test_a_dtype_without_use_for_rounding_is_refused(kind):
+    with pytest.raises(ValueError, match=r"is for weights of 16 bits, not torch\.float64"):
+        kind(5, 2, dtype=torch.float64, rounding="nearest")
+    with pytest.raises(TypeError, match=r"dtype='bfloat16' is not a torch\.dtype, such as"):
+        kind(5, 2, dtype="bfloat16", rounding="nearest")
+    assert rowwise.Table(5, 2, dtype=torch.bfloat16).dtype == "bfloat16"
 
 
 @both

@@ -42,7 +42,7 @@ def stored_as(dtype: Any) -> str:
     try:
         name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
     except TypeError:
-        name = f"{dtype}"
+        name = f"{dtype}".removeprefix("torch.")
     if name not in STORED:
         raise ValueError(f"dtype={dtype!r} is not one of {', '.join(map(repr, STORED))}")
     return name

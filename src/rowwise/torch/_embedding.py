@@ -60,6 +60,7 @@ class Embedding(TableBacked, torch.nn.Embedding):
 
     Raises:
         IndexError: an id outside 0..V-1, when the module is called.
+        ValueError: rounding for a dtype that is neither float32 nor of 16 bits.
         AssertionError, RuntimeError: as `torch.nn.Embedding`.
 
     Example:
@@ -97,7 +98,7 @@ class Embedding(TableBacked, torch.nn.Embedding):
         rounding: str | None = None,
     ) -> None:
         on_disk = scratch is not None or memory is not None
-        self._begin_init(untrained, table, on_disk, rounding)
+        self._begin_init(untrained, table, on_disk, rounding, dtype)
         super().__init__(
             num_embeddings,
             embedding_dim,

@@ -86,7 +86,7 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         rounding: str | None = None,
     ) -> None:
         on_disk = scratch is not None or memory is not None
-        self._begin_init(untrained, table, on_disk, rounding)
+        self._begin_init(untrained, table, on_disk, rounding, dtype)
         super().__init__(
             num_embeddings,
             embedding_dim,

@@ -13,15 +13,29 @@ from rowwise.table import Table
 
 HALVES = (torch.bfloat16, torch.float16)
 
+# For messages about weights that are on no table.
+TABLES = (
+    'rowwise\'s tables are float32 on the CPU, on a GPU with table="device", or with '
+    'rounding="nearest" bfloat16 or float16 on the CPU'
+)
 
-def check_rounding(rounding: str | None) -> None:
-    """Refuse a rounding that there is not.
+
+def check_rounding(rounding: str | None, dtype: Any = None) -> None:
+    """Refuse a rounding that there is not, or that a weight's dtype has no use for.
 
     Raises:
+        TypeError: a dtype's name, which PyTorch does not take.
         ValueError: with those that there are.
     """
     if rounding not in (None, "nearest", "stochastic"):
         raise ValueError(f"rounding={rounding!r} is not 'nearest', 'stochastic' or None")
+    if isinstance(dtype, str):
+        raise TypeError(f"dtype={dtype!r} is not a torch.dtype, such as torch.bfloat16")
+    if rounding is not None and dtype not in (None, torch.float32, *HALVES):
+        raise ValueError(
+            f"rounding={rounding!r} is for weights of 16 bits, not {dtype}; give "
+            "dtype=torch.bfloat16 or torch.float16, or leave rounding out"
+        )
 
 
 def tensor_over(array: NDArray[Any], dtype: str) -> torch.Tensor:

@@ -15,6 +15,7 @@ from rowwise.store import Folder
 from rowwise.table import Table
 from rowwise.torch._disk import DiskWeight, weight_on_disk
 from rowwise.torch._half import (
+    TABLES,
     check_rounding,
     is_rounding_state,
     load_rounding_state,
@@ -71,11 +72,16 @@ class TableBacked(torch.nn.Module):
                 self._mark_trained()
 
     def _begin_init(
-        self, untrained: Untrained, place: Place | None, on_disk: bool, rounding: str | None
+        self,
+        untrained: Untrained,
+        place: Place | None,
+        on_disk: bool,
+        rounding: str | None,
+        dtype: Any,
     ) -> None:
         """Check what PyTorch's constructor does not know, before it runs."""
         check_untrained(untrained)
-        check_rounding(rounding)
+        check_rounding(rounding, dtype)
         if place not in (None, "device", "host"):
             raise ValueError(f'table={place!r} is not "device", "host" or None')
         if place is not None and on_disk:
@@ -191,8 +197,7 @@ class TableBacked(torch.nn.Module):
         elif warn and (weight.dtype is not torch.float32 or weight.device.type != "cpu"):
             warnings.warn(
                 f"an embedding of {weight.dtype} on {weight.device} is trained densely, as "
-                "torch.nn's is; rowwise's tables are float32 on the CPU, on a GPU with "
-                'table="device", or with rounding="nearest" bfloat16 or float16 on the CPU',
+                f"torch.nn's is; {TABLES}",
                 stacklevel=5,
             )
 
@@ -236,14 +241,14 @@ class TableBacked(torch.nn.Module):
         """The rowwise table behind the module: counts of updates, untrained rows, `save`.
 
         Raises:
-            ValueError: the weight is not on a table (another dtype than float32, another device
-                than the CPU, parametrized).
+            ValueError: the weight is not on a table (of a dtype or on a device that the module was
+                not made for, parametrized, in shared memory).
         """
         weight = self.weight
         if not isinstance(weight, Weight | DiskWeight):
             raise ValueError(
                 f"the weight is a {type(weight).__name__} of {weight.dtype} on {weight.device}, "
-                "not on a table: those are float32 parameters on the CPU"
+                f"not on a table; {TABLES}, in memory that no other process shares"
             )
         table: Table = weight.table
         return table

@@ -15,7 +15,7 @@ from rowwise.store import BagGradient, HostStore, in_memory
 from rowwise.table import Table
 from rowwise.torch._device import DeviceStore, emulates
 from rowwise.torch._gradient import RowGradientTensor, as_row_gradient
-from rowwise.torch._half import HALVES, array_over, host_table
+from rowwise.torch._half import HALVES, TABLES, array_over, host_table
 from rowwise.torch._parameter import TableMemory, TableParameter
 
 # The rowwise optimizers that are alive.
@@ -190,8 +190,8 @@ class Weight(SteppedByRow, TableParameter):
     def fall_back_to_dense(self, reason: str) -> None:
         """Make an ordinary parameter of it, in place, and warn with the reason."""
         warnings.warn(
-            f"{reason}: this embedding is trained densely from now on, as torch.nn's is; "
-            "rowwise's tables are float32 in this process's own memory",
+            f"{reason}: this embedding is trained densely from now on, as torch.nn's is; {TABLES}, "
+            "in memory that no other process shares",
             stacklevel=4,
         )
         self._become_ordinary()
