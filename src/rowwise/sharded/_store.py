@@ -249,6 +249,9 @@ class ShardedStore:
     def prefetch(self, ids: Ids) -> None:
         """Do nothing: other ranks' rows are asked for with the step that comes first."""
 
+    def synchronize(self) -> None:
+        """Do nothing: a call raises its bad ids itself."""
+
     def prefetch_after(
         self, ids: Ids, step: StepParams, *, iteration: int = 0, error: Exception | None = None
     ) -> None:

@@ -214,6 +214,9 @@ class DiskStore:
             self._prefetching = _Prefetch(self, missing, offsets, frames)
             self._prefetching.start()
 
+    def synchronize(self) -> None:
+        """Do nothing: a call raises its bad ids itself."""
+
     # ------------------------------------------------------------------ gradients
 
     def bag_gradient(self, bags: Bags, values: Floats) -> BagGradient:

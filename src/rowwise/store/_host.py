@@ -295,6 +295,9 @@ class HostStore:
     def prefetch(self, ids: Ids) -> None:
         """Do nothing: all rows are in memory."""
 
+    def synchronize(self) -> None:
+        """Do nothing: a call raises its bad ids itself."""
+
     def write(self, values: Any, ids: Ids | None = None) -> None:
         """Set rows to values (n, dim): those of distinct ids (n,), or all."""
         with self._writing():

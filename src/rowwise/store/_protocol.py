@@ -65,6 +65,9 @@ class RowStore(Protocol):
     def prefetch(self, ids: Ids) -> None:
         """Begin to bring rows ids (...,) near, if they are far; nothing waits for it."""
 
+    def synchronize(self) -> None:
+        """Wait for the calls that a device still works on, and raise the bad id they found."""
+
     def read_slot(self, name: str) -> Floats:
         """Return the present values of a slot, (rows, dim) or (rows, 1), a fresh array."""
 
