@@ -177,6 +177,15 @@ def test_a_state_dict_names_the_file_of_the_rows(tmp_path):
         again.load_state_dict({})
 
 
+def test_a_state_on_a_disk_names_load_to_a_module_in_memory(tmp_path):
+    module = on_disk(tmp_path)
+    module.save(tmp_path / "table")
+    with pytest.raises(RuntimeError, match=r"of an embedding on a disk: Embedding\.load\(") as told:
+        rowwise.torch.Embedding(ROWS, DIM).load_state_dict(module.state_dict())
+    assert str(tmp_path / "table") in str(told.value)
+    assert "Missing key" not in str(told.value)
+
+
 def test_the_state_of_a_module_in_memory_is_taken(tmp_path):
     module = on_disk(tmp_path, _weight=None)
     module.load_state_dict(torch.nn.Embedding(ROWS, DIM, _weight=START.clone()).state_dict())
@@ -221,7 +230,8 @@ NEEDS_ALL = {
 @pytest.mark.parametrize("use", NEEDS_ALL.values(), ids=NEEDS_ALL)
 def test_what_needs_all_rows_is_an_error_that_says_what_to_do(use, tmp_path):
     module = on_disk(tmp_path)
-    with pytest.raises(RuntimeError, match="an embedding on a disk's weight: memory may not hold"):
+    message = r"^the weight of an embedding on a disk does not support .*: memory may not hold all"
+    with pytest.raises(RuntimeError, match=message):
         use(module)
 
 

@@ -107,7 +107,7 @@ class DiskWeight(SteppedByRow, DistantWeight):
             if gradient is None or type(gradient) is not torch.Tensor:
                 return gradient
             if not gradient.is_sparse or gradient.requires_grad:
-                self.refuse("a dense gradient, or one with a graph of its own,")
+                self.refuse("a dense gradient, or one with a graph of its own")
             as_row_gradient(gradient, self)
             gradient.__class__ = DiskGradient  # type: ignore[assignment]
             return gradient

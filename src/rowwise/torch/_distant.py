@@ -10,8 +10,10 @@ from rowwise.rules import Rule
 from rowwise.sharded import ShardedTable
 from rowwise.table import Table
 
-_NOT_HERE = """{what} of {of}'s weight: {why}. Call the module for the vectors of ids, and step the
-weight with an optimizer of rowwise.torch.optim; {instead}"""
+_NOT_HERE = (
+    "the weight of {of} does not support {what}: {why}. For vectors, call the module with ids; "
+    "to train, step the weight with an optimizer of rowwise.torch.optim; {instead}"
+)
 
 
 class DistantWeight(torch.Tensor):

@@ -349,6 +349,14 @@ class TableBacked(torch.nn.Module):
         if isinstance(weight, DiskWeight):
             self._load_on_disk(weight, state_dict, prefix, *args[2:])
             return
+        if prefix + "weight.file" in state_dict:
+            kind, path = type(self).__name__, state_dict[prefix + "weight.file"]["path"]
+            args[4].append(
+                f"{prefix}weight is in a file, of an embedding on a disk: {kind}.load({path!r}, "
+                f"scratch=..., memory=...) makes such a module of it, rowwise.Table.load({path!r}) "
+                "a table in memory"
+            )
+            return
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
         self._mark_trained()  # somebody trained what is in a file
         if prefix + _EXTRA in state_dict:
@@ -398,7 +406,7 @@ class TableBacked(torch.nn.Module):
         own = self._parameters.get("weight")
         if isinstance(own, DiskWeight):
             if is_tracing() or torch._C._are_functorch_transforms_active():
-                own.refuse("a trace, or a function transformed by torch.func,")
+                own.refuse("a trace, or a function transformed by torch.func")
             return True
         if not isinstance(own, Weight):
             self._warn_of_dense_steps(own)
