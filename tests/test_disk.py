@@ -330,11 +330,18 @@ def test_no_file_is_left_behind(tmp_path):
         ({"memory": "1kB"}, MemoryError, "memory=1,000 bytes leave no room"),
         ({"memory": "1GiB", "scratch": None}, ValueError, "give scratch= a folder"),
         ({"init": "ones"}, ValueError, "init='ones' is not"),
+        ({"scratch": "no/such"}, FileNotFoundError, "scratch must be a folder .*: 'no/such'$"),
+        ({"scratch": "no/such", "memory": None}, FileNotFoundError, "scratch must be a folder"),
+        ({"rows": 2**32}, ValueError, "is above the limit of 4294967295"),
+        ({"rows": 2**32 - 1, "dim": 2**20}, OSError, "of scratch do not fit; .* are free"),
     ],
 )
 def test_bad_arguments_are_named(options, error, message, tmp_path):
     with pytest.raises(error, match=message):
-        Table(ROWS, DIM, "adam", **{"scratch": tmp_path, "memory": "1MiB", **options})
+        Table(
+            **{"rows": ROWS, "dim": DIM, "rule": "adam", "scratch": tmp_path, "memory": "1MiB"}
+            | options
+        )
 
 
 def test_the_least_memory_is_enough(tmp_path):

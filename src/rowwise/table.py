@@ -73,7 +73,7 @@ class Table:
         ValueError: rows or dim below 1, an unknown rule, init, dtype or rounding, an array of
             another shape; a dtype that is not float32 with memory.
         MemoryError: table and slots do not fit in free memory.
-        OSError: they do not fit in the scratch folder.
+        OSError: they do not fit in the scratch folder, or there is none.
 
     Example:
         >>> import numpy as np
@@ -100,7 +100,8 @@ class Table:
     ) -> None:
         rows, dim = positive("rows", rows), positive("dim", dim)
         if rows >= 2**32:
-            check_fits(rows, dim)
+            if scratch is None:
+                check_fits(rows, dim)
             raise ValueError(f"rows={rows} is above the limit of {2**32 - 1}")
         chosen = rules.get(rule)
         stored = stored_as(dtype)

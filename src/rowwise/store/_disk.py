@@ -18,7 +18,7 @@ from rowwise.rules import Rule, StepParams
 from rowwise.store._gradient import BagGradient, Bags, Floats, Ids, RowGradient
 from rowwise.store._host import HostStore, check_source_rows
 from rowwise.store._locks import new_lock
-from rowwise.store._memory import ROW_STATE, Folder
+from rowwise.store._memory import ROW_STATE, Folder, check_disk
 from rowwise.store._records import RecordFile
 from rowwise.store._state import TableState
 
@@ -81,6 +81,7 @@ class DiskStore:
         slots = len(rule.slot_names) if rule else 0
         slot_dim = rule.slot_dim(dim) if rule else 0
         record = 4 * (dim + slots * slot_dim) + ROW_STATE.itemsize
+        check_disk(self._scratch, self._rows * record)
         each = record + _FRAME_BOOKKEEPING + record // _FRAMES_AT_ONCE
         # A region and its log are in memory when they are written in order.
         region, room = self._memory // 32, self._memory * 15 // 16

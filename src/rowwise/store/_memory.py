@@ -71,9 +71,35 @@ def zeros(nbytes: int, scratch: Folder | None = None) -> NDArray[np.uint8]:
     """
     if scratch is None:
         return _native.zeros(nbytes)
-    with tempfile.TemporaryFile(dir=scratch, prefix=".rowwise.") as file:
+    with scratch_file(scratch) as file:
         reserve(file, nbytes, scratch)
         return np.frombuffer(mmap.mmap(file.fileno(), nbytes), np.uint8)
+
+
+def scratch_file(folder: Folder) -> IO[bytes]:
+    """Return a new file of a folder, without a name; it goes when it is closed.
+
+    Raises:
+        OSError: there is no such folder, or nothing can be written there.
+    """
+    try:
+        return tempfile.TemporaryFile(dir=folder, prefix=".rowwise.")
+    except OSError as error:
+        raise _unusable(folder, error) from error
+
+
+def check_disk(folder: Folder, nbytes: int) -> None:
+    """Refuse bytes for which a folder's disk has no room now, before memory is asked for.
+
+    Raises:
+        OSError: with the bytes needed and free; there is no such folder.
+    """
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    if nbytes > free:
+        raise _full(folder, nbytes, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
 
 def reserve(file: IO[bytes], nbytes: int, folder: Folder) -> None:
@@ -85,12 +111,18 @@ def reserve(file: IO[bytes], nbytes: int, folder: Folder) -> None:
     try:
         _allocate(file, nbytes, folder)
     except OSError as error:
-        free = shutil.disk_usage(folder).free
-        raise OSError(
-            error.errno,
-            f"{nbytes:,} bytes of scratch do not fit; {free:,} are free ({error.strerror})",
-            os.fspath(folder),
-        ) from error
+        raise _full(folder, nbytes, error) from error
+
+
+def _unusable(folder: Folder, error: OSError) -> OSError:
+    what = f"scratch must be a folder that can be written to ({error.strerror})"
+    return OSError(error.errno, what, os.fspath(folder))
+
+
+def _full(folder: Folder, nbytes: int, error: OSError) -> OSError:
+    free = shutil.disk_usage(folder).free
+    what = f"{nbytes:,} bytes of scratch do not fit; {free:,} are free ({error.strerror})"
+    return OSError(error.errno, what, os.fspath(folder))
 
 
 def _allocate(file: IO[bytes], nbytes: int, folder: Folder) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import tempfile
 import threading
 import weakref
 from contextlib import suppress
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rowwise import _native
-from rowwise.store._memory import Folder, reserve
+from rowwise.store._memory import Folder, reserve, scratch_file
 
 _DEPTH = (
     128  # requests under way at once: a disk needs 64 to reach its speed, and more beside merges
@@ -64,7 +63,7 @@ class RecordFile:
         self._log_bytes = _rounded_up(self._home_bytes // _LOG_SHARE, _BLOCKS[-1])
         self._logs = _rounded_up(rows * self.stride, _BLOCKS[-1])  # where they begin
         self.nbytes = self._logs + regions * self._log_bytes
-        with tempfile.TemporaryFile(dir=folder, prefix=".rowwise.") as file:
+        with scratch_file(folder) as file:
             self._file, self._block = _direct(file.fileno())
             weakref.finalize(self, os.close, self._file)
             reserve(file, self.nbytes, folder)
