@@ -136,6 +136,15 @@ def test_copies_and_states_go_on_to_the_same_bits(dtype, rounding):
     once_more.load_state_dict(state)
     train(fresh, once_more, steps=10, seed=7)
     np.testing.assert_array_equal(float32_numbers(model), float32_numbers(fresh))
+    saved = io.BytesIO()
+    torch.save(model, saved)
+    train(model, optimizer, steps=1, seed=8)
+    saved.seek(0)
+    whole = torch.load(saved, weights_only=False)
+    once_more = rowwise.torch.optim.Adam(whole.parameters(), lr=0.01)
+    once_more.load_state_dict(copy.deepcopy(again.state_dict()))
+    train(whole, once_more, steps=1, seed=8)
+    np.testing.assert_array_equal(float32_numbers(model), float32_numbers(whole))
     has_extra_state = "embedding._extra_state" in weights
     assert has_extra_state == (rounding == "stochastic")
     model_of(dtype).load_state_dict(weights)  # which has no use for it

@@ -243,10 +243,11 @@ class Weight(SteppedByRow, TableParameter):
             return weight_of, (*own, self.follows, *self._how_rounded())
         return weight_of, (*own, True) if self.follows else own
 
-    def _how_rounded(self) -> tuple[str | None, int | None]:
-        """Return the rounding, and the seed where it is random."""
+    def _how_rounded(self) -> tuple[str | None, int | None, int]:
+        """Return the rounding, and where it is random the seed and count of updates."""
         store = self.table.store
-        return self.rounding, store.rounding_seed if isinstance(store, HostStore) else None
+        seed = store.rounding_seed if isinstance(store, HostStore) else None
+        return self.rounding, seed, 0 if seed is None else store.steps
 
 
 _GRADIENT_SETTERS = (torch.Tensor.grad.__set__, torch.Tensor.grad.__delete__)
@@ -259,6 +260,7 @@ def weight_of(
     follows: bool = False,
     rounding: str | None = None,
     seed: int | None = None,
+    steps: int = 0,
 ) -> Weight:
     """Return a weight on a new table that holds a copy of values (rows, dim).
 
@@ -268,9 +270,12 @@ def weight_of(
         trained: (rows,) which rows count as trained; all unless given.
         follows: whether the table goes along to a GPU.
         rounding, seed: see `rowwise.torch._half.host_table`.
+        steps: updates that random rounding has drawn for.
     """
     values = values.detach()
     table = table_of(values.clone() if follows else values, follows, rounding, seed)
+    if steps:
+        in_memory(table.store).steps = steps
     table.mark_trained(None if trained is None else torch.as_tensor(trained).nonzero()[:, 0])
     weight = Weight.over(table, requires_grad)
     weight.follows, weight.rounding = follows, rounding
