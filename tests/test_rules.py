@@ -159,9 +159,16 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones(name):
         rowwise.Table(2, 2, name)
 
 
-@pytest.mark.parametrize("rule", [3, rowwise.rules.Adam, ["adam"]])
-def test_what_is_no_rule_is_refused(rule):
-    with pytest.raises((TypeError, ValueError)):
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (3, "a Rule, its name or its config, not 3"),
+        (["adam"], r"a Rule, its name or its config, not \['adam'\]"),
+        (rowwise.rules.Adam, r"give Adam\(\.\.\.\), or 'adam'"),
+    ],
+)
+def test_what_is_no_rule_is_refused(rule, message):
+    with pytest.raises(TypeError, match=message):
         rowwise.Table(2, 2, rule)
 
 

@@ -112,6 +112,13 @@ def test_rows_are_those_of_optax_training_the_whole_matrix(name, rate, options):
     assert_same(run, dense_training(dense, BATCHES))
 
 
+def test_rules_and_optimizers_in_each_others_place_are_refused():
+    with pytest.raises(TypeError, match=r"dense must be an optimizer such as optax\.adam"):
+        rj.optimizer(rj.adam(0.05), rj.adam(0.05))
+    with pytest.raises(TypeError, match="rows must be a rule such as"):
+        rj.optimizer(optax.adam(0.05), optax.adam(0.05))
+
+
 def test_the_names_have_the_defaults_of_optax():
     dense = optax.adamw(0.01)
     assert_same(

@@ -36,7 +36,7 @@ def optimizer(dense: Any, rows: RowOptimizer | Rule | None = None) -> Any:
 
     Raises:
         ImportError: optax is not installed.
-        TypeError: rows is no rule.
+        TypeError: dense is no optimizer of optax's, or rows is no rule.
         ValueError: by `init`: the parameters have no token, or one table's twice; see
             `Embedding.use_rule`.
 
@@ -60,6 +60,8 @@ def optimizer(dense: Any, rows: RowOptimizer | Rule | None = None) -> Any:
     by = RowOptimizer(rows, rows.learning_rate) if isinstance(rows, Rule) else rows
     rule = None if by is None else by.rule
     optax = import_optax()
+    if not (hasattr(dense, "init") and hasattr(dense, "update")):
+        raise TypeError(f"dense must be an optimizer such as optax.adam(0.001), not {dense!r}")
     dense = optax.with_extra_args_support(dense)
 
     def init(params: Any) -> OptimizerState:

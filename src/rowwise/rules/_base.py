@@ -201,6 +201,7 @@ def get(rule: Rule | str | dict[str, object] | None) -> Rule | None:
             `Rule.config()` gave; or None.
 
     Raises:
+        TypeError: the class of a rule, or anything else that is none of these.
         ValueError: no rule has that name.
 
     Example:
@@ -210,6 +211,12 @@ def get(rule: Rule | str | dict[str, object] | None) -> Rule | None:
     """
     if rule is None or isinstance(rule, Rule):
         return rule
+    if isinstance(rule, type) and issubclass(rule, Rule):
+        raise TypeError(
+            f"{rule.__name__} is the class of a rule; give {rule.__name__}(...), or {rule.name!r}"
+        )
+    if not isinstance(rule, str | dict):
+        raise TypeError(f"a rule is a Rule, its name or its config, not {rule!r}")
     kinds = {kind.name: kind for kind in _subclasses(Rule) if kind.name}
     config = {"name": rule} if isinstance(rule, str) else dict(rule)
     name = str(config.pop("name", None)).lower()
