@@ -212,6 +212,25 @@ def test_a_checkpoint_of_other_ids_of_the_same_shape_is_refused_and_nothing_chan
     assert contents(other) == before
 
 
+def test_a_checkpoint_is_of_dynamic_tables_or_of_plain_ones(tmp_path):
+    def plain(rows):
+        table = rowwise.keras.Embedding(rows, DIM)
+        model = keras.Sequential([keras.Input((LENGTH,), dtype="int32"), table])
+        model.compile("adam", Product())
+        return model
+
+    (ids, gradients), (dynamic, layer) = log(3), make()
+    kept = BackupAndRestore(tmp_path / "dynamic", delete_checkpoint=False)
+    fit(dynamic, ids, gradients, callbacks=[kept])
+    model = plain(layer.dynamic.table.rows)
+    with pytest.raises(ValueError, match=r"its dynamic_tables is \[0\], and this one's \[\]"):
+        model.fit(ids % 5, gradients, callbacks=[BackupAndRestore(tmp_path / "dynamic")])
+    kept = BackupAndRestore(tmp_path / "plain", delete_checkpoint=False)
+    model.fit(ids % 5, gradients, verbose=0, callbacks=[kept])
+    with pytest.raises(ValueError, match=r"its dynamic_tables is \[\], and this one's \[0\]"):
+        fit(dynamic, ids, gradients, callbacks=[BackupAndRestore(tmp_path / "plain")])
+
+
 class Killed(BaseException):
     """An end that nobody catches."""
 
@@ -487,7 +506,6 @@ def test_a_trace_is_refused_and_a_compiled_call_reads():
 
 
 @pytest.mark.filterwarnings("ignore:The `native_serialization` parameter:DeprecationWarning")
-@pytest.mark.skipif(BACKEND == "torch", reason="exports by tracing, on other formats")
 def test_an_export_is_refused(tmp_path):
     model, _ = make()
     fit(model, *log(1))

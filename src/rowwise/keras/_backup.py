@@ -95,6 +95,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             "epoch": epoch + 1,
             "state": state,
             "tables": names,
+            "dynamic_tables": [i for i, _ in _dynamic(tables)],
             "shapes": [list(v.shape) for v in others],
             "optimizer": type(self.model.optimizer).__name__,
         }
@@ -121,10 +122,12 @@ class BackupAndRestore(keras.callbacks.Callback):
         mine = {
             "format": _FORMAT,
             "tables": len(tables),
+            "dynamic_tables": [i for i, _ in _dynamic(tables)],
             "shapes": [list(v.shape) for v in others],
             "optimizer": type(self.model.optimizer).__name__,
         }
         theirs = {name: latest.get(name) for name in mine} | {"tables": len(latest["tables"])}
+        theirs["dynamic_tables"] = latest.get("dynamic_tables", [])  # older files: there were none
         for what, own in mine.items():
             if theirs[what] != own:
                 raise ValueError(

@@ -16,7 +16,7 @@ from rowwise.dynamic._index import Evict
 from rowwise.dynamic._starts import RowStarts
 from rowwise.dynamic._table import OnEvict
 from rowwise.keras._backend import BACKEND, backend
-from rowwise.keras._dynamic_variable import DynamicVariableBase
+from rowwise.keras._dynamic_variable import NO_INDEX, DynamicVariableBase
 from rowwise.keras._ids import id_layers_in, takes_ids
 
 _WEIGHTS = "0"  # the name that Keras gives a layer's first variable in files
@@ -259,6 +259,13 @@ def refuse_legacy_file(original: Any, group: Any, model: Any) -> Any:
             "DynamicEmbedding; save the model as .keras, or its weights as .weights.h5"
         )
     return original(group, model)
+
+
+def refuse_export(original: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
+    """Write a model for serving, where it has no index. Wraps Keras's `Model.export`."""
+    if any(isinstance(one, DynamicEmbedding) for one in id_layers_in(model)):
+        raise NotImplementedError(NO_INDEX)
+    return original(model, *args, **kwargs)
 
 
 def _starts_of(initializer: Any) -> RowStarts:

@@ -117,7 +117,11 @@ def _on_torch() -> list[Patch]:
     from keras.src.saving import saving_lib
 
     names = ("save_weights_only", "load_weights_only")
-    return [Patch(saving_lib, name, _loading.refuse_weights_alone) for name in names]
+    return [
+        *(Patch(saving_lib, name, _loading.refuse_weights_alone) for name in names),
+        # Keras refuses the formats that it does not have on torch before anything is traced.
+        Patch(keras.Model, "export", _dynamic.refuse_export),
+    ]
 
 
 def _on_jax() -> list[Patch]:
