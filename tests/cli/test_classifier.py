@@ -134,6 +134,23 @@ def test_a_row_in_is_a_row_out(model, tmp_path):
         assert answers[-2].startswith("tools")
 
 
+def test_a_file_given_as_a_text_is_told(model, tmp_path):
+    may = write_csv(tmp_path / "may.csv", [("plum",)], ("review",))
+    result = run("predict", model, may)
+    assert f"'{may}' is labelled as a text; --file {may} reads" in result.stderr
+    assert len(result.stdout.splitlines()) == 1
+    for texts in ([may], ["plum", may]):
+        result = run("predict", model, *texts, "--text", "review")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"--file {may} reads the texts in it" in result.stderr
+    result = run("predict", model, "plum", "--text", "review")
+    assert result.exit_code == 2
+    assert "--text review names a column of --file" in result.stderr
+    for text in ("plum", "plum " * 5000):
+        assert run("predict", model, text).stderr == ""
+    assert run("predict", model, "--file", may, "--text", "review").stdout == "fruit\n"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes close otherwise there")
 def test_a_reader_that_has_enough_ends_predict_quietly(model):
     command = [sys.executable, "-m", "rowwise", "predict", str(model), "-"]

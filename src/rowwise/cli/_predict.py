@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from rowwise.cli._read import Layout, UsageError, read_lines
 
 
 def predict(
+    context: typer.Context,
     model: options.Model,
     texts: Annotated[
         list[str] | None,
@@ -63,6 +65,8 @@ def predict(
     Example: rowwise predict demo/model "a socket that waits for a connection"
     """
     with exit_on_error("predict"):
+        if file is None and texts:
+            _check_for_files(texts, column=text if _is_given(context, "text") else None)
         wanted = _texts(texts, file, text, Layout(encoding, header, quotes))
         for line in label(model, wanted, top, threshold):
             if as_json:
@@ -78,6 +82,39 @@ def predict(
 
 def _one_line(cell: str) -> str:
     return cell.replace("\n", " ").replace("\r", " ").replace("\t", " ")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _check_for_files(texts: list[str], column: str | None) -> None:
+    """Warn of a text that is the name of a file; refuse it beside the name of a column.
+
+    Raises:
+        UsageError: a column is named, and there is no file to read it from.
+    """
+    named = next((text for text in texts if _is_file(text)), None)
+    if named is not None and column is not None:
+        raise UsageError(
+            f"{named!r} is labelled as a text; --file {shlex.quote(named)} reads the texts in it"
+        )
+    if column is not None:
+        raise UsageError(f"--text {column} names a column of --file, which is not given")
+    if named is not None and len(texts) == 1:
+        typer.echo(
+            f"rowwise predict: {named!r} is labelled as a text; --file {shlex.quote(named)} reads "
+            "the texts in that file",
+            err=True,
+        )
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # longer than a name may be, or with a character 0
+        return False
 
 
 def _texts(texts: list[str] | None, file: Path | None, column: str, layout: Layout) -> list[str]:
