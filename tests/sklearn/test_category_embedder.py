@@ -112,10 +112,17 @@ def test_several_targets_at_once_are_taken():
 
 def test_the_best_epoch_is_kept():
     X, _ = shops(300)
-    y = np.random.default_rng(0).integers(2, size=300)  # nothing to learn
+    y = np.random.default_rng(1).integers(2, size=300)  # nothing to learn
     model = CategoryEmbedder(learning_rate=0.02, patience=2).fit(X, y)
     losses = model.history_["val_loss"]
     assert model.best_epoch_ == int(np.argmin(losses)) + 1 == model.n_iter_ - 2
+
+
+def test_training_ends_when_the_held_out_loss_hardly_falls():
+    model = CategoryEmbedder(patience=2).fit(*shops())  # what is certain falls without end
+    losses = np.array(model.history_["val_loss"])
+    assert model.n_iter_ == model.best_epoch_ < 30
+    assert losses[-3] - losses[-1] < 1e-4 < losses[-5] - losses[-3]
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_other_rows():
