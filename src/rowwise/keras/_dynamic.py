@@ -47,7 +47,7 @@ class DynamicEmbedding(keras.layers.Layer):
             that follow. (It has a row like any other.)
         ids: "integers" (of 64 bits; any value) or "strings" (TensorFlow's; elsewhere `encoded`).
         encoded: whether ids come as `rowwise.keras.encode_ids` makes them, with one axis more. So
-            does every backend hold strings, and JAX integers of 64 bits without `jax_enable_x64`.
+            every backend holds strings, and JAX integers of 64 bits without `JAX_ENABLE_X64=1`.
         admit_after, evict, ttl, unknown_rows, evict_share, in_flight: see
             `rowwise.dynamic.IdIndex`.
         on_evict: see `rowwise.dynamic.DynamicTable`; it is not saved. It runs in the midst of a

@@ -15,8 +15,9 @@ from rowwise.keras._ids import validate_ids
 def encode_ids(ids: Any, width: int | None = None) -> NDArray[Any]:
     """Return ids as an array for a layer with `encoded=True`, on any backend; nothing is lost.
 
-    JAX has integers of 32 bits unless `jax_enable_x64` is set, and no tensors of strings; nor has
-    PyTorch. In a pipeline of `tf.data`, `tf.bitcast(ids, tf.int32)` makes the same of integers.
+    JAX has integers of 32 bits unless `JAX_ENABLE_X64=1` is set. Neither JAX nor PyTorch has
+    tensors of strings. In a pipeline of `tf.data`, `tf.bitcast(ids, tf.int32)` makes the same of
+    integers.
 
     Args:
         ids: (...,) integers or strings.

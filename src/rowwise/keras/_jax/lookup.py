@@ -55,9 +55,10 @@ def check_bits(integers: Any) -> None:
         if least < -(2**31) or most >= 2**31:
             raise IndexError(
                 f"id {most if most >= 2**31 else least} (or a feature that is no id) is outside "
-                "-2^31..2^31 - 1, where JAX's integers lie; set jax_enable_x64, take the backend "
-                "torch or tensorflow, give a feature as floats, or a DynamicEmbedding with "
-                "encoded=True what rowwise.keras.encode_ids makes of ids"
+                "-2^31..2^31 - 1, where JAX's integers lie. Set JAX_ENABLE_X64=1 in the "
+                "environment before JAX starts. Or give a DynamicEmbedding with encoded=True what "
+                "rowwise.keras.encode_ids makes of ids. Or give a feature that is no id as floats. "
+                "Or take the backend torch or tensorflow"
             )
 
 
