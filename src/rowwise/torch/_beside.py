@@ -1,4 +1,4 @@
-"""What works beside sharded embeddings: DDP, FSDP2, and the norm of all gradients."""
+"""Sharded embeddings beside DDP and FSDP2, and in the norm of all gradients."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def _first_of(values: Any) -> DistantWeight:
 
 _GRADIENT_SETTERS = (torch.Tensor.grad.__set__, torch.Tensor.grad.__delete__)
 
-# What can be asked of the parameter: questions of shape, and what autograd and modules do to it.
+# Attributes that the parameter answers: its shape, and those that autograd and modules use.
 _METADATA = {
     getattr(torch.Tensor, name).__get__
     for name in (

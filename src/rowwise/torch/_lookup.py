@@ -65,7 +65,7 @@ def gradient_of(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
 
 
 def _by_row(ctx: Any, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    # What is handed on is kept, and changed in place by clipping: nobody else may have it.
+    # The gradient is kept, and changed in place by clipping: nothing else may share its memory.
     own = gradient._use_count() == 1 and users_of(gradient.untyped_storage()) == 2
     ids, values = ids.reshape(-1), gradient.reshape(-1, ctx.shape[1])
     if not own or values.stride() != (ctx.shape[1], 1):

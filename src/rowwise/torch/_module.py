@@ -1,4 +1,4 @@
-"""What `Embedding` and `EmbeddingBag` share: a weight that lies on a table where it can."""
+"""The base of `Embedding` and `EmbeddingBag`: a weight that lies on a table where it can."""
 
 from __future__ import annotations
 

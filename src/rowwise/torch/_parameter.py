@@ -61,8 +61,8 @@ _COMPARE_ADDRESSES = {
     "lightning", "lightning_fabric", "pytorch_lightning",
 }  # fmt: skip
 
-# What sys.getrefcount says of an object that one attribute holds, and of a storage's object, which
-# torch holds too.
+# sys.getrefcount of an object that one attribute holds, and of a storage's object, which torch
+# holds too.
 _tensor = torch.empty(1)
 _storage, _object = _tensor.untyped_storage(), object()
 _STORAGE_WITH_ONE_HOLDER, _ONE_HOLDER = sys.getrefcount(_storage), sys.getrefcount(_object)

@@ -1,8 +1,8 @@
-"""What `torch.ao.quantization` does to PyTorch's embeddings, done to these.
+"""Quantization of these modules by `torch.ao.quantization`, as of PyTorch's own.
 
-It finds modules by their exact class, in a global table by class and in what users give it. Two
-of its functions are replaced, in its module alone: one says the class of a module, the other makes
-the quantized module.
+`torch.ao.quantization` finds modules by their exact class, in a global table and in the user's
+configuration. Two of its functions are replaced, in its module alone: one returns the class of a
+module, the other makes the quantized module.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ Sums = Literal["batch", "parts"]
 
 
 class _Sharded(torch.nn.Module):
-    """What both modules share: a weight on a sharded table."""
+    """The base of both modules: a weight on a sharded table."""
 
     weight: Any
     num_embeddings: int
@@ -464,7 +464,7 @@ class ShardedEmbeddingBag(_Sharded, torch.nn.EmbeddingBag):
         offsets: torch.Tensor | None = None,
         per_sample_weights: torch.Tensor | None = None,
     ) -> Any:
-        # What is wrong is said on every rank, when the batch itself is looked up.
+        # An error is raised on every rank when the batch itself is looked up.
         parsed, _ = attempt(lambda: self._bags(input, offsets, per_sample_weights))
         if parsed is None:
             return np.empty(0, np.int64)

@@ -125,7 +125,7 @@ class TableBacked(keras.Variable):
 
     @property
     def given(self) -> Any:
-        """What a caller's state holds for this variable; None if nothing."""
+        """The value in a caller's state for this variable; None if there is none."""
         return get_stateless_scope().get_current_value(self) if in_stateless_scope() else None
 
     @property

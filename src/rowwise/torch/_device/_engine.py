@@ -1,4 +1,4 @@
-"""Engines, which run the kernels of a device: a GPU, or this processor in its stead."""
+"""Engines, which run the device's kernels on a GPU, or for tests on this processor."""
 
 from __future__ import annotations
 

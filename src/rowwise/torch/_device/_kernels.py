@@ -10,7 +10,7 @@ from pathlib import Path
 from rowwise import _native
 from rowwise.torch._device._nvrtc import Nvrtc, nvrtc
 
-# What the kernels' source takes from C++'s own headers, none of which NVRTC has.
+# The parts of C++'s own headers that the kernels' source uses; NVRTC has no such headers.
 _HEADERS = {
     "cstddef": "",
     "cstdint": (

@@ -35,7 +35,7 @@ _REMEMBERED = 1 << 12  # calls whose batches' shapes are known to an error
 
 @dataclass(frozen=True)
 class _Sorted:
-    """A batch by ascending id: its ids as they came, sorted, and which gradient each one gets."""
+    """A batch by ascending id: its ids as given and sorted, and the gradient of each."""
 
     batch: torch.Tensor
     ids: torch.Tensor
@@ -160,7 +160,7 @@ class DeviceStore:
 
     @property
     def device(self) -> str:
-        """Where the rows lie, as torch names it."""
+        """The device of the rows, as torch names it."""
         return str(self.tensor_device)
 
     @property
@@ -727,7 +727,7 @@ class DeviceStore:
         return self._ids(host)
 
     def _bags(self, bags: Bags) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ids (n,) and offsets (bags + 1,) of the device, in which no kernel goes astray."""
+        """Return ids (n,) and offsets (bags + 1,) of the device, checked for the kernels."""
         batch, offsets = self._ids(bags.ids), self._tensor(bags.offsets, torch.int64)
         if isinstance(bags.offsets, np.ndarray):
             _native.check_offsets(bags.offsets, batch.numel())
