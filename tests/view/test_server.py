@@ -83,10 +83,11 @@ def test_facts_and_arrays(server):
     assert np.flatnonzero(untrained).tolist() == [0]
 
 
-def test_places_of_a_layout_reach_the_page(server):
+def test_places_of_a_layout_reach_the_page(server, monkeypatch):
     places = np.arange(120, dtype=np.float32).reshape(60, 2)
     rows = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
-    server.explorer = Explorer([Snapshot("now", rows)], layout=Layout("UMAP", places))
+    explorer = Explorer([Snapshot("now", rows)], layout=Layout("UMAP", places))
+    monkeypatch.setattr(server, "explorer", explorer)
     assert json.loads(ask(server, "GET", "about")[1])["layout"] == "UMAP"
     found = np.frombuffer(ask(server, "GET", "coordinates?snapshot=0")[1], np.float32)
     np.testing.assert_array_equal(found.reshape(60, 2), places)
