@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from side_by_side import float64_there_is, numpy_of, values_of
 
-from rowwise.keras import Embedding, EmbedReduce
+from rowwise.keras import DynamicEmbedding, Embedding, EmbedReduce
 
 
 def model_of_five(**options):
@@ -47,6 +47,34 @@ def test_a_bad_id_is_named_and_the_table_stays(call, ids, error, message):
     np.testing.assert_array_equal(table.to_numpy(), before[0])
     np.testing.assert_array_equal(table.update_counts, before[1])
     assert table.steps == before[2]
+
+
+INPUTS = {
+    "functional": lambda ids, layer: keras.Model(ids, keras.layers.Flatten()(layer(ids))),
+    "Sequential": lambda ids, layer: keras.Sequential([ids, layer, keras.layers.Flatten()]),
+}
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("make", INPUTS)
+@pytest.mark.parametrize("kind", [Embedding, DynamicEmbedding])
+def test_floats_for_an_input_of_integers_are_ids_or_refused(kind, make, policy):
+    """Keras would make other integers of them: of a column of pandas's with a gap, for example."""
+    layer = kind(1000, 2, dtype=policy)
+    model = INPUTS[make](keras.Input((1,), dtype="int32"), layer)
+    model.compile("sgd", "mse")
+    before = layer.get_weights()[0]
+    targets = np.zeros((2, 2), "float32")
+    for bad in (3.7, np.nan, 2.0**24 + 1):
+        for call in (model.fit, model.evaluate):
+            with pytest.raises(ValueError, match=r"id .* at position .*give integers"):
+                call(np.array([[1.0], [bad]]), targets, verbose=0)
+    np.testing.assert_array_equal(layer.get_weights()[0], before)
+    if kind is DynamicEmbedding:
+        assert not layer.has_row([1, 3, 0, 2**24, -(2**63)]).any()
+    model.fit(np.array([[1.0], [999.0]]), targets, verbose=0)
+    whole = model.predict(np.array([[1], [999]]), verbose=0)
+    np.testing.assert_array_equal(model.predict(np.array([[1.0], [999.0]]), verbose=0), whole)
 
 
 WAYS = {

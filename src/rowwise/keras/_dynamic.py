@@ -102,6 +102,7 @@ class DynamicEmbedding(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.autocast = False  # of ids to half precision
         self._index_options = {
             "capacity": capacity,
             "ids": ids,

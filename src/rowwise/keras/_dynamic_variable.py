@@ -15,6 +15,7 @@ from rowwise.dynamic import DynamicTable, IdIndex
 from rowwise.dynamic._starts import RowStarts
 from rowwise.dynamic._table import OnEvict
 from rowwise.keras._encoded_ids import decode_ids
+from rowwise.keras._ids import validate_ids
 from rowwise.keras._variable import TableVariableBase
 from rowwise.store import in_memory
 from rowwise.table import Table
@@ -78,8 +79,11 @@ class DynamicVariableBase(TableVariableBase):
 
     def rows_of(self, ids: NDArray[Any], observe: bool) -> NDArray[np.int64]:
         """Return the rows (...,) of ids, given as the layer gets them; count them, if asked to."""
-        given = decode_ids(ids, self.dynamic.index.kind) if self.encoded else ids
-        return self.dynamic.observe(given) if observe else self.dynamic.find(given)
+        if self.encoded:
+            ids = decode_ids(ids, self.dynamic.index.kind)
+        elif ids.dtype.kind in "fV":  # V: bfloat16
+            ids = validate_ids(ids)
+        return self.dynamic.observe(ids) if observe else self.dynamic.find(ids)
 
     # ------------------------------------------------------------------ optimizers
 

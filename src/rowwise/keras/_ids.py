@@ -3,7 +3,8 @@
 Keras casts what a model is given to the dtype of its input: float32 where no `keras.Input` says
 otherwise, half precision under a policy of mixed precision. Floats tell neighbouring ids apart
 below 2^24 only, bfloat16 below 2^8. So integers on their way to layers that take ids, and to
-nothing else, are left as they are.
+nothing else, are left as they are. So are floats on their way to an input of integers, of which a
+cast would make whole numbers: the layer refuses those that are no ids.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def explain_float_ids(error: ValueError) -> ValueError:
     """Return the error of an id that is not whole, with how a model keeps ids integers."""
     return ValueError(
         f"{error}. On their way through other layers Keras casts ids to the dtype of the "
-        "model's input; declare it: keras.Input(shape, dtype='int64')"
+        "model's input; declare it: keras.Input(shape, dtype='int64'). And give integers: pandas "
+        "makes floats of a column with a gap, df[column].fillna(0).astype('int64') is integers"
     )
 
 
@@ -75,17 +77,34 @@ def id_layers_in(layer: Any) -> list[Any]:
 def convert_inputs(original: Any, model: Any, flat_inputs: Any) -> Any:
     """Convert a model's inputs as Keras does, but keep the dtype of ids. Wraps Keras's method."""
     converted = original(model, flat_inputs)
+    for i in _id_inputs_of(model):
+        given = flat_inputs[i]
+        dtype = getattr(given, "dtype", None)
+        name = "" if dtype is None else keras.backend.standardize_dtype(dtype)
+        declared = model._inputs[i].dtype
+        if name != declared and ("int" in name or ("float" in name and "int" in declared)):
+            converted[i] = keras.ops.convert_to_tensor(given)
+    return converted
+
+
+def build_sequential(original: Any, model: Any, input_shape: Any = None) -> Any:
+    """Build a Sequential model, which is not to cast floats before `convert_inputs` sees them.
+
+    Wraps Keras's method.
+    """
+    result = original(model, input_shape)
+    whole = model._functional
+    if whole is not None and "int" in whole._inputs[0].dtype and _id_inputs_of(whole):
+        model.autocast = False
+    return result
+
+
+def _id_inputs_of(model: Any) -> list[int]:
     if model not in _id_inputs:
         _id_inputs[model] = [
             i for i, declared in enumerate(model._inputs) if _goes_to_id_layers(model, declared)
         ]
-    for i in _id_inputs[model]:
-        given = flat_inputs[i]
-        dtype = getattr(given, "dtype", None)
-        name = "" if dtype is None else keras.backend.standardize_dtype(dtype)
-        if "int" in name and name != model._inputs[i].dtype:
-            converted[i] = keras.ops.convert_to_tensor(given)
-    return converted
+    return _id_inputs[model]
 
 
 def _goes_to_id_layers(model: Any, tensor: Any) -> bool:

@@ -105,6 +105,7 @@ def _everywhere() -> list[Patch]:
     return [
         Patch(BaseOptimizer, "build", build_optimizer, ("self", "variables")),
         Patch(Functional, "_convert_inputs_to_tensors", _ids.convert_inputs, flat),
+        Patch(keras.Sequential, "build", _ids.build_sequential, ("self", "input_shape")),
         Patch(serialization_lib, "_retrieve_class_or_fn", _loading.retrieve_class, opening),
         Patch(legacy_h5_format, "save_weights_to_hdf5_group", _dynamic.refuse_legacy_file),
         Patch(Trainer, "compile", _loading.compile_model),
