@@ -1,6 +1,7 @@
 """Modules whose rows lie on a disk: the bits of the modules in memory, and never a dense weight."""
 
 import copy
+import math
 import pickle
 
 import numpy as np
@@ -131,6 +132,40 @@ def test_several_backward_passes_and_a_scaler_give_the_bits_of_memory(tmp_path):
             scaler.update()
         results.append(bits(module))
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+@pytest.mark.parametrize("foreach", [None, True])
+def test_a_scaler_skips_the_step_of_a_norm_that_is_not_finite(foreach, loss, tmp_path):
+    results = []
+    for module in pair(tmp_path):
+        optimizer = optim.Adam(module.parameters())
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        for factor in (1.0, loss, 1.0):
+            optimizer.zero_grad()
+            scaler.scale(module(torch.tensor([3, 7])).square().sum() * factor).backward()
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 0.1, foreach=foreach)
+            scaler.step(optimizer)
+            scaler.update()
+        results.append((bits(module), scaler.get_scale()))
+    assert results[0] == results[1]
+
+
+def test_a_step_that_would_make_every_row_nan_is_refused(tmp_path):
+    module = on_disk(tmp_path)
+    optimizer = optim.Adam(module.parameters())
+    before = bits(module)
+    for spread in (lambda p: p.grad.mul_(math.nan), lambda p: setattr(p, "grad", p.grad / 0)):
+        module(torch.tensor([3, 7])).sum().backward()
+        spread(module.weight)
+        with pytest.raises(RuntimeError, match="a step would make every row NaN"):
+            optimizer.step()
+        optimizer.zero_grad()
+    assert bits(module) == before
+    module(torch.tensor([3, 7])).sum().backward()
+    optimizer.step()
+    assert module.table.steps == 1
 
 
 def test_a_compiled_model_gives_the_bits_of_memory(tmp_path):

@@ -65,12 +65,21 @@ class DiskWeight(SteppedByRow, DistantWeight):
 
         Raises:
             MemoryError, ValueError: see `DiskStore.check_step`.
+            RuntimeError: the gradient was multiplied with NaN or infinity, all rows of it.
         """
         gradient = self.gradient_for_step()
         if gradient is None:
             return
-        bags = isinstance(gradient, BagGradient)
-        ids = gradient.plan.ids if bags else rows_and_gradients(gradient)[0]
+        if isinstance(gradient, BagGradient):
+            ids, values = gradient.plan.ids, gradient.values
+        else:
+            ids, values = rows_and_gradients(gradient)
+        if getattr(gradient, "lost_zeros", False) and not np.isfinite(values).all():
+            raise RuntimeError(
+                f"the gradient of {self.of} was multiplied with NaN or infinity, such as by "
+                "clip_grad_norm_ of a NaN: a step would make every row NaN. Leave the step out "
+                "where the norm is not finite, as torch.amp.GradScaler does"
+            )
         store: Any = self.table.store
         store.check_step(rule, ids, rule.step_params(rate, iteration))
 
@@ -171,6 +180,8 @@ class DiskWeight(SteppedByRow, DistantWeight):
 
 class DiskGradient(RowGradientTensor):
     """The gradient of a `DiskWeight`: by row, and never dense."""
+
+    never_dense = True
 
     @classmethod
     def __torch_function__(

@@ -20,6 +20,8 @@ class RowGradientTensor(torch.Tensor):
     """
 
     parameter: weakref.ref[torch.Tensor] | None = None  # whose gradient it is
+    never_dense = False
+    lost_zeros = False  # whether the zeros of other rows became NaN, which is not written out
 
     @classmethod
     def __torch_function__(
@@ -143,12 +145,15 @@ def _scaled(func: Any, gradient: Any, factor: Any = None, *rest: Any, **named: A
     if isinstance(factor, torch.Tensor) and (factor.dim() or factor.requires_grad):
         return NotImplemented
     divides = "div" in func.__name__
-    if not math.isfinite(float(factor)) or (divides and not factor):  # makes something of zeros
+    zeros_stay = math.isfinite(float(factor)) and not (divides and not factor)
+    if not zeros_stay and not gradient.never_dense:
         return NotImplemented
+    result: Any = gradient
     values = func(gradient._values(), factor)
-    if func.__name__ in _IN_PLACE:
-        return gradient
-    return _like(gradient, gradient._indices(), values)
+    if func.__name__ not in _IN_PLACE:
+        result = _like(gradient, gradient._indices(), values)
+    result.lost_zeros = gradient.lost_zeros or not zeros_stay
+    return result
 
 
 def _norm(func: Any, gradient: Any, ord: Any = 2, *rest: Any, **named: Any) -> Any:
