@@ -22,6 +22,7 @@ import rowwise  # noqa: E402
 from helpers.killing import in_a_process_killed_at  # noqa: E402
 from rowwise.files._container import Container, write  # noqa: E402
 from rowwise.sklearn import TextClassifier  # noqa: E402
+from rowwise.sklearn._model import BagModel  # noqa: E402
 from rowwise.sklearn._training import Training  # noqa: E402
 from rowwise.vectors import Vectors  # noqa: E402
 
@@ -408,7 +409,36 @@ def test_a_fit_that_failed_leaves_the_model_as_it_was(stopped, monkeypatch):
     np.testing.assert_array_equal(model.decision_function(["a cup of tea"]), scores)
 
 
-def _interrupt(*_):
+@pytest.mark.parametrize("where", ["_features.Features._insert", "_model.Table.remap"])
+def test_a_partial_fit_that_is_interrupted_leaves_the_model_as_it_was(where, monkeypatch):
+    model = TextClassifier().partial_fit(["black tea", "a red car"], ["drink", "ride"])
+    scores = model.decision_function(["black tea"])
+    with monkeypatch.context() as patched:
+        patched.setattr(f"rowwise.sklearn.{where}", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model.partial_fit(["cold milk", "black bikes"], ["drink", "ride"])
+    np.testing.assert_array_equal(model.decision_function(["black tea"]), scores)
+    assert model.unknown_words("cold tea") == ["cold"]
+    model.partial_fit(["cold milk", "black bikes"], ["drink", "ride"])
+    assert model.unknown_words("cold tea") == []
+
+
+def test_a_prediction_is_of_one_fit_while_another_ends(monkeypatch):
+    texts = ["black tea", "green tea", "a red car", "a fast car"] * 5
+    model = TextClassifier(max_epochs=20).fit(texts, ["drink", "drink", "ride", "ride"] * 5)
+    scores_of = BagModel.scores
+
+    def scores(*given):
+        monkeypatch.setattr(BagModel, "scores", scores_of)
+        model.fit(texts, [["ride", "work", "tea"][i % 3] for i in range(20)])
+        return scores_of(*given)
+
+    monkeypatch.setattr(BagModel, "scores", scores)
+    assert model.predict(["a cup of tea"]).tolist() == ["drink"]
+    assert model.classes_.tolist() == ["ride", "tea", "work"]
+
+
+def _interrupt(*_, **__):
     raise KeyboardInterrupt
 
 

@@ -233,6 +233,12 @@ class Features:
         self.words, self.counts, self.chars, self.texts = words, counts, chars, texts
         self._set_keys(keys)
 
+    def copy(self) -> Features:
+        """Return a copy that `learn` and `add_words` do not change."""
+        twin = copy.copy(self)
+        twin.words, twin.counts = list(self.words), self.counts.copy()
+        return twin
+
     def subset(self, rows: Ids) -> Features:
         """Return features that have some of the rows, in their order."""
         part = copy.copy(self)

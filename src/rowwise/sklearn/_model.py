@@ -46,6 +46,14 @@ class BagModel:
         """Return a copy that further steps do not change."""
         return copy.deepcopy(self)
 
+    def remapped(self, source_rows: NDArray[np.int64]) -> BagModel:
+        """Return the model with the rows that `Table.remap` makes; itself where none is new."""
+        if (source_rows >= 0).all():
+            return self
+        table = copy.deepcopy(self.table)
+        table.remap(source_rows, init="zeros")
+        return BagModel(table, self.head, self.multilabel)
+
     def pooled(self, bags: Bags) -> Floats:
         """Return the weighted sums (bags, dim) of rows."""
         pooled = np.empty((len(bags.offsets) - 1, self.table.dim), np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -16,9 +17,10 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from rowwise.sklearn import _files
-from rowwise.sklearn._features import Reading
+from rowwise.sklearn._features import Features, Reading
 from rowwise.sklearn._labels import Ids, Labels, check_lengths, split
 from rowwise.sklearn._losses import Floats
+from rowwise.sklearn._model import BagModel
 from rowwise.sklearn._recipe import KEPT_CASE, MORE_NGRAMS, Examples, Recipe
 from rowwise.sklearn._training import AT_ONCE, Batches, OnEpoch, OnStep, Schedule, Training
 from rowwise.sklearn._words import checked_texts, is_word, split_words
@@ -193,13 +195,18 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if len(held_out):
             reading = recipe.choose(reading, self._changes(), examples, on_try)
         made = recipe.train(reading, examples, on_step, on_epoch)
-        self.classes_, self.multilabel_, self._reading = labels.classes, labels.multilabel, reading
-        self._features, self._model = made.features, made.model
         names = ("loss", "val_loss", "val_accuracy")
-        self.history_ = {name: [getattr(x, name) for x in made.rounds] for name in names}
-        self.best_epoch_, self.n_iter_ = made.best, len(made.rounds)
-        self.training_, self.held_out_ = training, held_out
-        self._name_rows()
+        self._become(
+            labels,
+            reading,
+            made.features,
+            made.model,
+            history_={name: [getattr(x, name) for x in made.rounds] for name in names},
+            best_epoch_=made.best,
+            n_iter_=len(made.rounds),
+            training_=training,
+            held_out_=held_out,
+        )
         return made.interrupted
 
     def _refit(self, X: Any, y: Any, sample_weight: Any = None) -> bool:
@@ -224,7 +231,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         whole = type(self)(**self.get_params() | chosen)
         if whole._train(texts, y, sample_weight):
             raise KeyboardInterrupt
-        self._features, self._model = whole._features, whole._model
+        self.__dict__.update(_features=whole._features, _model=whole._model)
         return True
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
@@ -233,6 +240,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X, y, sample_weight: see `fit`.
             classes: all labels there will be; the first call needs them, unless y has them all.
+
+        An error, or an interrupt, leaves the model as it was, or with some steps on the texts made.
 
         Raises:
             ValueError: a label that the first call did not name.
@@ -243,22 +252,23 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         check_lengths(texts, y)
         first = not hasattr(self, "_model")
         if first:
-            labels = Labels.of(y, classes)
-            self.classes_, self.multilabel_ = labels.classes, labels.multilabel
-            self._reading = self._first_reading()
-            self._features = self._recipe(self.multilabel_).features(self._reading)
-            self.history_ = {"loss": [], "val_loss": [], "val_accuracy": []}
-            self.n_iter_ = 0
-        labels = Labels(self.classes_, self.multilabel_)
+            labels, reading = Labels.of(y, classes), self._first_reading()
+            features = self._recipe(labels.multilabel).features(reading)
+        else:
+            labels, reading = Labels(self.classes_, self.multilabel_), self._reading
+            features = self._features.copy()
         targets = labels.targets(y, len(texts))
         everything = np.arange(len(texts))
         weights = labels.weights(targets, self.class_weight, sample_weight, everything)
-        text = self._reading.text(texts)
-        source_rows = self._features.learn(text, everything)
+        text = reading.text(texts)
+        source_rows = features.learn(text, everything)
         if first:
-            self._model = self._recipe(self.multilabel_).model(self._features, targets.shape[1])
-        elif (source_rows < 0).any():
-            self._model.table.remap(source_rows, init="zeros")
+            history: dict[str, list[float]] = {"loss": [], "val_loss": [], "val_accuracy": []}
+            model = self._recipe(labels.multilabel).model(features, targets.shape[1])
+            more = {"history_": history, "best_epoch_": 0, "n_iter_": 0}
+        else:
+            model, more = self._model.remapped(source_rows), {}
+        self._become(labels, reading, features, model, **more)
         batches = Batches(self._features.encoder(text), targets, weights)
         order = np.random.default_rng((self.random_state, self.n_iter_)).permutation(everything)
         if len(order):
@@ -271,32 +281,46 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             self.history_["val_accuracy"].append(math.nan)
         self.n_iter_ += 1
         self.best_epoch_ = self.n_iter_
-        self._name_rows()
         return self
+
+    def _become(
+        self, labels: Labels, reading: Reading, features: Features, model: BagModel, **more: Any
+    ) -> None:
+        """Take what was fitted, all of it or nothing: interrupts and threads see no part of it."""
+        model.table.vocabulary = Vocabulary(features.words)
+        self.__dict__.update(
+            classes_=labels.classes,
+            multilabel_=labels.multilabel,
+            _reading=reading,
+            _features=features,
+            _model=model,
+            **more,
+        )
 
     # ------------------------------------------------------------------ predicting
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable label (n,) of each text, or which labels (n, K) it has."""
-        scores = self.decision_function(X)
-        if self.multilabel_:
+        fitted = copy.copy(self)  # another thread may fit it meanwhile
+        scores = fitted.decision_function(X)
+        if fitted.multilabel_:
             return (scores > 0).astype(np.int64)
-        return self.classes_[scores.argmax(axis=1)]
+        return fitted.classes_[scores.argmax(axis=1)]
 
     def predict_proba(self, X: Any) -> Floats:
         """Return the probabilities (n, K) of labels, in the order of `classes_`."""
-        scores = self.decision_function(X)
-        return self._model.probabilities(scores)
+        fitted = copy.copy(self)
+        return fitted._model.probabilities(fitted.decision_function(X))
 
     def decision_function(self, X: Any) -> Floats:
         """Return the scores (n, K) of labels, whose softmax, or sigmoid, is the probabilities."""
         check_is_fitted(self)
-        texts = list(cells(X, "X"))
-        scores = np.empty((len(texts), len(self.classes_)), np.float32)
+        fitted, texts = copy.copy(self), list(cells(X, "X"))
+        scores = np.empty((len(texts), len(fitted.classes_)), np.float32)
         for start in range(0, len(texts), AT_ONCE):
             part = texts[start : start + AT_ONCE]
-            encoder = self._features.encoder(self._reading.text(part))
-            scores[start : start + AT_ONCE] = self._model.scores(encoder.bags(np.arange(len(part))))
+            bags = fitted._features.encoder(fitted._reading.text(part)).bags(np.arange(len(part)))
+            scores[start : start + AT_ONCE] = fitted._model.scores(bags)
         return scores
 
     def _ranking(self, probabilities: Floats) -> Ids:
@@ -306,12 +330,12 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     def transform(self, X: Any) -> Floats:
         """Return the weighted sums (n, dim) of the texts' rows, which the linear layer reads."""
         check_is_fitted(self)
-        texts = list(cells(X, "X"))
-        parts = [np.zeros((0, self.table_.dim), np.float32)]
+        fitted, texts = copy.copy(self), list(cells(X, "X"))
+        parts = [np.zeros((0, fitted.table_.dim), np.float32)]
         for start in range(0, len(texts), AT_ONCE):
             part = texts[start : start + AT_ONCE]
-            bags = self._features.encoder(self._reading.text(part)).bags(np.arange(len(part)))
-            parts.append(self._model.pooled(bags))
+            bags = fitted._features.encoder(fitted._reading.text(part)).bags(np.arange(len(part)))
+            parts.append(fitted._model.pooled(bags))
         return np.concatenate(parts)
 
     def explain(self, text: str) -> list[tuple[str, NDArray[np.float32]]]:
@@ -325,7 +349,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             TypeError: not a string.
         """
         check_is_fitted(self)
-        return self._model.explain(self._features.encoder(self._reading.text([text])))
+        fitted = copy.copy(self)
+        return fitted._model.explain(fitted._features.encoder(fitted._reading.text([text])))
 
     def unknown_words(self, text: str) -> list[str]:
         """Return the words of a text that have no row of their own."""
@@ -364,7 +389,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             OSError: there is no room, or no permission.
         """
-        _files.save(self._stored(), folder)
+        _files.save(copy.copy(self)._stored(), folder)
 
     def save_quantized(self, folder: str | os.PathLike[str], keep: float = 0.6) -> None:
         """Write a smaller classifier, of which nothing can be trained further, into a folder.
@@ -376,7 +401,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             OSError: see `save`.
         """
-        _files.save_quantized(self._stored(), folder, keep)
+        _files.save_quantized(copy.copy(self)._stored(), folder, keep)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "_model")
@@ -474,9 +499,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
                 self.random_state,
             ),
         )
-
-    def _name_rows(self) -> None:
-        self._model.table.vocabulary = self.vocabulary_
 
     def _lengths(self) -> tuple[int, int]:
         given = self.char_ngrams
