@@ -395,6 +395,22 @@ def test_a_fit_that_failed_leaves_nothing_that_counts_as_fitted():
         model.predict(["tea"])
 
 
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        ([b"a", b"b"], TypeError, r"b'a' at position 0 is bytes; give strings"),
+        ([1.0, np.nan], ValueError, r"label nan at position 1: labels must not be NaN"),
+        (np.array(["a", np.nan], object), ValueError, r"at position 1: labels must not be NaN"),
+    ],
+)
+def test_labels_that_no_model_can_have_are_refused(labels, error, message):
+    x = ["black tea", "a red car"]
+    with pytest.raises(error, match=message):
+        TextClassifier().fit(x, labels)
+    with pytest.raises(error, match=message):
+        TextClassifier().partial_fit(x, ["a", "b"], classes=labels)
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_fit_that_failed_leaves_the_model_as_it_was(stopped, monkeypatch):
     texts = ["black tea", "green tea", "a red car", "a fast car"] * 5

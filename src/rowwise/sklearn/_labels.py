@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,8 @@ class Labels:
         """Find the labels in (n,) labels, or in (n, K) of 0 and 1.
 
         Raises:
-            ValueError: they are neither, fewer than two, or not as many as `classes`.
+            ValueError: they are neither, fewer than two, not as many as `classes`, or one is NaN.
+            TypeError: bytes.
         """
         y = np.asarray(y, dtype=None)
         if y.ndim == 2 and type_of_target(y) == "multilabel-indicator":
@@ -42,7 +44,9 @@ class Labels:
             return cls(found, multilabel=True)
         if y.ndim != 1:
             raise ValueError(f"y has shape {y.shape}; it must be (n,) labels, or (n, K) of 0 and 1")
-        found = np.unique(y if classes is None else np.asarray(classes))
+        given = y if classes is None else np.asarray(classes)
+        _check_values(given)
+        found = np.unique(given)
         if len(found) < 2:
             raise ValueError(
                 f"y has {len(found)} label{'s' * (len(found) != 1)}, "
@@ -107,6 +111,21 @@ class Labels:
             )
             weights = of_class[which] * (1 if weights is None else weights)
         return weights
+
+
+def _check_values(labels: NDArray[Any]) -> None:
+    """Refuse labels that no file can hold, or that equal nothing."""
+    for position, label in enumerate(labels.tolist() if labels.dtype.kind in "SfO" else ()):
+        if isinstance(label, bytes):
+            raise TypeError(
+                f"label {label!r} at position {position} is bytes; give strings: "
+                "[label.decode() for label in y]"
+            )
+        if isinstance(label, float) and math.isnan(label):
+            raise ValueError(
+                f"label nan at position {position}: labels must not be NaN; leave such texts out, "
+                "or give them a label of their own"
+            )
 
 
 def check_lengths(texts: list[str], y: Any) -> None:

@@ -142,7 +142,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: fewer than two labels, not as many labels as texts, texts without words, a
                 parameter out of its bounds.
-            TypeError: a text that is not a string.
+            TypeError: a text that is not a string, or a label that is bytes.
         """
         interrupted = self._train(X, y, sample_weight)
         try:
