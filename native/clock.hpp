@@ -67,7 +67,13 @@ class Clock {
     // The clock's arrays, to which nothing may be written.
     ClockView view() const;
 
-    double epsilon_factor() const { return steps_[now_].epsilon_factor; }  // of the last; 0: none
+    // Whether rows must be brought up to date, and the clock restarted, before it takes a step: it
+    // remembers no more of them; its epsilon never falls (somebody has set the iteration back); and
+    // no step is before one whose decay factor is not above 0.
+    bool restarts_before(const StepRecord& step) const {
+        return now_ >= kMostSteps || step.epsilon_factor < steps_[now_].epsilon_factor ||
+               step.decay_factor <= 0;
+    }
     double ratio() const { return ratio_; }
     bool unbounded() const { return unbounded_; }
     // The records of steps 1 to now, at these places; the largest |scale| and 1 - decay_factor.

@@ -260,6 +260,18 @@ void Table::update(const RowGradients& rows, const StepParams& params, int64_t f
     ++version;
 }
 
+Step StepParams::rounded(const Rule& rule, uint32_t last_step) const {
+    Step step;
+    step.learning_rate = static_cast<float>(learning_rate);
+    step.decay_factor = static_cast<float>(decay_factor);
+    step.scale = static_cast<float>(scale);
+    step.gradient_scale = static_cast<float>(gradient_scale);
+    step.epsilon = static_cast<float>(rule.hyper.exact_epsilon * epsilon_factor);
+    step.iteration = iteration;
+    step.last_step = last_step;
+    return step;
+}
+
 void Table::step(const Plan& plan, Floats gradients, const StepParams& params, int64_t frozen_row) {
     const std::unique_lock hold(lock_);
     Buffer<float> frozen(frozen_row < 0 ? 0 : dim());
@@ -270,25 +282,13 @@ void Table::step(const Plan& plan, Floats gradients, const StepParams& params, i
     }
     Buffer<float> copy;
     gradients = apart(gradients, copy);
-    // A clock's epsilon never falls (somebody has set the iteration back), and no step is before
-    // one whose decay factor is not above 0.
-    const bool ends = params.decay_factor <= 0;
-    if (ends || params.epsilon_factor < clock_->epsilon_factor() ||
-        clock_->now() >= Clock::kMostSteps)
-        bring_up_to_date();
-    Step step;
-    step.learning_rate = static_cast<float>(params.learning_rate);
-    step.decay_factor = static_cast<float>(params.decay_factor);
-    step.scale = static_cast<float>(params.scale);
-    step.gradient_scale = static_cast<float>(params.gradient_scale);
-    step.epsilon = static_cast<float>(rule_.hyper.exact_epsilon * params.epsilon_factor);
-    step.iteration = params.iteration;
-    step.last_step = clock_->now() + (advances_ ? 1 : 0);
+    if (clock_->restarts_before(params.record())) bring_up_to_date();
+    const Step step = params.rounded(rule_, clock_->now() + (advances_ ? 1 : 0));
     kernels().update(view(), rule_, *clock_, step, plan, gradients.data());
     ++steps;
     if (advances_) {
-        clock_->advance({params.scale, params.decay_factor, params.epsilon_factor});
-        if (ends) bring_up_to_date();
+        clock_->advance(params.record());
+        if (params.decay_factor <= 0) bring_up_to_date();
     }
     if (frozen_row < 0) return;
     set_weights(frozen_row, frozen.data());

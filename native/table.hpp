@@ -25,6 +25,10 @@ using Floats = std::span<const float>;
 struct StepParams {
     int64_t iteration;
     double learning_rate, decay_factor, scale, gradient_scale, epsilon_factor;
+
+    StepRecord record() const { return {scale, decay_factor, epsilon_factor}; }
+    // The step as kernels take it; the clock says `last_step` after it.
+    Step rounded(const Rule& rule, uint32_t last_step) const;
 };
 
 // A batch of bags as a caller gives it: bag b holds the ids from offsets[b] to offsets[b + 1].

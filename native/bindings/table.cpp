@@ -308,6 +308,7 @@ void bind_table(nb::module_& m) {
         "values"_a, "dtype"_a, "out"_a,
         "Write values float32, rounded to nearest, ties to even, to out, stored as dtype.");
     m.attr("TERMS") = kTerms;
+    m.attr("MOST_STEPS") = Clock::kMostSteps;
 }
 
 }  // namespace rowwise

@@ -204,25 +204,15 @@ void DeviceTable::sum_runs(const DeviceBatch& batch, void* stream) {
 }
 
 bool DeviceTable::restarts(const StepParams& params) const {
-    // A clock's epsilon never falls (somebody has set the iteration back), and no step is before
-    // one whose decay factor is not above 0.
-    return params.decay_factor <= 0 || params.epsilon_factor < clock_->epsilon_factor() ||
-           clock_->now() >= Clock::kMostSteps;
+    return clock_->restarts_before(params.record());
 }
 
 void DeviceTable::update(const DeviceBatch& batch, const StepParams& params, void* stream) {
     if (restarts(params)) materialize_all(stream);
     DeviceCall call = begin(batch);
     call.advances = advances_;
-    call.record = {params.scale, params.decay_factor, params.epsilon_factor};
-    Step& step = call.step;
-    step.learning_rate = static_cast<float>(params.learning_rate);
-    step.decay_factor = static_cast<float>(params.decay_factor);
-    step.scale = static_cast<float>(params.scale);
-    step.gradient_scale = static_cast<float>(params.gradient_scale);
-    step.epsilon = static_cast<float>(rule_.hyper.exact_epsilon * params.epsilon_factor);
-    step.iteration = params.iteration;
-    step.last_step = clock_->now() + (advances_ ? 1 : 0);
+    call.record = params.record();
+    call.step = params.rounded(rule_, clock_->now() + (advances_ ? 1 : 0));
     if (batch.n > kBlockSum) launch_rows(DeviceKernel::sum_blocks, call, batch.n, stream);
     if (has_row_slots(rule_.family))
         launch(DeviceKernel::square_partials, call, batch.n, kPartials, stream);

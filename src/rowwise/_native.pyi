@@ -210,6 +210,8 @@ def narrow(values: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu
 
 TERMS: int = 8
 
+MOST_STEPS: int = 65535
+
 class Engine:
     """Runs the kernels of tables on a device."""
 

@@ -104,7 +104,7 @@ def adamax(
     learning_rate: float | Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
 ) -> RowOptimizer:
     """Step rows as `optax.adamax` does."""
-    return _made(pytorch.Adamax(beta_1=b1, beta_2=b2, epsilon=eps), learning_rate)
+    return adamaxw(learning_rate, b1, b2, eps, weight_decay=0.0)
 
 
 def adamaxw(

@@ -41,9 +41,8 @@ def encode_ids(ids: Any, width: int | None = None) -> NDArray[Any]:
     array = np.asarray(ids)
     kind = array.dtype.kind
     if kind in "SU" and not isinstance(ids, np.ndarray):
-        array = np.asarray(
-            ids, object
-        )  # NumPy's strings lose zeros at the end, and take in numbers
+        # NumPy's strings lose zeros at the end, and take in numbers.
+        array = np.asarray(ids, object)
     if kind == "S":
         array = as_texts(array)
     if array.dtype.kind not in "OU":

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from keras import initializers
 from keras.src.initializers.random_initializers import VarianceScaling, compute_fans
 from numpy.typing import NDArray
@@ -77,6 +78,11 @@ def _scaled(initializer: Any, shape: tuple[int, int]) -> Draw:
         return Draw("normal", 0.0, math.sqrt(scale), initializer.seed)
     limit = math.sqrt(3.0 * scale)
     return Draw("uniform", -limit, limit, initializer.seed)
+
+
+def constant(value: float) -> Sampler:
+    """Return what gives one number everywhere."""
+    return lambda first, shape: np.full(shape, value, np.float32)
 
 
 def blocks(shape: tuple[int, int]) -> Iterator[tuple[int, int]]:

@@ -50,13 +50,11 @@ def sampler(draw: Draw) -> Sampler:
     PyTorch's generator is sequential: the blocks of an array must be drawn in order.
     """
     a, b = draw.a, draw.b
-    generator = None if draw.distribution == "constant" else torch_seed_generator(draw.seed)
+    generator = torch_seed_generator(draw.seed)
 
     def sample(first: int, shape: tuple[int, int]) -> Any:
         values = torch.empty(shape)
-        if draw.distribution == "constant":
-            values.fill_(a)
-        elif draw.distribution == "uniform":
+        if draw.distribution == "uniform":
             values.uniform_(generator=generator).mul_(b - a).add_(a)
         elif draw.distribution == "normal":
             values.normal_(a, b, generator=generator)

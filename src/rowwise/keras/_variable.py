@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from rowwise._binding import DenseFallback, OptimizerBinding
-from rowwise.keras._initial_values import Draw, Sampler, blocks, draw_of
+from rowwise.keras._initial_values import Draw, Sampler, blocks, constant, draw_of
 from rowwise.store import Folder, RowGradient
 from rowwise.table import Table
 
@@ -51,7 +51,10 @@ class TableVariableBase:
     def _initialize_with_initializer(self, initializer: Any) -> None:
         """Start the rows with what an initializer gives, drawn straight into the table."""
         draw = draw_of(initializer, self.shape)
-        sample = None if draw is None else self.sampler(draw)
+        if draw is not None and draw.distribution == "constant":
+            sample: Sampler | None = constant(draw.a)
+        else:
+            sample = None if draw is None else self.sampler(draw)
         if sample is None:
             super()._initialize_with_initializer(initializer)  # type: ignore[misc]
             return

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -24,6 +24,7 @@ from rowwise.sklearn._model import BagModel
 from rowwise.sklearn._recipe import KEPT_CASE, MORE_NGRAMS, Examples, Recipe
 from rowwise.sklearn._training import AT_ONCE, Batches, OnEpoch, OnStep, Schedule, Training
 from rowwise.sklearn._words import checked_texts, is_word, split_words
+from rowwise.store import Bags
 from rowwise.table import Table
 from rowwise.text import Vocabulary
 from rowwise.text._columns import cells
@@ -316,12 +317,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """Return the scores (n, K) of labels, whose softmax, or sigmoid, is the probabilities."""
         check_is_fitted(self)
         fitted, texts = copy.copy(self), list(cells(X, "X"))
-        scores = np.empty((len(texts), len(fitted.classes_)), np.float32)
-        for start in range(0, len(texts), AT_ONCE):
-            part = texts[start : start + AT_ONCE]
-            bags = fitted._features.encoder(fitted._reading.text(part)).bags(np.arange(len(part)))
-            scores[start : start + AT_ONCE] = fitted._model.scores(bags)
-        return scores
+        none = np.zeros((0, len(fitted.classes_)), np.float32)
+        return np.concatenate([none, *map(fitted._model.scores, fitted._bags(texts))])
 
     def _ranking(self, probabilities: Floats) -> Ids:
         """Return labels (n, K), the most probable first."""
@@ -331,12 +328,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         """Return the weighted sums (n, dim) of the texts' rows, which the linear layer reads."""
         check_is_fitted(self)
         fitted, texts = copy.copy(self), list(cells(X, "X"))
-        parts = [np.zeros((0, fitted.table_.dim), np.float32)]
+        none = np.zeros((0, fitted.table_.dim), np.float32)
+        return np.concatenate([none, *map(fitted._model.pooled, fitted._bags(texts))])
+
+    def _bags(self, texts: list[str]) -> Iterator[Bags]:
+        """Yield the texts as bags of rows, some texts at a time."""
         for start in range(0, len(texts), AT_ONCE):
             part = texts[start : start + AT_ONCE]
-            bags = fitted._features.encoder(fitted._reading.text(part)).bags(np.arange(len(part)))
-            parts.append(fitted._model.pooled(bags))
-        return np.concatenate(parts)
+            yield self._features.encoder(self._reading.text(part)).bags(np.arange(len(part)))
 
     def explain(self, text: str) -> list[tuple[str, NDArray[np.float32]]]:
         """Return the words of a text, each with its share (K,) of the scores.

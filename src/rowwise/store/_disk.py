@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from rowwise import _native
 from rowwise._ids import check_range
 from rowwise._init import Init, checked_seed, fill_rows, given_values
 from rowwise.rules import Rule, StepParams
@@ -22,7 +23,6 @@ from rowwise.store._memory import ROW_STATE, Folder, check_disk
 from rowwise.store._records import RecordFile
 from rowwise.store._state import TableState
 
-_MOST_STEPS = 65_535  # steps that the clock remembers
 # The era of a row on the disk: it was never written, and still has what it started with; or the
 # clock started anew since; or not.
 _NEVER, _PAST, _PRESENT = 0, 1, 2
@@ -271,7 +271,10 @@ class DiskStore:
         self.check_step(self.rule, ids, step)
         check_range(ids, self._rows)
         with self._lock:
-            if self._steps_in_era >= _MOST_STEPS or step.epsilon_factor < self._epsilon_factor:
+            if (
+                self._steps_in_era >= _native.MOST_STEPS
+                or step.epsilon_factor < self._epsilon_factor
+            ):
                 self.materialize()
             wanted = ids if frozen_row is None else np.append(ids, frozen_row)
             frames = self._frames(wanted)[: None if frozen_row is None else -1].reshape(ids.shape)

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from rowwise import _native
 from rowwise.store._memory import Folder, reserve, scratch_file
 
-_DEPTH = (
-    128  # requests under way at once: a disk needs 64 to reach its speed, and more beside merges
-)
+_DEPTH = 128  # requests at once: a disk needs 64 to reach its speed, and more beside merges
 _BLOCKS = (512, 4096)  # a disk's unit, where the system's cache is bypassed
 _UNIT = 8  # bytes: records, and so their offsets in a log, are multiples of it
 _LOG_SHARE = 4  # a region's log has room for one in so many of its records

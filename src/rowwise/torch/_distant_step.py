@@ -10,7 +10,7 @@ import torch
 
 from rowwise._binding import DenseFallback
 from rowwise.torch._distant import DistantWeight
-from rowwise.torch._rules import Group, learning_rate, rule_of
+from rowwise.torch._rules import Group, learning_rate, next_iteration, rule_of
 
 
 def distant_weights(group: Group) -> list[DistantWeight]:
@@ -56,7 +56,7 @@ def upcoming_step(weight: DistantWeight) -> tuple[float, int] | None:
     if optimizer is None:
         return None
     group = next(g for g in optimizer.param_groups if any(p is weight for p in g["params"]))
-    iteration = int(optimizer.state.get(weight, {}).get("step", 0)) + 1
+    iteration = next_iteration(optimizer.state.get(weight, {}))
     return learning_rate(group, iteration), iteration
 
 
@@ -84,7 +84,7 @@ def check_distant(optimizer: Any) -> None:
     for group in optimizer.param_groups:
         for weight in distant_weights(group):
             if weight.requires_grad and not (found_inf is not None and float(found_inf)):
-                iteration = int(optimizer.state.get(weight, {}).get("step", 0)) + 1
+                iteration = next_iteration(optimizer.state.get(weight, {}))
                 rate = learning_rate(group, iteration)
                 weight.check_step(rule_of(optimizer, group, {}), rate, iteration)
 
@@ -113,7 +113,7 @@ def _step(optimizer: Any, group: Group, weight: DistantWeight, factor: float) ->
     rule = rule_of(optimizer, group, {})
     if rule != table.rule:
         table.set_hyperparameters(rule)
-    iteration = int(state["step"]) + 1
+    iteration = next_iteration(state)
     factor *= -1.0 if group["maximize"] else 1.0
     before = table.steps
     weight.step(learning_rate(group, iteration), iteration, factor)

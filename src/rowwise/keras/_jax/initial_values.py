@@ -21,9 +21,6 @@ from rowwise.keras._initial_values import Draw, Sampler
 
 def sampler(draw: Draw) -> Sampler | None:
     """Return what draws Keras's numbers block by block; None: JAX is set to draw otherwise."""
-    constant = draw.distribution == "constant"
-    if constant:
-        return lambda first, shape: np.full(shape, draw.a, np.float32)
     config = jax.config
     if (
         not config.jax_threefry_partitionable

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from keras.src.backend.tensorflow import random
 from keras.src.random.seed_generator import draw_seed
@@ -25,8 +24,6 @@ _COUNTS = {
 
 def sampler(draw: Draw) -> Sampler | None:
     """Return what draws Keras's numbers block by block; None where there is a GPU to draw them."""
-    if draw.distribution == "constant":
-        return lambda first, shape: np.full(shape, draw.a, np.float32)
     if tf.config.list_logical_devices("GPU"):
         return None
     with tf.init_scope():

@@ -24,7 +24,7 @@ from rowwise.torch._device._engine import engine_of
 from rowwise.torch._device._kernels import cached_kernels
 
 _MARKED = -1  # in a row's state, as its last update: none, but its values came from elsewhere
-_FIRST_CAPACITY, _MOST_STEPS = 1 << 10, (1 << 16) - 1
+_FIRST_CAPACITY = 1 << 10  # steps that a new clock has room for
 _CAPTURED = (
     "a table on a GPU cannot be called while a CUDA graph is captured: a step's numbers come from "
     "the host, and a replay would repeat those; leave the embedding and its optimizer's step out "
@@ -269,14 +269,7 @@ class DeviceStore:
         weights = None if bags.weights is None else self._floats(bags.weights)
         batch, offsets = self._bags(bags)
         with self._call(tuple(bags.ids.shape)) as stream:
-            given = _batch(
-                batch=batch,
-                offsets=offsets,
-                weights=weights,
-                out=found,
-                n=batch.numel(),
-                bags=offsets.numel() - 1,
-            )
+            given = _bag_batch(batch, offsets, weights=weights, out=found)
             self._native.gather_bags(given, stream)
         self._give(found, out)
 
@@ -285,14 +278,7 @@ class DeviceStore:
         found, at = self._out(out), self._out(argmax)
         batch, offsets = self._bags(bags)
         with self._call(tuple(bags.ids.shape)) as stream:
-            given = _batch(
-                batch=batch,
-                offsets=offsets,
-                out=found,
-                argmax=at,
-                n=batch.numel(),
-                bags=offsets.numel() - 1,
-            )
+            given = _bag_batch(batch, offsets, out=found, argmax=at)
             self._native.gather_bags_max(given, stream)
         self._give(found, out)
         self._give(at, argmax)
@@ -392,7 +378,7 @@ class DeviceStore:
         full, restarts = self._native.is_full, self._native.restarts(params)
         with self._call(shape, wait=full or restarts) as stream:
             if full and not restarts:
-                self._place_clock(min(4 * self._native.capacity, _MOST_STEPS))
+                self._place_clock(min(4 * self._native.capacity, _native.MOST_STEPS))
             given = _sorted_batch(batch, values, blocks, partials=partials)
             self._native.update(given, params, stream)
             if self.rule is None or not self.rule.supports_lazy:
@@ -537,13 +523,7 @@ class DeviceStore:
             )
             for theirs, mine in pairs:
                 theirs[to] = mine[source]
-            steps, version = self.steps, self.version + 1
-            pristine, rule, skipped = self._native.slots_pristine, self.rule, self.skipped_row
-            clock = self._clock
-            self._begin(weights, states, self._engine)
-            self._clock = clock  # large enough, so that nothing can fail now
-            self._bind(rule, slots, slots_pristine=pristine)
-            self._native.steps, self.version, self.skipped_row = steps, version, skipped
+            self._go_on_with(weights, states, slots)
 
     def check_room(self, rows: int) -> None:
         """Do nothing: torch says whether the device has room."""
@@ -566,14 +546,7 @@ class DeviceStore:
         """Take a tensor (rows, dim) of the device as the rows, with the values in it."""
         with self._call(wait=True) as stream:
             self._native.materialize_all(stream)
-            steps, version = self.steps, self.version + 1
-            pristine, rule, slots = self._native.slots_pristine, self.rule, self._slots
-            skipped = self.skipped_row
-            clock = self._clock
-            self._begin(weights, self._states, self._engine)
-            self._clock = clock  # large enough, so that nothing can fail now
-            self._bind(rule, slots, slots_pristine=pristine)
-            self._native.steps, self.version, self.skipped_row = steps, version, skipped
+            self._go_on_with(weights, self._states, self._slots)
 
     # ------------------------------------------------------------------ bookkeeping
 
@@ -640,6 +613,17 @@ class DeviceStore:
 
     # ------------------------------------------------------------------ inner parts
 
+    def _go_on_with(
+        self, weights: torch.Tensor, states: torch.Tensor, slots: list[torch.Tensor]
+    ) -> None:
+        """Lie over other tensors, all rows of which are up to date, with rule and counts as now."""
+        steps, version, skipped = self.steps, self.version + 1, self.skipped_row
+        pristine, rule, clock = self._native.slots_pristine, self.rule, self._clock
+        self._begin(weights, states, self._engine)
+        self._clock = clock  # large enough, so that nothing can fail now
+        self._bind(rule, slots, slots_pristine=pristine)
+        self._native.steps, self.version, self.skipped_row = steps, version, skipped
+
     @property
     def _slot_starts(self) -> tuple[float, ...]:
         return self.rule.slot_starts if self.rule else ()
@@ -693,8 +677,8 @@ class DeviceStore:
     def _place_clock(self, capacity: int) -> None:
         """Lay out the clock's arrays for so many steps, or for those that there are and more."""
         capacity = max(capacity, _FIRST_CAPACITY)
-        while capacity <= self._native.now and capacity < _MOST_STEPS:
-            capacity = min(4 * capacity, _MOST_STEPS)
+        while capacity <= self._native.now and capacity < _native.MOST_STEPS:
+            capacity = min(4 * capacity, _native.MOST_STEPS)
         self._clock = self._bytes(self._native.clock_bytes(capacity))
         self._native.place_clock(self._clock.data_ptr(), capacity, self._stream())
 
@@ -800,6 +784,13 @@ def _batch(*, n: int, bags: int = 0, **tensors: torch.Tensor | None) -> _native.
         if tensor is not None:
             setattr(batch, name, tensor.data_ptr())
     return batch
+
+
+def _bag_batch(
+    batch: torch.Tensor, offsets: torch.Tensor, **tensors: torch.Tensor | None
+) -> _native.DeviceBatch:
+    n, bags = batch.numel(), offsets.numel() - 1
+    return _batch(n=n, bags=bags, batch=batch, offsets=offsets, **tensors)
 
 
 def _sorted_batch(
