@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.backend import in_stateless_scope
@@ -18,6 +19,7 @@ from rowwise.rules import Rule
 from rowwise.store import in_memory
 
 _ROWS = [tf.int64, tf.float32]
+_MULTI_OPTIMIZER = getattr(keras.optimizers, "MultiOptimizer", ())  # newer than the oldest Keras
 
 
 class _OrderedMixin(TableOptimizer):
@@ -25,7 +27,10 @@ class _OrderedMixin(TableOptimizer):
         """Make a step once all gradients are there: a graph that fails must not count it."""
         apply = super().apply  # type: ignore[misc]
         if not self.built:  # what Keras builds in a graph stays as it is
-            return apply(grads, trainable_variables)
+            if not isinstance(self, _MULTI_OPTIMIZER):
+                return apply(grads, trainable_variables)
+            self.build(trainable_variables)  # its apply builds, but leaves it unbuilt
+            self.built = True
         grads = list(grads)
         with tf.control_dependencies([gradient for gradient in grads if gradient is not None]):
             return apply(grads, trainable_variables)
