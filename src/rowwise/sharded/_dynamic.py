@@ -462,7 +462,7 @@ class ShardedDynamicTable:
             }
         about = json.dumps({**self._about(), "steps": self.steps}).encode()
         file = io.BytesIO()
-        np.savez(file, allow_pickle=False, about=np.frombuffer(about, np.uint8), **whole)
+        np.savez(file, about=np.frombuffer(about, np.uint8), **whole)  # type: ignore[arg-type]
         return file.getvalue()
 
     def load_ids_state(self, data: bytes) -> None:
