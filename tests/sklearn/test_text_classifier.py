@@ -399,8 +399,13 @@ def test_a_fit_that_failed_leaves_nothing_that_counts_as_fitted():
     ("labels", "error", "message"),
     [
         ([b"a", b"b"], TypeError, r"b'a' at position 0 is bytes; give strings"),
-        ([1.0, np.nan], ValueError, r"label nan at position 1: labels must not be NaN"),
-        (np.array(["a", np.nan], object), ValueError, r"at position 1: labels must not be NaN"),
+        ([1.0, np.nan], ValueError, r"label nan at position 1: labels must not be None or NaN"),
+        (
+            np.array(["a", np.nan], object),
+            ValueError,
+            r"at position 1: labels must not be None or NaN",
+        ),
+        (["a", None], ValueError, r"label None at position 1: labels must not be None or NaN"),
     ],
 )
 def test_labels_that_no_model_can_have_are_refused(labels, error, message):

@@ -33,7 +33,7 @@ class Labels:
         """Find the labels in (n,) labels, or in (n, K) of 0 and 1.
 
         Raises:
-            ValueError: they are neither, fewer than two, not as many as `classes`, or one is NaN.
+            ValueError: they are neither, fewer than two, not as many as `classes`, or one is None or NaN.
             TypeError: bytes.
         """
         y = np.asarray(y, dtype=None)
@@ -114,17 +114,17 @@ class Labels:
 
 
 def _check_values(labels: NDArray[Any]) -> None:
-    """Refuse labels that no file can hold, or that equal nothing."""
+    """Refuse labels that no file can hold, that stand for none or that equal nothing."""
     for position, label in enumerate(labels.tolist() if labels.dtype.kind in "SfO" else ()):
         if isinstance(label, bytes):
             raise TypeError(
                 f"label {label!r} at position {position} is bytes; give strings: "
                 "[label.decode() for label in y]"
             )
-        if isinstance(label, float) and math.isnan(label):
+        if label is None or (isinstance(label, float) and math.isnan(label)):
             raise ValueError(
-                f"label nan at position {position}: labels must not be NaN; leave such texts out, "
-                "or give them a label of their own"
+                f"label {label} at position {position}: labels must not be None or NaN; leave such "
+                "texts out, or give them a label of their own"
             )
 
 
