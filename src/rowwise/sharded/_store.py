@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from rowwise import _init, _native
 from rowwise._ids import check_range
 from rowwise._init import Init
-from rowwise.errors import ExchangeError, RankMismatchError
+from rowwise.errors import ExchangeError
 from rowwise.rules import Rule, StepParams
-from rowwise.sharded import _batch
+from rowwise.sharded import _batch, _passes
 from rowwise.sharded._ahead import Ahead, split_counts, store_after
 from rowwise.sharded._buckets import Layout
 from rowwise.sharded._call import Call, agree, agree_on_arguments
 from rowwise.sharded._exchange import (
     Exchange,
-    Pending,
     all_reduce,
     all_to_all,
     own_part,
     start_in_place,
 )
 from rowwise.sharded._norm import Sums, sum_of_squares
+from rowwise.sharded._passes import Given, OwnGradient, Pass
 from rowwise.store import BagGradient, Bags, Folder, HostStore, RowGradient, TableState
 from rowwise.store._gradient import Floats, Ids
 
@@ -35,23 +35,6 @@ SumsOf = Literal["batch", "parts"]
 T = TypeVar("T")
 
 _MOST_LOOKED_UP = 1 << 24  # rows remembered between two steps, before duplicates are dropped
-
-
-@dataclass(frozen=True)
-class OwnGradient:
-    """The gradient of this rank's rows, from the batches of all ranks: `ShardedStore.exchange`."""
-
-    gradient: RowGradient | BagGradient
-    rows: Ids
-
-    def with_values(self, values: Any) -> OwnGradient:
-        """Return a gradient of the same rows with other values, of the same shape."""
-        return replace(self, gradient=self.gradient.with_values(values))
-
-    @property
-    def values(self) -> Floats:
-        """The gradients (n, dim) that came, of rows or of bags."""
-        return self.gradient.values
 
 
 @dataclass(frozen=True)
@@ -67,11 +50,6 @@ class _Asked:
     wanted: _batch.Request
     rows: Ids
     counts: list[int]
-
-
-# What a backward pass makes, and what `apply` takes: that of one pass, of several, or exchanged.
-Pass = RowGradient | BagGradient | _batch.Parcel
-Given = Pass | list[Pass] | OwnGradient
 
 
 class ShardedStore:
@@ -514,14 +492,17 @@ class ShardedStore:
         with self.collective(f"step {self.steps + 1}"):
             came = agree(self.exchange, call, self._counts(parcels), error)
             if not (came[:, 2] == came[0, 2]).all():
-                parcels = self._alike(passes, came[:, 2])
+                alike = _passes.alike(passes, came[:, 2], self.layout, self.shape[1])
+                parcels = [
+                    _batch.row_parcel(self._request(part.ids), part.values) for part in alike
+                ]
                 came = agree(self.exchange, call, self._counts(parcels))
             received = []
             for number, parcel in enumerate(parcels):
                 if number:
                     came = agree(self.exchange, call, self._counts(parcels[number:]))
-                received.append(self._receive(parcel, came[:, :2]))
-            return self._joined(received) if received else None
+                received.append(_passes.receive(self.exchange, parcel, came[:, :2]))
+            return _passes.join(self.local, received) if received else None
 
     def parcel(
         self, gradient: Pass, factor: float = 1.0, wanted: _batch.Request | None = None
@@ -554,75 +535,10 @@ class ShardedStore:
 
     def row_gradient(self, gradient: Pass) -> RowGradient:
         """Return this rank's gradient of a backward pass, id by id."""
-        if isinstance(gradient, _batch.Parcel):
-            return gradient.row_gradient(self.layout)
-        if isinstance(gradient, RowGradient):
-            return gradient
-        bags: Bags = gradient.plan
-        values = np.repeat(gradient.values, np.diff(bags.offsets), axis=0)
-        if bags.weights is not None:
-            values = values * bags.weights.reshape(-1, 1)
-        return RowGradient(bags.ids.reshape(-1), values)
+        return _passes.row_gradient(gradient, self.layout)
 
     def _counts(self, parcels: Sequence[_batch.Parcel]) -> Ids:
-        """Return the counts for each rank: rows and values of a parcel, and how many parcels."""
-        counts = self._no_counts()
-        if parcels:
-            counts[:, :2] = parcels[0].counts
-            counts[:, 2] = len(parcels) * 4 + max(parcel.form for parcel in parcels)
-        return counts
-
-    def _alike(self, passes: Sequence[Pass], notes: Ids) -> list[_batch.Parcel]:
-        """Return parcels of rows, as many as on the other ranks."""
-        numbers = (notes // 4).tolist()
-        if not set(numbers) <= {0, max(numbers)}:
-            raise RankMismatchError(
-                f"ranks had other numbers of backward passes since the last step: {numbers}, by "
-                "rank; give every rank the same; nothing has changed"
-            )
-        nothing = RowGradient(np.empty(0, np.int64), np.empty((0, self.shape[1]), np.float32))
-        alike = passes or [nothing] * max(numbers)
-        by_row = [self.row_gradient(part) for part in alike]
-        return [_batch.row_parcel(self._request(part.ids), part.values) for part in by_row]
-
-    def _receive(self, parcel: _batch.Parcel, came: Ids) -> tuple[_batch.Parcel, Pending]:
-        """Return the parcel that the ranks sent this one, its values still on their way."""
-        sent_rows, sent_values = parcel.counts.T.tolist()
-        came_rows, came_values = came.T.tolist()
-        pending = {"rows": self.exchange.start(parcel.rows, sent_rows, came_rows)}
-        if parcel.lengths is not None:
-            pending["lengths"] = self.exchange.start(parcel.lengths, sent_values, came_values)
-        if parcel.weights is not None:
-            pending["weights"] = self.exchange.start(parcel.weights, sent_rows, came_rows)
-        values = _native.empty(sum(came_values), self.shape[1])
-        own = parcel.values[own_part(sent_values, self.exchange.rank)]
-        on_the_way = start_in_place(
-            self.exchange,
-            parcel.values,
-            sent_values,
-            came_values,
-            values,
-            lambda part: np.copyto(part, own),
-        )
-        arrays = {name: part.wait() for name, part in pending.items()}
-        return _batch.Parcel(counts=came, values=values, **arrays), on_the_way
-
-    def _joined(self, received: Sequence[tuple[_batch.Parcel, Pending]]) -> OwnGradient:
-        """Return the gradient of parcels, one for each pass; rows are sorted before values came."""
-        parcels = [parcel for parcel, _ in received]
-        rows = _concatenated([part.rows for part in parcels]).astype(np.int64)
-        lengths = [part.lengths for part in parcels if part.lengths is not None]
-        weights = [part.weights for part in parcels if part.weights is not None]
-        ends = np.cumsum(_concatenated(lengths)) if lengths else np.arange(1, len(rows) + 1)
-        bags = Bags(
-            rows, np.append(0, ends).astype(np.int64), _concatenated(weights) if weights else None
-        )
-        planned = self.local.bag_gradient(bags, np.empty((0, self.shape[1]), np.float32))
-        for _, on_the_way in received:
-            on_the_way.wait()
-        return OwnGradient(
-            planned.with_values(_concatenated([part.values for part in parcels])), rows
-        )
+        return _passes.counts(parcels, self.exchange.ranks)
 
     # ------------------------------------------------------------------ writing
 
@@ -837,7 +753,3 @@ def attempt(make: Callable[[], T]) -> tuple[T | None, Exception | None]:
         return make(), None
     except Exception as error:
         return None, error
-
-
-def _concatenated(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

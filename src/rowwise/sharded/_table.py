@@ -18,7 +18,8 @@ from rowwise._untrained import Untrained
 from rowwise.rules import Rule
 from rowwise.sharded import _file
 from rowwise.sharded._exchange import Exchange
-from rowwise.sharded._store import Given, ShardedStore, attempt, refuse_table
+from rowwise.sharded._passes import Given
+from rowwise.sharded._store import ShardedStore, attempt, refuse_table
 from rowwise.store import Folder, RowGradient, TableState
 from rowwise.table import Floats, Table
 

@@ -33,7 +33,8 @@ class Labels:
         """Find the labels in (n,) labels, or in (n, K) of 0 and 1.
 
         Raises:
-            ValueError: they are neither, fewer than two, not as many as `classes`, or one is None or NaN.
+            ValueError: they are neither, fewer than two, not as many as `classes`, or one is None
+                or NaN.
             TypeError: bytes.
         """
         y = np.asarray(y, dtype=None)

@@ -11,7 +11,7 @@ import torch
 from rowwise.sharded import ShardedTable
 from rowwise.sharded._batch import Request
 from rowwise.sharded._exchange import all_reduce
-from rowwise.sharded._store import OwnGradient, Pass
+from rowwise.sharded._passes import OwnGradient, Pass
 from rowwise.store import RowGradient
 from rowwise.torch._distant import DistantWeight
 from rowwise.torch._lookup import rows_and_gradients
