@@ -45,7 +45,7 @@ Call* call_of(const char* name) {
     if (found == nullptr)
         throw std::runtime_error(
             std::string("NVIDIA's driver was not found, or lacks ") + name +
-            "; install it, or leave the embedding on the CPU; nothing has changed");
+            "; install it, or leave the embedding on the CPU");
     return reinterpret_cast<Call*>(found);
 }
 

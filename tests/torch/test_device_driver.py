@@ -15,10 +15,12 @@ REPOSITORY = Path(__file__).parent.parent.parent
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 
 PROGRAM = """
+import os
 import numpy as np, torch
 from rowwise import _native, rules
 from rowwise.store import HostStore, RowGradient
 from rowwise.torch._device import DeviceStore
+from rowwise.torch._device._self_check import self_check
 
 try:
     _native.cuda_engine(1)
@@ -56,6 +58,14 @@ for dim in (6, 132):
     else:
         raise AssertionError("no error")
 print("same bits")
+assert self_check(rule, torch.device("cpu"), engine) is None
+os.environ["FAKE_DRIVER"] = "does nothing"
+print(self_check(rule, torch.device("cpu"), engine))
+os.environ["FAKE_DRIVER"] = "fails"
+try:
+    self_check(rule, torch.device("cpu"), engine)
+except RuntimeError as error:
+    print(error)
 """
 
 
@@ -73,7 +83,11 @@ def test_launches_through_the_driver_have_the_cpu_s_bits(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert run.stdout == "same bits\n", run.stderr
+    assert run.stdout.splitlines() == [
+        "same bits",
+        "sums of bags under adam have other bits than on the CPU",
+        "CUDA's cuLaunchKernel failed: invalid device ordinal or context",
+    ], run.stderr
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -16,7 +16,8 @@ import rowwise.torch
 from helpers.device import DEVICE, ON_GPU, finished, host
 from rowwise.store import HostStore
 from rowwise.torch import optim
-from rowwise.torch._device import DeviceStore
+from rowwise.torch._device import DeviceStore, _self_check, why_unusable
+from rowwise.torch._gradient import RowGradientTensor
 
 ROWS, DIM = 60, 8
 
@@ -40,11 +41,19 @@ def _without_a_gpu(monkeypatch):
 def pair(kind=rowwise.torch.Embedding, **options):
     """Return the same module on the host and on the device."""
     values = torch.randn(ROWS, DIM, generator=torch.Generator().manual_seed(0))
-    cpu = kind(ROWS, DIM, _weight=values.clone(), **options)
-    device = kind(ROWS, DIM, _weight=values.clone(), table="device", **options).to(DEVICE)
+    cpu = kind(ROWS, DIM, _weight=values.clone(), table="host", **options)
+    device = kind(ROWS, DIM, _weight=values.clone(), **options).to(DEVICE)
     assert isinstance(cpu.table.store, HostStore)
     assert isinstance(device.table.store, DeviceStore)
     return cpu, device
+
+
+def move(module, to_device, monkeypatch):
+    """Move a module to the device, as `.cuda()` does, or back; here both have the same memory."""
+    if ON_GPU:
+        return module.to(DEVICE if to_device else "cpu")
+    monkeypatch.setenv("ROWWISE_KERNELS", "emulate" if to_device else "")
+    return module._apply(lambda tensor: tensor.to("cpu", copy=not tensor.is_sparse))
 
 
 def ids_of(step, shape=(40,)):
@@ -163,11 +172,7 @@ def test_bags_that_wait_for_a_step_move_with_their_table(monkeypatch):
         optimizer.zero_grad()
         loss_of(module(*on(module, [ids_of(2, (8, 5))]))).backward()
     _, moving = modules
-    if ON_GPU:
-        moving.to("cpu")
-    else:  # as `to` would, were there another device
-        monkeypatch.setenv("ROWWISE_KERNELS", "")
-        moving.weight._move(moving.weight.detach().clone())
+    move(moving, False, monkeypatch)
     assert isinstance(moving.table.store, HostStore)
     for optimizer in optimizers:
         optimizer.step()
@@ -249,11 +254,7 @@ def test_a_table_moves_at_any_moment_of_a_training(monkeypatch):
     for number in range(12):
         step((cpu, moving), optimizers, ids_of(number))
         if number % 3 == 2:  # to the device's store, or back to the host's
-            if ON_GPU:
-                moving.to(DEVICE if number % 2 else "cpu")
-            else:  # as `to` would, were there another device
-                monkeypatch.setenv("ROWWISE_KERNELS", "emulate" if number % 2 else "")
-                moving.weight._move(moving.weight.detach().clone())
+            move(moving, number % 2, monkeypatch)
             kind = DeviceStore if number % 2 else HostStore
             assert isinstance(moving.table.store, kind)
             moving.table.store.synchronize()  # wherever it is
@@ -262,6 +263,148 @@ def test_a_table_moves_at_any_moment_of_a_training(monkeypatch):
                 optimizers[0].state[cpu.weight]["exp_avg"],
                 optimizers[1].state[moving.weight]["exp_avg"],
             )
+
+
+def test_a_gradient_moves_by_row_with_its_table(monkeypatch):
+    cpu, moving = pair()
+    optimizers = [optim.Adam(module.parameters(), 0.1) for module in (cpu, moving)]
+    for number, to_device in enumerate([False, True, False]):
+        for module in (cpu, moving):
+            loss_of(module(*on(module, [ids_of(number)]))).backward()
+        gradient = moving.weight.grad
+        move(moving, to_device, monkeypatch)
+        assert moving.weight.grad is gradient
+        assert type(gradient) is RowGradientTensor
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    require_same(cpu, moving)
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Give the device kernels that look up one last bit too much; return the checks made."""
+    checks = []
+
+    def gather(store, ids, out):
+        DeviceStore.gather(store, ids, out)
+        out[...] = np.nextafter(out, np.float32(9)) if isinstance(out, np.ndarray) else out
+
+    def check(rule, *where):
+        checks.append(rule.family)
+        return self_check(rule, *where)
+
+    self_check = _self_check.self_check
+    wrong = type("Wrong", (DeviceStore,), {"gather": gather})
+    monkeypatch.setattr(_self_check, "DeviceStore", wrong)
+    monkeypatch.setattr(_self_check, "self_check", check)
+    monkeypatch.setattr(_self_check, "_found", {})
+    return checks
+
+
+@pytest.mark.parametrize("kind", [rowwise.torch.Embedding, rowwise.torch.EmbeddingBag])
+def test_a_device_that_fails_the_check_trains_densely_with_one_warning(kind, failing, monkeypatch):
+    values = torch.randn(ROWS, DIM)
+    monkeypatch.setenv("ROWWISE_KERNELS", "")
+    ours, theirs = kind(ROWS, DIM, _weight=values.clone()), kind.__mro__[2](ROWS, DIM)
+    theirs.weight.data = values.clone()
+    optimizers = optim.Adam(ours.parameters(), 0.1), torch.optim.Adam(theirs.parameters(), 0.1)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for number in range(6):
+            if number == 2:
+                move(ours, True, monkeypatch)
+            for module, optimizer in zip((ours, theirs), optimizers, strict=True):
+                optimizer.zero_grad()
+                loss_of(module(*on(module, [ids_of(number, (8, 5))]))).backward()
+                optimizer.step()
+        assert type(ours.weight) is torch.nn.Parameter
+        kind(ROWS, DIM, device=DEVICE)
+    place = torch.device(DEVICE)
+    said = f"{place} failed rowwise's check (weights under adam have other bits"
+    at_the_move, of_the_new_one = (str(warning.message) for warning in warned)
+    assert at_the_move.startswith(said)
+    assert "under sgd" in of_the_new_one
+    assert failing == ["adam", "sgd"]  # each once
+    torch.testing.assert_close(host(ours.weight), host(theirs.weight), rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(_self_check, "_found", {})
+    move(ours, False, monkeypatch)
+    assert isinstance(ours.table.store, HostStore)
+
+
+@pytest.mark.usefixtures("failing")
+def test_a_table_that_must_go_to_the_device_stays_where_it_is_if_that_fails(monkeypatch):
+    monkeypatch.setenv("ROWWISE_KERNELS", "")
+    module = rowwise.torch.Embedding(ROWS, DIM, table="device")
+    before = module.weight.detach().clone()
+    with pytest.raises(RuntimeError, match=r"failed rowwise's check .*; nothing has changed"):
+        move(module, True, monkeypatch)
+    assert isinstance(module.table.store, HostStore)
+    require_equal(module.weight, before)
+
+
+@pytest.mark.parametrize("place", [None, "device"])
+def test_a_rule_whose_kernels_fail_is_stepped_by_torch(place, monkeypatch):
+    device = rowwise.torch.Embedding(ROWS, DIM, table=place).to(DEVICE)
+    where = device.weight.device
+    monkeypatch.setitem(_self_check._found, (where, "adam"), "they fail")
+    if place == "device":
+        with pytest.raises(RuntimeError, match="they fail; nothing has changed"):
+            optim.Adam(device.parameters())
+        return
+    optimizer = optim.Adam(device.parameters(), 0.1)
+    torch_s = torch.nn.Embedding(ROWS, DIM, _weight=device.weight.detach().clone())
+    of_torch = torch.optim.Adam(torch_s.parameters(), 0.1)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for number in range(3):
+            for module, making in ((device, optimizer), (torch_s, of_torch)):
+                making.zero_grad()
+                loss_of(module(*on(module, [ids_of(number)]))).backward()
+                making.step()
+    (warning,) = said
+    assert str(warning.message).startswith(f"they fail; every step visits all {ROWS} rows")
+    torch.testing.assert_close(host(device.weight), host(torch_s.weight))
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("CUDA's cuLaunchKernel failed: too much"), "cuLaunchKernel failed"),
+        (torch.OutOfMemoryError("no room"), None),
+    ],
+)
+def test_a_check_that_cannot_run_is_the_reason_but_for_want_of_memory(error, reason, monkeypatch):
+    def engine_of(device):
+        raise error
+
+    monkeypatch.setattr(_self_check, "engine_of", engine_of)
+    monkeypatch.setattr(_self_check, "_found", {})
+    if reason is None:  # another moment there may be
+        with pytest.raises(torch.OutOfMemoryError):
+            why_unusable(torch.device(DEVICE))
+        assert not _self_check._found
+    else:
+        assert reason in why_unusable(torch.device(DEVICE))
+
+
+def test_copies_of_data_parallel_are_never_of_rows_that_lag():
+    _, device = modules = pair()
+    optimizers = [optim.Adam(module.parameters(), 0.1) for module in modules]
+    for number in range(3):
+        step(modules, optimizers, ids_of(number))
+    with (
+        pytest.warns(UserWarning, match="DataParallel trains copies"),
+        pytest.raises(RuntimeError, match="call the model again"),
+    ):
+        device._replicate_for_data_parallel()
+    require_equal(*(module.weight for module in modules))
+    assert type(device._replicate_for_data_parallel()) is rowwise.torch.Embedding
+
+
+def test_a_module_made_without_memory_gets_its_table_where_its_memory_is():
+    module = rowwise.torch.Embedding(ROWS, DIM, device="meta").to_empty(device=DEVICE)
+    assert isinstance(module.table.store, DeviceStore)
 
 
 def test_a_bad_id_is_raised_by_the_next_call_and_training_goes_on():
@@ -385,13 +528,10 @@ def test_where_a_table_may_lie_is_checked():
         rowwise.torch.Embedding(4, 4, table="gpu")
 
 
-def test_pretrained_vectors_lie_on_the_device_too():
+def test_pretrained_vectors_lie_on_the_device_too(monkeypatch):
     vectors = torch.arange(12.0).reshape(4, 3)
-    module = rowwise.torch.Embedding.from_pretrained(vectors, freeze=False, table="device")
-    if ON_GPU:
-        module.to(DEVICE)
-    else:
-        module.weight._move(vectors.clone())
+    module = rowwise.torch.Embedding.from_pretrained(vectors, freeze=False)
+    move(module, True, monkeypatch)
     optimizer = optim.SGD(module.parameters(), 0.5)
     module(*on(module, [torch.tensor([2])])).sum().backward()
     optimizer.step()

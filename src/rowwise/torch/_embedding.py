@@ -14,8 +14,9 @@ from rowwise.store import Folder
 from rowwise.text._vocabulary import Vocabulary
 from rowwise.torch import _host_rows
 from rowwise.torch._lookup import is_exporting, lookup, with_untrained_filled
-from rowwise.torch._module import Place, TableBacked, is_ids
+from rowwise.torch._module import TableBacked, is_ids
 from rowwise.torch._operator import embed
+from rowwise.torch._weight import Place
 from rowwise.vectors import Coverage
 
 
@@ -40,11 +41,12 @@ class Embedding(TableBacked, torch.nn.Embedding):
         scratch, memory: for rows on a disk, of which those used lately are in memory; see
             `rowwise.Table` and docs/larger-than-memory.md. Rows start normal with deviation 1, by
             numbers of their own.
-        device, dtype: on the CPU and in float32 the rows lie on a table; else the module is
-            PyTorch's, with a warning.
-        table: "device" for a table that goes along to a GPU (`module.cuda()`, device="cuda"), and
-            trains there to the CPU's bits; "host" for one that stays in the host's memory, under a
-            model on a GPU: see docs/gpu.md, no GPU has run either yet.
+        device, dtype: in float32 the rows lie on a table, on the CPU or on a GPU whose kernels pass
+            a check at their first use; else the module is PyTorch's, with a warning.
+        table: None: the table goes where the module goes (`module.cuda()`, device="cuda"), to
+            train there to the CPU's bits, or densely where the check fails; "device": so it does,
+            but a failing check is an error; "host": it stays in the host's memory, under a model
+            on a GPU. See docs/gpu.md: no GPU has run any of it yet.
         rounding: lay weights of bfloat16 or float16 on a table, too, and round them so: "nearest"
             or "stochastic", see `rowwise.Table`. An optimizer of `rowwise.torch.optim` then keeps
             float32 slots and computes in float32, which is better than PyTorch's own numbers, and
@@ -60,6 +62,7 @@ class Embedding(TableBacked, torch.nn.Embedding):
 
     Raises:
         IndexError: an id outside 0..V-1, when the module is called.
+        RuntimeError: table="device", on a GPU whose kernels fail the check.
         ValueError: rounding for a dtype that is neither float32 nor of 16 bits.
         AssertionError, RuntimeError: as `torch.nn.Embedding`.
 

@@ -14,9 +14,10 @@ from rowwise.text import Vocabulary
 from rowwise.torch import _host_rows
 from rowwise.torch._disk import DiskWeight
 from rowwise.torch._lookup import is_exporting, is_tracing, lookup, with_untrained_filled
-from rowwise.torch._module import Place, TableBacked, is_ids
+from rowwise.torch._module import TableBacked, is_ids
 from rowwise.torch._operator import embed
 from rowwise.torch._pooled import bag_bounds, pool, pool_max, pool_vectors, without_padding
+from rowwise.torch._weight import Place
 
 _MODES = ("sum", "mean", "max")
 

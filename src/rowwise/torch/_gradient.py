@@ -117,6 +117,7 @@ _UNCHANGED = (
             "dense_dim", "to_dense", "zero_", "neg_",
         )
     }
+    | {torch._has_compatible_shallow_copy_type}
 )  # fmt: skip
 
 
@@ -134,6 +135,26 @@ def _with_sums(func: Any, gradient: Any) -> Any:
 def _cloned(func: Any, gradient: Any, **named: Any) -> Any:
     """Return an ordinary copy; the gradient stays by row."""
     return gradient.to_dense()
+
+
+def _moved(func: Any, gradient: Any, *args: Any, **named: Any) -> Any:
+    """Return the gradient on another device; itself, where it is there."""
+    values = func(gradient._values(), *args, **named)
+    if gradient.requires_grad or values.dtype != gradient.dtype:
+        return NotImplemented
+    if values.device == gradient.device:
+        return gradient
+    there = _like(gradient, gradient._indices().to(values.device), values)
+    there.lost_zeros = gradient.lost_zeros
+    return there
+
+
+def _assigned(func: Any, gradient: Any, values: Any) -> Any:
+    """Make gradient.data = values, of another gradient by row, as `torch.nn.Module.to` does."""
+    by_row = isinstance(gradient, RowGradientTensor) and isinstance(values, RowGradientTensor)
+    if not by_row or not (values is gradient or gradient._become(values)):
+        return NotImplemented
+    return None
 
 
 def _scaled(func: Any, gradient: Any, factor: Any = None, *rest: Any, **named: Any) -> Any:
@@ -213,6 +234,8 @@ _BY_ROW: dict[Any, Callable[..., Any]] = {
     },
     **dict.fromkeys((torch.Tensor.data.__get__, torch.Tensor.detach), _itself),
     **dict.fromkeys((torch.Tensor.clone, torch.clone), _cloned),
+    **dict.fromkeys((torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.cuda), _moved),
+    torch.Tensor.data.__set__: _assigned,
     torch.mul: _scaled,
     torch.div: _scaled,
     torch.linalg.vector_norm: _norm,

@@ -15,7 +15,7 @@ HALVES = (torch.bfloat16, torch.float16)
 
 # For messages about weights that are on no table.
 TABLES = (
-    'rowwise\'s tables are float32 on the CPU, on a GPU with table="device", or with '
+    "rowwise's tables are float32 on the CPU or on a GPU of NVIDIA's, or with "
     'rounding="nearest" bfloat16 or float16 on the CPU'
 )
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from rowwise._init import Init, standard_normal
 from rowwise._untrained import Untrained, check_untrained
+from rowwise.rules import Rule
 from rowwise.store import Folder
 from rowwise.table import Table
+from rowwise.torch._device import DeviceStore, is_device
 from rowwise.torch._disk import DiskWeight, weight_on_disk
 from rowwise.torch._half import (
     TABLES,
@@ -27,21 +29,27 @@ from rowwise.torch._parameter import TableParameter, materialize, unrecorded
 from rowwise.torch._pretrained import pretrained_weight
 from rowwise.torch._renorm import renormalize
 from rowwise.torch._threads import heed_torch
-from rowwise.torch._weight import Weight, is_part, move_to_table, table_can_hold
+from rowwise.torch._weight import (
+    Place,
+    Weight,
+    is_part,
+    move_to_table,
+    obstacle,
+    table_can_hold,
+    warn_of_no_table,
+)
 
 # Name of random rounding's state in a state_dict: PyTorch's, of what a module has beside tensors.
 _EXTRA = "_extra_state"
 _INTEGERS = (torch.int32, torch.int64)
-
-Place = Literal["device", "host"]
 
 
 class TableBacked(torch.nn.Module):
     """Mixed into PyTorch's module, before it.
 
     `weight` is moved to a table when it is assigned (in the constructor, by a user, by
-    `load_state_dict(assign=True)`) or converted back to float32 on the CPU. What a table cannot
-    hold stays where it is, and the module is PyTorch's.
+    `load_state_dict(assign=True)`) or converted back to float32. What a table cannot hold stays
+    where it is, and the module is PyTorch's.
     """
 
     weight: Any
@@ -63,7 +71,7 @@ class TableBacked(torch.nn.Module):
         super().register_parameter(name, param)
         if name == "weight":
             if isinstance(param, Weight):
-                param.follows = self._follows
+                param.place = self.table_place
             if removed and param is not None and is_part(param):
                 return  # of FSDP's memory, which it resizes, and reads for what was written
             made = type(param) is not Weight and "untrained" in self.__dict__
@@ -179,27 +187,24 @@ class TableBacked(torch.nn.Module):
             print(report)
         return module
 
-    @property
-    def _follows(self) -> bool:
-        """Whether the table goes along when the module is moved to a GPU."""
-        return self.table_place == "device"
-
     def _mark_trained(self) -> None:
         if isinstance(self._parameters.get("weight"), Weight):
             self.table.mark_trained()
 
-    def _move_to_table(self, warn: bool) -> None:
+    def _move_to_table(self, warn: bool, rule: Rule | None = None) -> None:
+        """Move an ordinary weight to a table, which had this rule before."""
         weight = self._parameters["weight"]
         if type(weight) is not torch.nn.Parameter or weight.is_meta:
             return
-        if table_can_hold(weight, self._follows, self.rounding):
-            move_to_table(weight, self._follows, self.rounding)
-        elif warn and (weight.dtype is not torch.float32 or weight.device.type != "cpu"):
-            warnings.warn(
-                f"an embedding of {weight.dtype} on {weight.device} is trained densely, as "
-                f"torch.nn's is; {TABLES}",
-                stacklevel=5,
-            )
+        reason = obstacle(weight, self.table_place, self.rounding, rule)
+        if reason is None:
+            move_to_table(weight, self.table_place, self.rounding)
+        elif warn and (
+            weight.dtype is not torch.float32
+            or weight.device.type != "cpu"
+            or is_device(weight.device)
+        ):
+            warn_of_no_table(reason, stacklevel=5)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         before = self._parameters.get("weight")
@@ -212,10 +217,12 @@ class TableBacked(torch.nn.Module):
             finally:
                 self._parameters["weight"] = before
             return self
-        dense = type(before) is torch.nn.Parameter and not before.is_meta
+        made = type(before) is torch.nn.Parameter and before.is_meta
+        dense = type(before) is torch.nn.Parameter and not made
+        rule = before.table.rule if isinstance(before, Weight) else None
         super()._apply(fn, recurse)
         if "weight" in self._parameters:
-            self._move_to_table(warn=False)
+            self._move_to_table(made, rule)
             if "_number" in self.__dict__ and self._parameters["weight"] is not None:
                 follow_dtype(self)
             if dense:  # nobody counted which rows were trained meanwhile
@@ -229,6 +236,24 @@ class TableBacked(torch.nn.Module):
             return False
         moved = fn(torch.empty(0, device="cpu"))
         return moved.dtype is torch.float32 and (moved.is_cuda or not moved.is_shared())
+
+    def _replicate_for_data_parallel(self) -> Any:
+        """Leave the table for `torch.nn.DataParallel`, which copies parameters without a call.
+
+        Raises:
+            RuntimeError: it has just copied rows that were not up to date; they are now.
+        """
+        weight = self._parameters.get("weight")
+        if isinstance(weight, Weight):
+            store = weight.table.store
+            lagged = isinstance(store, DeviceStore) and store.lags
+            weight.fall_back_to_dense("torch.nn.DataParallel trains copies of the weight")
+            if lagged:
+                raise RuntimeError(
+                    "torch.nn.DataParallel has copied rows that lag behind their steps; they are "
+                    "up to date now, and nothing was computed of the copies: call the model again"
+                )
+        return super()._replicate_for_data_parallel()
 
     def _place_anchor(self) -> None:
         """Have the scalar of compiled graphs on the weight's device, see `_operator`."""
@@ -451,7 +476,7 @@ class TableBacked(torch.nn.Module):
         elif not isinstance(weight, torch.nn.Parameter) or hasattr(weight, "fell_back"):
             return
         elif type(weight) is not torch.nn.Parameter or table_can_hold(
-            weight, self._follows, self.rounding
+            weight, self.table_place, self.rounding
         ):
             kind = type(weight).__name__
             cause = f"the weight is a {kind} that FSDP, tensor parallelism or a hook put here"
@@ -470,8 +495,7 @@ class TableBacked(torch.nn.Module):
         if isinstance(weight, DiskWeight):
             return True
         weight.asked_sparse = self.sparse
-        if weight.follows:
-            weight.skipped_row = self.padding_idx
+        weight.skipped_row = self.padding_idx
         if self.sparse or weight.binding.mode == "dense":
             return self.sparse
         # These were promised a dense gradient, or may do with it what they like.

@@ -55,6 +55,9 @@ _UNWATCHED = (
     torch.Tensor.storage,
 )
 
+# How CuPy and Numba reach the memory of a GPU: by its address.
+_CUDA_ARRAY = torch.Tensor.__cuda_array_interface__.__get__  # type: ignore[attr-defined]
+
 # Top-level packages that ask for an address to compare it, as their tests for shared memory do.
 _COMPARE_ADDRESSES = {
     "rowwise", "torch", "safetensors", "huggingface_hub", "transformers", "accelerate", "peft",
@@ -242,6 +245,8 @@ class TableParameter(torch.Tensor):
             if func is torch.Tensor.share_memory_:
                 return first.share_memory_with_others()
             if func is torch.Tensor.data_ptr and not _caller_compares():
+                first.memory.address_known = True
+            if func == _CUDA_ARRAY and first.memory.data.is_cuda:
                 first.memory.address_known = True
             if func in _UNWATCHED:
                 ordinary = first.as_ordinary().requires_grad_(first.requires_grad)

@@ -10,7 +10,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from rowwise.store import Bags, RowGradient, RowStore
-from rowwise.torch._device import DeviceStore, emulates
+from rowwise.torch._device import DeviceStore, is_device
 from rowwise.torch._lookup import empty, given, is_tracing, whole_ids
 from rowwise.torch._parameter import TableParameter
 from rowwise.torch._weight import no_rows, sparse_rows
@@ -232,7 +232,7 @@ def bag_bounds(
     bounds = offsets.long()
     if not include_last_offset:
         bounds = torch.cat([bounds, bounds.new_full((1,), len(ids))])
-    if bounds.is_cuda or emulates():  # to look at them would wait for the device
+    if is_device(bounds.device):  # to look at them would wait for the device
         return bounds.clamp(0, len(ids)).cummax(0).values if len(bounds) else None
     whole = len(bounds) > 0 and bool(bounds[0] == 0) and bool(bounds[-1] == len(ids))
     return bounds if whole and bool((bounds.diff() >= 0).all()) else None

@@ -29,16 +29,18 @@ def pretrained_weight(
         vocabulary, init, seed: see `rowwise.vectors.rows_for`; only with words.
 
     Returns:
-        A `Weight` on a table of its own, in which these rows count as trained; what a table cannot
-        hold stays the tensor that it is. The coverage is None without words.
+        A `Weight` on a table of its own, in which these rows count as trained; what a table of the
+        host cannot hold stays a tensor. The coverage is None without words.
 
     Raises:
         TypeError: vocabulary without words to look up.
         ValueError: embeddings that are not (V, D).
     """
-    matrix = isinstance(embeddings, torch.Tensor) and embeddings.dim() == 2
-    if matrix and vocabulary is None and not table_can_hold(embeddings):
-        return embeddings, None
+    if isinstance(embeddings, torch.Tensor) and embeddings.dim() == 2 and vocabulary is None:
+        if embeddings.device.type != "cpu":
+            return embeddings.detach().clone(), None
+        if not table_can_hold(embeddings):
+            return embeddings, None
     pretrained = pretrained_rows(embeddings, vocabulary, init, seed=seed)
     table = Table(*pretrained.rows.shape, init=lambda _: pretrained.rows)
     table.mark_trained(pretrained.found.nonzero()[0])

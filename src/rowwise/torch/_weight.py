@@ -5,18 +5,23 @@ from __future__ import annotations
 import warnings
 import weakref
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.multiprocessing.reductions import reduce_tensor
 
 from rowwise._binding import OptimizerBinding
+from rowwise.rules import Rule
 from rowwise.store import BagGradient, HostStore, in_memory
 from rowwise.table import Table
-from rowwise.torch._device import DeviceStore, emulates
+from rowwise.torch._device import DeviceStore, is_device, why_unusable
 from rowwise.torch._gradient import RowGradientTensor, as_row_gradient
 from rowwise.torch._half import HALVES, TABLES, array_over, host_table
 from rowwise.torch._parameter import TableMemory, TableParameter
+
+# Where a weight's table lies: "host", in the host's memory, wherever the model is; "device", where
+# the weight is, or moving it is an error; None, where the weight is, or there is no table.
+Place = Literal["device", "host"]
 
 # The rowwise optimizers that are alive.
 optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -94,7 +99,7 @@ class Weight(SteppedByRow, TableParameter):
     """
 
     last_step: tuple[float, int] | None = None  # learning rate and iteration
-    follows: bool = False  # whether the table goes along to a GPU
+    place: Place | None = None  # of the table
     rounding: str | None = None  # of weights of 16 bits; None: no table holds them
     skipped_row: int | None = None  # of a table on a device: a row that no step touches
 
@@ -127,13 +132,16 @@ class Weight(SteppedByRow, TableParameter):
             if ordinary:
                 self._adopt(given)
         elif (reason := _owner_of(self) or self._obstacle(values)) is not None:
+            state, slots = self._slots_of_owner()
             self.fall_back_to_dense(reason)
             self.data = values
+            for name in slots:
+                state[name] = state[name].as_ordinary().to(values.device)
         elif values.shape != self.shape or values.dtype != self.dtype:
-            follows, rounding = self.follows, self.rounding
+            place, rounding = self.place, self.rounding
             self._become_ordinary()
             self.data = values
-            move_to_table(self, follows, rounding)
+            move_to_table(self, place, rounding)
         elif values.data_ptr() != self.memory.alias.data_ptr():
             table, alias = self.table, values.detach()
             self.memory.release()
@@ -146,15 +154,15 @@ class Weight(SteppedByRow, TableParameter):
                 self._adopt(given)  # the caller may hold it, and sees training in it
 
     def _obstacle(self, values: torch.Tensor) -> str | None:
-        return obstacle(values, self.follows, self.rounding) or _order_of(values)
+        return obstacle(values, self.place, self.rounding, self.table.rule) or _order_of(values)
 
     def _moves_to(self, values: torch.Tensor) -> bool:
-        """Return whether the table can go to the device of values of its own shape."""
-        if values.device == self.device or values.shape != self.shape or _owner_of(self):
+        """Return whether the table goes to the device of values of its own shape."""
+        if values.shape != self.shape or values.dtype != self.dtype or _owner_of(self):
             return False
-        if values.dtype != self.dtype:
-            return False
-        return self.follows and self._obstacle(values) is None
+        on_device = isinstance(self.table.store, DeviceStore)
+        goes = values.device != self.device or goes_to_device(values, self.place) != on_device
+        return goes and self._obstacle(values) is None
 
     def _move(self, values: torch.Tensor) -> None:
         """Move the table to the device of values, with slots, counts and clock.
@@ -166,13 +174,9 @@ class Weight(SteppedByRow, TableParameter):
         table, before = self.table, self.table.store
         before.materialize()
         state, version = before.state(), before.version
-        owner = self.binding.owner
-        of_owner = {} if owner is None else owner.state.get(self, {})
-        slots = [
-            name for name in table.slot_names if isinstance(of_owner.get(name), TableParameter)
-        ]
+        of_owner, slots = self._slots_of_owner()
         alias = values.detach()
-        if lies_on_device(values.device):
+        if goes_to_device(values, self.place):
             table.store = DeviceStore.from_state(state, values.device, weights=alias)
         else:
             table.store = HostStore.from_state(state)
@@ -182,8 +186,17 @@ class Weight(SteppedByRow, TableParameter):
         for name in slots:
             of_owner[name] = TableParameter(table, name, requires_grad=False).detach()
 
+    def _slots_of_owner(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the state that the owner keeps of this weight, and its names of the slots."""
+        owner = self.binding.owner
+        state = {} if owner is None else owner.state.get(self, {})
+        names = self.table.slot_names
+        return state, [name for name in names if isinstance(state.get(name), TableParameter)]
+
     def share_memory_with_others(self) -> torch.Tensor:
-        """Become an ordinary parameter in shared memory."""
+        """Become an ordinary parameter in shared memory; that of a GPU is shared as it is."""
+        if self.is_cuda:
+            return self
         (self if self.base is None else self.base).fall_back_to_dense("shared memory")  # type: ignore[attr-defined]
         return self.share_memory_()
 
@@ -213,7 +226,7 @@ class Weight(SteppedByRow, TableParameter):
             "binding",
             "asked_sparse",
             "bags",
-            "follows",
+            "place",
             "rounding",
             "last_step",
             "skipped_row",
@@ -233,15 +246,15 @@ class Weight(SteppedByRow, TableParameter):
 
     def _copied(self, memo: dict[int, Any]) -> torch.Tensor:
         # A copy has an optimizer of its own, or none: the slots stay here.
-        own = self.as_ordinary(), self.requires_grad, self.table.is_trained(), self.follows
+        own = self.as_ordinary(), self.requires_grad, self.table.is_trained(), self.place
         return weight_of(*own, *self._how_rounded())
 
     def _reduced(self) -> tuple[Any, ...]:
         trained = torch.from_numpy(self.table.is_trained())
         own = self._apart(), self.requires_grad, trained
         if self.rounding is not None:
-            return weight_of, (*own, self.follows, *self._how_rounded())
-        return weight_of, (*own, True) if self.follows else own
+            return weight_of, (*own, self.place, *self._how_rounded())
+        return weight_of, own if self.place is None else (*own, self.place)
 
     def _how_rounded(self) -> tuple[str | None, int | None, int]:
         """Return the rounding, and where it is random the seed and count of updates."""
@@ -257,43 +270,65 @@ def weight_of(
     values: torch.Tensor,
     requires_grad: bool = True,
     trained: Any = None,
-    follows: bool = False,
+    place: Place | None = None,
     rounding: str | None = None,
     seed: int | None = None,
     steps: int = 0,
-) -> Weight:
+) -> torch.nn.Parameter:
     """Return a weight on a new table that holds a copy of values (rows, dim).
+
+    On a device whose kernels fail it is an ordinary parameter, with a warning.
 
     Args:
         values: (rows, dim) float32, or of 16 bits with a rounding.
         requires_grad: of the weight.
         trained: (rows,) which rows count as trained; all unless given.
-        follows: whether the table goes along to a GPU.
+        place: of the table.
         rounding, seed: see `rowwise.torch._half.host_table`.
         steps: updates that random rounding has drawn for.
+
+    Raises:
+        RuntimeError: place="device", and the kernels fail.
     """
     values = values.detach()
-    table = table_of(values.clone() if follows else values, follows, rounding, seed)
+    if (reason := obstacle(values, place, rounding)) is not None:
+        ordinary: Any = torch.nn.Parameter(values.clone(), requires_grad)
+        warn_of_no_table(reason, stacklevel=3)
+        ordinary.fell_back = True
+        return ordinary  # type: ignore[no-any-return]
+    copied = values.clone() if goes_to_device(values, place) else values
+    table = table_of(copied, place, rounding, seed)
     if steps:
         in_memory(table.store).steps = steps
     table.mark_trained(None if trained is None else torch.as_tensor(trained).nonzero()[:, 0])
-    weight = Weight.over(table, requires_grad)
-    weight.follows, weight.rounding = follows, rounding
-    return weight
+    weight: Any = Weight.over(table, requires_grad)
+    weight.place, weight.rounding = place, rounding
+    return weight  # type: ignore[no-any-return]
 
 
 def table_of(
-    values: torch.Tensor, follows: bool, rounding: str | None = None, seed: int | None = None
+    values: torch.Tensor,
+    place: Place | None,
+    rounding: str | None = None,
+    seed: int | None = None,
 ) -> Table:
     """Return a table of values (rows, dim): a copy, or on a device that memory itself."""
-    if follows and lies_on_device(values.device) and values.dtype not in HALVES:
+    if goes_to_device(values, place):
         return Table.of_store(DeviceStore.over(values))
     return host_table(values.cpu(), rounding, seed)
 
 
-def lies_on_device(place: torch.device) -> bool:
-    """Return whether a table that goes along lies on a device in this place."""
-    return place.type == "cuda" or emulates()
+def goes_to_device(values: torch.Tensor, place: Place | None) -> bool:
+    """Return whether a table of values is one of their device, not one of the host."""
+    return place != "host" and values.dtype not in HALVES and is_device(values.device)
+
+
+def warn_of_no_table(reason: str, stacklevel: int) -> None:
+    """Warn that a weight which no table holds is trained densely."""
+    warnings.warn(
+        f"{reason}: this embedding is trained densely, as torch.nn's is; {TABLES}",
+        stacklevel=stacklevel + 1,
+    )
 
 
 torch.serialization.add_safe_globals([weight_of])
@@ -322,17 +357,24 @@ ForkingPickler.register(TableParameter, _reduce_state_for_process)
 
 
 def obstacle(
-    values: torch.Tensor, follows: bool = False, rounding: str | None = None
+    values: torch.Tensor,
+    place: Place | None = None,
+    rounding: str | None = None,
+    rule: Rule | None = None,
 ) -> str | None:
     """Return why a table cannot take the values of a tensor; None if it can.
 
     Args:
         values: of a weight.
-        follows: whether the table goes along to a GPU.
+        place: of the table.
         rounding: of weights of 16 bits, which stay on the CPU; None: they are left to PyTorch.
+        rule: of the table.
+
+    Raises:
+        RuntimeError: place="device", and the kernels of the values' device fail.
     """
     is_half = rounding is not None and values.dtype in HALVES
-    places = ("cpu", "cuda") if follows and not is_half else ("cpu",)
+    places = ("cpu",) if is_half or place == "host" else ("cpu", "cuda")
     if not (is_half or values.dtype is torch.float32) or values.device.type not in places:
         return f"{values.dtype} on {values.device}"
     if values.layout is not torch.strided:
@@ -340,7 +382,25 @@ def obstacle(
     if values.dim() != 2 or not values.numel():
         return f"a weight of shape {tuple(values.shape)}"
     # torch says of all memory of a GPU that it is shared
-    return "shared memory" if not values.is_cuda and values.is_shared() else _owner_of(values)
+    if not values.is_cuda and values.is_shared():
+        return "shared memory"
+    if (owner := _owner_of(values)) is not None:
+        return owner
+    return failing_kernels(values, place, rule) if goes_to_device(values, place) else None
+
+
+def failing_kernels(values: torch.Tensor, place: Place | None, rule: Rule | None) -> str | None:
+    """Return why the kernels of a rule do not serve on the device of values; None if they do.
+
+    Raises:
+        RuntimeError: place="device", and they do not.
+    """
+    reason = why_unusable(values.device, rule)
+    if reason is not None and place == "device":
+        raise RuntimeError(
+            f'{reason}; nothing has changed; leave out table="device" to train densely there'
+        )
+    return reason
 
 
 def _owner_of(values: torch.Tensor) -> str | None:
@@ -353,10 +413,10 @@ def _order_of(values: torch.Tensor) -> str | None:
 
 
 def table_can_hold(
-    values: torch.Tensor, follows: bool = False, rounding: str | None = None
+    values: torch.Tensor, place: Place | None = None, rounding: str | None = None
 ) -> bool:
     """Return whether a table can take the values of a tensor, see `obstacle`."""
-    return obstacle(values, follows, rounding) is None
+    return obstacle(values, place, rounding) is None
 
 
 def is_part(values: torch.Tensor) -> bool:
@@ -365,7 +425,7 @@ def is_part(values: torch.Tensor) -> bool:
 
 
 def move_to_table(
-    parameter: torch.nn.Parameter, follows: bool = False, rounding: str | None = None
+    parameter: torch.nn.Parameter, place: Place | None = None, rounding: str | None = None
 ) -> None:
     """Make a `Weight` of an ordinary parameter, in place: its memory is a new table's.
 
@@ -373,14 +433,14 @@ def move_to_table(
 
     Args:
         parameter: a table can take its values.
-        follows: whether the table goes along to a GPU.
+        place: of the table.
         rounding: of weights of 16 bits.
     """
-    memory = TableMemory(table_of(parameter.detach(), follows, rounding), None)
+    memory = TableMemory(table_of(parameter.detach(), place, rounding), None)
     parameter.data = memory.data
     parameter.__class__ = Weight
     parameter._bind(memory)
-    parameter.follows, parameter.rounding = follows, rounding
+    parameter.place, parameter.rounding = place, rounding
     for optimizer in list(optimizers):
         for group in optimizer.param_groups:
             if any(other is parameter for other in group["params"]):

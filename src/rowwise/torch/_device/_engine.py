@@ -13,6 +13,11 @@ from rowwise import _native
 Order = Literal["forwards", "backwards", "shuffled"]
 
 
+def is_device(place: torch.device) -> bool:
+    """Return whether tables in this place are read and updated by the device's kernels."""
+    return place.type == "cuda" or (place.type == "cpu" and emulates())
+
+
 def emulates() -> bool:
     """Return whether the environment asks for the kernels on this processor, without a GPU."""
     return os.environ.get("ROWWISE_KERNELS") == "emulate"

@@ -80,7 +80,7 @@ def cached_kernels(rule: _native.Rule, capability: tuple[int, int]) -> bytes:
             f"a GPU of compute capability {capability[0]}.{capability[1]} is older than all that "
             f"NVRTC {library.version[0]}.{library.version[1]} compiles for (from "
             f"{library.architectures[0] / 10} on); install an older nvidia-cuda-nvrtc, or leave "
-            "the embedding on the CPU; nothing has changed"
+            "the embedding on the CPU"
         )
     ptx = card not in known  # newer than the compiler: the driver compiles the rest of the way
     key = hashlib.sha256()

@@ -13,7 +13,7 @@ import torch
 
 _MISSING = """NVRTC, which compiles rowwise's kernels for your GPU, was not found; CUDA builds of
 PyTorch and JAX bring it; install it with: pip install nvidia-cuda-nvrtc (CUDA 12:
-nvidia-cuda-nvrtc-cu12). Nothing has changed"""
+nvidia-cuda-nvrtc-cu12)"""
 
 
 class CompileError(RuntimeError):

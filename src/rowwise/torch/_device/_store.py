@@ -180,6 +180,11 @@ class DeviceStore:
         return self._native.steps
 
     @property
+    def lags(self) -> bool:
+        """Whether rows in memory may have missed steps."""
+        return self._native.now != 0
+
+    @property
     def skipped_row(self) -> int | None:
         """A row that `apply` leaves out of gradients by row."""
         row = self._native.skipped_row

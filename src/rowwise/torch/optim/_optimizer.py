@@ -24,7 +24,7 @@ from rowwise.torch._half import HALVES
 from rowwise.torch._lookup import rows_and_gradients, rows_of
 from rowwise.torch._parameter import TableParameter
 from rowwise.torch._rules import Group, learning_rate, next_iteration, rule_of
-from rowwise.torch._weight import Weight, optimizers
+from rowwise.torch._weight import Weight, failing_kernels, optimizers
 from rowwise.torch.optim._state import bind_slots, has_slots, release_slots
 
 # No optimizer itself: libraries that make a registry of torch's optimizers by name go through the
@@ -71,6 +71,10 @@ class TableOptimizer(_Base):
         binding = weight.binding
         try:
             rule = rule_of(self, group, self.state.get(weight, {}))
+            if isinstance(weight.table.store, DeviceStore):
+                reason = failing_kernels(weight, weight.place, rule)
+                if reason is not None:
+                    raise DenseFallback(reason)
         except DenseFallback as reason:
             if binding.owner is self:
                 binding.attach(self, "dense")
