@@ -48,14 +48,15 @@ test-backends: $(VENV)/.installed
 PYTHON_GPU ?= $(BIN)/python
 HAS_GPU = $(PYTHON_GPU) -c "import sys, torch; torch.cuda.is_available() or sys.exit('no GPU: PyTorch ' + \
   torch.__version__ + ' sees none; nothing was run')"
-GPU_TESTS := $(addprefix tests/torch/test_, device_kernels.py device_modules.py host_rows.py)
+GPU_TESTS := $(addprefix tests/torch/test_, device_kernels.py device_modules.py host_rows.py) \
+  tests/keras/test_device.py
 SANITIZER := $(shell command -v compute-sanitizer)
 
 test-gpu:
 	@$(HAS_GPU)
-	ROWWISE_TEST_DEVICE=cuda:0 $(PYTHON_GPU) -m pytest $(GPU_TESTS)
+	KERAS_BACKEND=torch ROWWISE_TEST_DEVICE=cuda:0 $(PYTHON_GPU) -m pytest $(GPU_TESTS)
 ifneq ($(SANITIZER),)
-	ROWWISE_TEST_DEVICE=cuda:0 PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --tool memcheck \
+	KERAS_BACKEND=torch ROWWISE_TEST_DEVICE=cuda:0 PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --tool memcheck \
 	  --error-exitcode 1 $(PYTHON_GPU) -m pytest $(GPU_TESTS) -k "adam or bag or bags"
 else
 	@echo "compute-sanitizer is not there: accesses to the GPU's memory were not checked"

@@ -43,9 +43,8 @@ template <class Call>
 Call* call_of(const char* name) {
     void* found = symbol(name);
     if (found == nullptr)
-        throw std::runtime_error(
-            std::string("NVIDIA's driver was not found, or lacks ") + name +
-            "; install it, or leave the embedding on the CPU");
+        throw std::runtime_error(std::string("NVIDIA's driver was not found, or lacks ") + name +
+                                 "; install it, or leave the embedding on the CPU");
     return reinterpret_cast<Call*>(found);
 }
 

@@ -18,7 +18,7 @@ from rowwise.keras._optimizer import freeze_row
 from rowwise.keras._quantized import dequantize_int4, dequantize_int8
 from rowwise.keras._scopes import is_symbolic_call
 from rowwise.keras._variable import TableVariableBase
-from rowwise.store import Folder, in_memory
+from rowwise.store import Folder
 from rowwise.table import Table, cached_bytes
 from rowwise.text import Vocabulary
 from rowwise.vectors import Coverage, pretrained_rows
@@ -163,12 +163,15 @@ class Embedding(keras.layers.Embedding):
             return super().add_weight(name=name, **options)
         if TableVariableBase.refused is not None:
             return super().add_weight(name=name, **options)
-        if dtype == "float32":
+        on_disk = self.memory is not None and name == "embeddings"
+        reason = None if on_disk else backend.TableVariable.why_dense()
+        if dtype != "float32":
+            reason = "rowwise's tables are float32"
+        if reason is None:
             variable = self._add_table(name=name, **options)
         else:
             warnings.warn(
-                f"{self.name}: a table of {dtype} is trained densely, by Keras; rowwise's tables "
-                "are float32",
+                f"{self.name}: a table of {dtype} is trained densely, by Keras; {reason}",
                 stacklevel=3,
             )
             variable = super().add_weight(name=name, **options)
@@ -458,7 +461,8 @@ class Embedding(keras.layers.Embedding):
             self.table.save(os.path.join(folder, _TABLE))
         elif self._has_table():
             with open(os.path.join(folder, _STATISTICS), "wb") as file:
-                np.savez(file, **in_memory(self.table.store).counts())  # type: ignore[arg-type]
+                store: Any = self.table.store
+                np.savez(file, **store.counts())
 
     def load_assets(self, folder: str | None) -> None:
         """Read what `save_assets` wrote, in this version or in 0.1.0; nothing in Keras's files."""
@@ -475,7 +479,8 @@ class Embedding(keras.layers.Embedding):
                 counts = {name: arrays[name] for name in arrays if name != "allow_pickle"}
             if "updates" in counts:
                 counts["update_counts"] = counts.pop("updates")
-            in_memory(self.table.store).load_counts(**counts)
+            store: Any = self.table.store
+            store.load_counts(**counts)
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -25,13 +25,15 @@ from rowwise.keras._optimizer import (
     TableOptimizer,
     ensure_bound,
     next_iteration,
+    rule_of,
 )
 from rowwise.keras._scopes import cast_like_variable, is_symbolic_call, uncast_value
 from rowwise.keras._variable import TableVariableBase, slot_shape
-from rowwise.store import Folder
+from rowwise.store import Folder, HostStore, RowGradient
 from rowwise.table import Table
+from rowwise.torch._device import DeviceStore, is_device, why_unusable
 from rowwise.torch._disk import DiskWeight
-from rowwise.torch._lookup import check_range, is_tracing, rows_and_gradients, whole_ids
+from rowwise.torch._lookup import check_range, is_tracing, rows_and_gradients, rows_of, whole_ids
 from rowwise.torch._lookup import lookup as lookup_rows
 from rowwise.torch._lookup import with_untrained_filled as filled_rows
 from rowwise.torch._parameter import TableParameter
@@ -79,11 +81,25 @@ _NAMES = {
 # ---------------------------------------------------------------------- variables
 
 
+def _keras_device() -> torch.device:
+    """Return where Keras makes variables now, with its number."""
+    return torch.empty(0, device=get_device()).device
+
+
+def _on_host(values: Any) -> Any:
+    """Return a tensor of any device as NumPy's array, and what is one as it is."""
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
+
+
 class TableVariable(TableVariableBase, keras.Variable):
     """The embeddings: a trainable (rows, dim) float32 variable on a `rowwise.Table`.
 
-    To Keras it is a variable like any other.
+    To Keras it is a variable like any other. The table lies where Keras's variables do, on a GPU
+    too; one on a disk, or with an index in front, stays with the host.
     """
+
+    stays_on_host = False
+    _device = torch.device("cpu")  # where Keras made it
 
     def __init__(
         self,
@@ -95,17 +111,46 @@ class TableVariable(TableVariableBase, keras.Variable):
         self.scratch, self.memory = scratch, memory
         super().__init__(*args, **options)
 
+    @classmethod
+    def why_dense(cls) -> str | None:
+        """Return why the kernels of a GPU do not serve where Keras makes variables, or None."""
+        place = _keras_device()
+        return why_unusable(place) if is_device(place) and not cls.stays_on_host else None
+
+    def check_supported(self, optimizer: Any) -> None:
+        """Refuse an optimizer whose kernels fail on the table's GPU."""
+        store = self.table.store
+        if isinstance(store, DeviceStore):
+            reason = why_unusable(store.tensor_device, rule_of(optimizer, self))
+            if reason is not None:
+                raise DenseFallback(reason)
+
     def _initialize(self, value: Any) -> None:
         if isinstance(value, Table):
             self.table = value
         else:
             array = keras.ops.convert_to_tensor(value).detach().cpu().numpy()
             self.table = Table(*array.shape, init=lambda _: array, **self._place)
+        self._device = _keras_device()
+        self._move_to_device()
         if self.memory is None:
             self._value = TableParameter(self.table, requires_grad=self.trainable)
         else:
             self._value = DiskWeight.over(self.table, requires_grad=self.trainable)
         self.forget_optimizers()
+
+    def _move_to_device(self) -> None:
+        """Move a table of the host's to the GPU on which the variable was made."""
+        store = self.table.store
+        if isinstance(store, HostStore) and not self.stays_on_host and is_device(self._device):
+            self.table.store = DeviceStore.from_state(store.state(), self._device)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        host = self.table.store
+        self._move_to_device()
+        if self.table.store is not host:
+            self._value.rebind(self.table)
 
     def _initialize_with_initializer(self, initializer: Any) -> None:
         draw = draw_of(initializer, self.shape)
@@ -127,6 +172,14 @@ class TableVariable(TableVariableBase, keras.Variable):
         """Return what draws Keras's numbers block by block; None on a device."""
         return sampler(draw) if get_device() == "cpu" else None
 
+    def step_table(self, table: Table, ids: Any, gradients: Any, rate: float, number: int) -> None:
+        """Make step `number` of the table's rule with gradients (n, dim) of rows ids (n,)."""
+        if isinstance(table.store, DeviceStore):
+            gradient = RowGradient(ids, gradients)
+            table.apply(gradient, rate, iteration=number, frozen_row=self.frozen_row)
+        else:
+            super().step_table(table, ids, _on_host(gradients), rate, number)
+
     def make_slot(self, slot: str, name: str) -> SlotVariable:
         """Return a variable `name` of a slot of the table."""
         return SlotVariable(self.table, slot, name)
@@ -138,6 +191,7 @@ class TableVariable(TableVariableBase, keras.Variable):
     def rebind_table(self) -> None:
         """Follow the table to its new memory and number of rows, and so do slots and sums."""
         self._value.grad = None
+        self._move_to_device()
         self._value.rebind(self.table)
         self._shape = self.table.shape
         for slots in self.slots.values():
@@ -151,6 +205,8 @@ class TableVariable(TableVariableBase, keras.Variable):
 
 class DynamicVariable(DynamicVariableBase, TableVariable):
     """Embeddings with an index in front."""
+
+    stays_on_host = True
 
     def put_index(self, *args: Any, **kwargs: Any) -> None:
         """Put an index in front of the table."""
@@ -310,7 +366,8 @@ class OptimizerMixin(SparseGradientOptimizer):
         """Return a table's gradient for this step; None while it is summed up with others'."""
         if in_stateless_scope():
             return gradient.to_dense() if gradient.is_sparse else gradient
-        ids, gradients = rows_and_gradients(gradient)
+        on_device = isinstance(variable.table.store, DeviceStore)
+        ids, gradients = (rows_of if on_device else rows_and_gradients)(gradient)
         if not ensure_bound(self, variable):
             variable.table.store.record_external_step(ids)
             return gradient.to_dense() if gradient.is_sparse else gradient
@@ -319,18 +376,18 @@ class OptimizerMixin(SparseGradientOptimizer):
             ids, gradients = coalesce(variable.table, ids, gradients)
         if steps:
             sums = variable.accumulators[self].sums
-            sums.add(ids, gradients)
+            sums.add(_on_host(ids), _on_host(gradients))
             if (int(self._iterations.numpy()) + 1) % steps:
                 return None
             ids, gradients = sums.pop()
-        return SparseGradient(ids, torch.from_numpy(gradients))
+        return SparseGradient(ids, torch.as_tensor(gradients, device=gradient.device))
 
     def step_table(self, variable: Any, gradient: SparseGradient, learning_rate: Any) -> Any:
         """Make a table's sparse step; return None, or the dense gradient if Keras has to step."""
         rate = float(keras.ops.convert_to_numpy(learning_rate))
         ids, values = gradient.ids, gradient.values
         try:
-            variable.step_table(variable.table, ids, values.numpy(), rate, next_iteration(self))
+            variable.step_table(variable.table, ids, values, rate, next_iteration(self))
         except ValueError as cause:  # of its learning rate, or of its number
             variable.fall_back_to_dense(DenseFallback(f"{cause}"))
         else:
@@ -340,7 +397,8 @@ class OptimizerMixin(SparseGradientOptimizer):
         self._apply_weight_decay([variable])
         if row is not None:
             variable.value[row] = before
-        return torch.zeros(tuple(variable.shape)).index_add_(0, torch.from_numpy(ids), values)
+        ids = torch.as_tensor(ids, device=values.device)
+        return values.new_zeros(tuple(variable.shape)).index_add_(0, ids, values)
 
     def step_others(self, grads: list[Any], variables: list[Any], learning_rate: Any) -> None:
         """Make the step of the variables that are no tables; there may be none."""

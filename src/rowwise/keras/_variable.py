@@ -87,6 +87,11 @@ class TableVariableBase:
         """Return a variable `name` of sums of the table's gradients."""
         raise NotImplementedError
 
+    @classmethod
+    def why_dense(cls) -> str | None:
+        """Return why a new table would not serve where Keras now makes variables, or None."""
+        return None
+
     def check_supported(self, optimizer: Any) -> None:
         """Refuse an optimizer that the backend cannot follow by sparse steps.
 

@@ -113,6 +113,7 @@ class DynamicEmbedding(torch.nn.Module):
     def _lie_on(self, dynamic: DynamicTable, requires_grad: bool = True) -> None:
         self.dynamic = dynamic
         self.weight = Weight.over(dynamic.table, requires_grad)
+        self.weight.place = "host"
 
     @torch.compiler.disable
     def forward(self, input: Any) -> torch.Tensor:

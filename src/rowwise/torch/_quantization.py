@@ -36,7 +36,7 @@ def as_pytorchs_module(module: Any) -> torch.nn.Module:
     if isinstance(weight, Weight):
         rows = module.table.lookup(np.arange(module.num_embeddings), untrained=module.untrained)
         twin._parameters["weight"] = torch.nn.Parameter(
-            torch.from_numpy(rows), weight.requires_grad
+            torch.from_numpy(rows).to(weight.device), weight.requires_grad
         )
     return twin
 

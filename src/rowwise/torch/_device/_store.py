@@ -553,6 +553,15 @@ class DeviceStore:
             self._native.materialize_all(stream)
             self._go_on_with(weights, self._states, self._slots)
 
+    def record_external_step(self, ids: Any) -> None:
+        """Count a step that the caller made on the memory, with gradients for rows ids."""
+        touched = self._checked(ids).unique()
+        with self._call(wait=True):
+            self._native.steps += 1
+            counts = self._states[touched, 1]
+            self._states[touched, 1] = counts + (counts != -1)  # as unsigned: the largest stays
+            self._states.view(torch.int64)[touched, 1] = self.steps
+
     # ------------------------------------------------------------------ bookkeeping
 
     @property
@@ -598,6 +607,34 @@ class DeviceStore:
             marked = torch.where(states[:, 1:2] == 0, _MARKED, states[:, 2:])
             self._states[rows] = torch.cat([states[:, :2], marked], dim=1)
             self.version += 1
+
+    def counts(self) -> dict[str, NDArray[Any]]:
+        """Return how often and when rows were updated; see `HostStore.counts`."""
+        states = self._row_states()
+        return {
+            "steps": np.array(self.steps),
+            "update_counts": states["update_count"].copy(),
+            "last_update": states["last_update"].copy(),
+        }
+
+    def load_counts(
+        self, steps: NDArray[Any], update_counts: NDArray[Any], last_update: NDArray[Any]
+    ) -> None:
+        """Restore what `counts` returned.
+
+        Raises:
+            ValueError: the counts are of another number of rows.
+        """
+        rows, _ = self.shape
+        if update_counts.shape != (rows,) or last_update.shape != (rows,):
+            raise ValueError(f"counts of {update_counts.shape} rows for a table of {rows}")
+        with self._call(wait=True) as stream:
+            self._native.materialize_all(stream)
+            self._native.slots_pristine = False  # which the kernels read off the counts
+            states = self._row_states().copy()
+            states["update_count"], states["last_update"] = update_counts, last_update
+            self._states.copy_(self._move(states.view(np.int32).reshape(-1, 4)))
+            self._native.steps = int(steps)
 
     def state(self) -> TableState:
         """Return all that the store holds, copied to the host."""
