@@ -39,6 +39,12 @@ def check_iteration(value: Any) -> int:
     return int(value)
 
 
+def check_rounding(rounding: Any) -> None:
+    """Refuse what is no name of a rounding, nor None."""
+    if rounding not in (None, "nearest", "stochastic"):
+        raise ValueError(f"rounding={rounding!r} is not 'nearest', 'stochastic' or None")
+
+
 def check_finite(gradients: NDArray[np.float32]) -> None:
     """Refuse gradients with NaN or infinity, and name the first."""
     bad = _native.first_nonfinite(gradients)

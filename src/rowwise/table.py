@@ -435,6 +435,15 @@ class Table:
         return self.store.dtype
 
     @property
+    def rounding(self) -> str | None:
+        """How weights of 16 bits are rounded: "nearest" or "stochastic"; None of float32."""
+        if self.dtype == "float32":
+            return None
+        store = self.store
+        at_random = isinstance(store, HostStore) and store.rounding_seed is not None
+        return "stochastic" if at_random else "nearest"
+
+    @property
     def nbytes(self) -> int:
         """Bytes of rows, slots and bookkeeping."""
         return self.store.nbytes
@@ -542,6 +551,8 @@ class Table:
     def __repr__(self) -> str:
         words = "" if self._vocabulary is None else f", vocabulary={self._vocabulary!r}"
         stored = "" if self.dtype == "float32" else f", dtype={self.dtype!r}"
+        if self.rounding == "stochastic":
+            stored += ", rounding='stochastic'"
         # To count them on a disk is a pass over it.
         count = "" if self.store.device == "disk" else f", untrained={len(self.untrained())}"
         return (

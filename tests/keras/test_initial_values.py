@@ -45,14 +45,24 @@ INITIALIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", INITIALIZERS)
-def test_rows_start_with_kerass_numbers_from_block_to_block(name, monkeypatch):
+HALVES = [
+    ("uniform", "bfloat16"),
+    ("uniform", "float16"),
+    ("normal", "float16"),
+    ("truncated normal", "bfloat16"),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype"), [*((n, "float32") for n in INITIALIZERS), *HALVES])
+def test_rows_start_with_kerass_numbers_from_block_to_block(name, dtype, monkeypatch):
     monkeypatch.setattr(_initial_values, "_BLOCK", 1000)
     started = []
     for layer in LAYERS:
         keras.utils.set_random_seed(9)
         initializer = INITIALIZERS[name]()
-        twice = [layer(rows, 3, embeddings_initializer=initializer) for rows in (1009, 5)]
+        own = {"rounding": "nearest"} if layer is LAYERS[0] else {}
+        options = {"embeddings_initializer": initializer, "dtype": dtype, **own}
+        twice = [layer(rows, 3, **options) for rows in (1009, 5)]
         for one in twice:
             one.build()
         started.append([one.get_weights()[0] for one in twice])

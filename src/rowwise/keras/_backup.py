@@ -139,7 +139,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             for variable, name in zip(tables, latest["tables"], strict=True)
         ]
         for variable, table in zip(tables, loaded, strict=True):
-            if (table.shape, table.rule) != (variable.table.shape, variable.table.rule):
+            if _kind(table) != _kind(variable.table):
                 raise ValueError(
                     f"the checkpoint in {str(folder)!r} is of another training: its table is "
                     f"{table!r}, and {variable.path!r} has {variable.table!r}"
@@ -170,6 +170,11 @@ class BackupAndRestore(keras.callbacks.Callback):
         return tables, [
             v for v in everything if not isinstance(v, TableVariableBase | backend.SlotVariable)
         ]
+
+
+def _kind(table: Table) -> tuple[Any, ...]:
+    """Return in what a checkpoint's table must be like the model's."""
+    return table.shape, table.rule, table.dtype, table.rounding
 
 
 def _read_latest(path: Path) -> dict[str, Any]:

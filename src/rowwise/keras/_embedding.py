@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from rowwise._checks import check_rounding
 from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
 from rowwise.keras._backend import BACKEND, backend
@@ -24,6 +25,8 @@ from rowwise.text import Vocabulary
 from rowwise.vectors import Coverage, pretrained_rows
 
 _STATISTICS, _TABLE = "rows.npz", "table.safetensors"
+_ROUNDING_SEED = "rounding_seed"  # an array of the former, where rounding is random
+_HALVES = ("bfloat16", "float16")
 
 # What files of version 0.1.0 call an option, and its values.
 _OLD_UNTRAINED = {"as-is": "as-is", "zero": "zeros", "mean": "mean", "error": "error"}
@@ -55,6 +58,10 @@ class Embedding(keras.layers.Embedding):
             does not open a file of a layer that uses it.)
         scratch, memory: for rows on a disk, of which those used lately are in memory; see
             `rowwise.Table` and docs/larger-than-memory.md. On the backend torch.
+        rounding: keep variables of bfloat16 or float16 (`dtype="bfloat16"`) on a table, too, and
+            round them so: "nearest" or "stochastic", see `rowwise.Table`. Slots and arithmetic are
+            then float32, where Keras's have 16 bits: the numbers are those of the table, and are
+            other ones than Keras's. None leaves such variables to Keras, with a warning.
         untrained: what a row gives that was never trained, when the layer does not train: "as-is"
             (what it started with), "zeros", "mean" (of the rows trained) or "error"; see
             `rowwise.Table.lookup`.
@@ -69,7 +76,8 @@ class Embedding(keras.layers.Embedding):
 
     Raises:
         IndexError: an id outside 0..V-1, when the layer is called.
-        ValueError: an id that is no whole number, or too large a float to be told from the next.
+        ValueError: an id that is no whole number, or too large a float to be told from the next;
+            rounding for variables that are neither float32 nor of 16 bits.
 
     Example:
         >>> import numpy as np
@@ -101,17 +109,19 @@ class Embedding(keras.layers.Embedding):
         untrained: Untrained = "as-is",
         scratch: Folder | None = None,
         memory: int | str | None = None,
+        rounding: str | None = None,
         **kwargs: Any,
     ) -> None:
         check_untrained(untrained)
+        check_rounding(rounding)
         self._check_disk(scratch, memory)
         if freeze_mask_row and not mask_zero:
             raise ValueError("freeze_mask_row=True needs mask_zero=True: no row is a mask's row")
         refused = TableVariableBase.refused
-        if refused and (freeze_mask_row or untrained != "as-is"):
-            raise ValueError(f"freeze_mask_row and untrained need a table: {refused}")
+        if refused and (freeze_mask_row or untrained != "as-is" or rounding is not None):
+            raise ValueError(f"freeze_mask_row, untrained and rounding need a table: {refused}")
         self.input_length = input_length
-        self.freeze_mask_row, self.untrained = freeze_mask_row, untrained
+        self.freeze_mask_row, self.untrained, self.rounding = freeze_mask_row, untrained, rounding
         self.scratch, self.memory = None if scratch is None else os.fspath(scratch), memory
         # Arguments that older versions of Keras have not are passed on where they are given.
         newer = {"lora_alpha": lora_alpha, "quantization_config": quantization_config}
@@ -128,6 +138,11 @@ class Embedding(keras.layers.Embedding):
             **kwargs,
         )
         self.supports_jit = backend.supports_jit
+        if rounding is not None and self.variable_dtype not in ("float32", *_HALVES):
+            raise ValueError(
+                f"rounding={rounding!r} is for variables of 16 bits, not {self.variable_dtype}; "
+                "give dtype='bfloat16' or 'float16', or leave rounding out"
+            )
 
     def _check_disk(self, scratch: Folder | None, memory: int | str | None) -> None:
         """Refuse rows on a disk where they cannot be had.
@@ -164,11 +179,13 @@ class Embedding(keras.layers.Embedding):
         if TableVariableBase.refused is not None:
             return super().add_weight(name=name, **options)
         on_disk = self.memory is not None and name == "embeddings"
-        reason = None if on_disk else backend.TableVariable.why_dense()
-        if dtype != "float32":
-            reason = "rowwise's tables are float32"
+        reason = None if on_disk else backend.TableVariable.why_dense(dtype)
+        if dtype in _HALVES and self.rounding is None:
+            reason = 'with rounding="nearest" or "stochastic" it is a table with slots of float32'
+        elif dtype not in ("float32", *_HALVES):
+            reason = "rowwise's tables are float32, bfloat16 or float16"
         if reason is None:
-            variable = self._add_table(name=name, **options)
+            variable = self._add_table(name=name, **{**options, "dtype": dtype})
         else:
             warnings.warn(
                 f"{self.name}: a table of {dtype} is trained densely, by Keras; {reason}",
@@ -184,8 +201,8 @@ class Embedding(keras.layers.Embedding):
         *,
         name: str,
         shape: tuple[int, int],
+        dtype: str,
         initializer: Any = None,
-        dtype: Any = None,
         trainable: bool = True,
         regularizer: Any = None,
         constraint: Any = None,
@@ -197,9 +214,10 @@ class Embedding(keras.layers.Embedding):
             variable = backend.TableVariable(
                 initializer=keras.initializers.get(initializer or "glorot_uniform"),
                 shape=shape,
-                dtype="float32",
+                dtype=dtype,
                 trainable=trainable,
                 name=name,
+                rounding=None if dtype == "float32" else self.rounding,
                 **place,
                 **options,
             )
@@ -215,11 +233,11 @@ class Embedding(keras.layers.Embedding):
 
         Raises:
             ValueError: the layer is not built, or its weights are not kept in a table (quantized,
-                or not float32).
+                or of 16 bits without `rounding=`).
         """
         embeddings = getattr(self, "_embeddings", None)
         if not isinstance(embeddings, TableVariableBase):
-            cause = TableVariableBase.refused or "is it built, and float32?"
+            cause = TableVariableBase.refused or "is it built, and float32 or with rounding=?"
             raise ValueError(f"layer {self.name!r} has no table: {cause}")
         return embeddings.table
 
@@ -283,6 +301,7 @@ class Embedding(keras.layers.Embedding):
             "untrained": (self.untrained, "as-is"),
             "scratch": (self.scratch, None),
             "memory": (self.memory, None),
+            "rounding": (self.rounding, None),
         }
         return {name: value for name, (value, default) in own.items() if value != default}
 
@@ -446,6 +465,8 @@ class Embedding(keras.layers.Embedding):
 
     def save_own_variables(self, store: Any) -> None:
         """Save the weights; those on a disk are in the table's file, see `save_assets`."""
+        if self._has_table() and self.table.rounding == "stochastic":
+            self.table.materialize()  # what is loaded goes on from the numbers that were drawn now
         if not self._is_on_disk():
             super().save_own_variables(store)
 
@@ -455,14 +476,18 @@ class Embedding(keras.layers.Embedding):
     def save_assets(self, folder: str) -> None:
         """Write into a `.keras` file how often and when each row was trained.
 
-        Of rows on a disk it is the table's file, slots included.
+        With it goes the seed of random rounding. Of rows on a disk it is the table's file, slots
+        included.
         """
         if self._is_on_disk():
             self.table.save(os.path.join(folder, _TABLE))
         elif self._has_table():
+            store: Any = self.table.store
+            arrays = store.counts()
+            if self.table.rounding == "stochastic":
+                arrays[_ROUNDING_SEED] = np.array(store.rounding_seed)
             with open(os.path.join(folder, _STATISTICS), "wb") as file:
-                store: Any = self.table.store
-                np.savez(file, **store.counts())
+                np.savez(file, **arrays)
 
     def load_assets(self, folder: str | None) -> None:
         """Read what `save_assets` wrote, in this version or in 0.1.0; nothing in Keras's files."""
@@ -479,8 +504,11 @@ class Embedding(keras.layers.Embedding):
                 counts = {name: arrays[name] for name in arrays if name != "allow_pickle"}
             if "updates" in counts:
                 counts["update_counts"] = counts.pop("updates")
+            seed = counts.pop(_ROUNDING_SEED, None)
             store: Any = self.table.store
             store.load_counts(**counts)
+            if seed is not None and self.table.rounding == "stochastic":
+                store.resume_rounding(int(seed), store.steps)
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -109,6 +109,8 @@ def check_step(rule: Rule, rate: float, number: int) -> None:
 
 def _check_momentum_product(optimizer: Any, variable: Any, rule: rules.Nadam) -> None:
     """Refuse a product of momentums that is not the one of the count of iterations."""
+    if variable.rounding is not None:  # Keras keeps the product in 16 bits, the rule does not
+        return
     product = variable.read_scalar(lambda: optimizer._u_product)
     iterations = variable.read_scalar(lambda: optimizer.iterations)
     if product is None or iterations is None:  # a program is still making them

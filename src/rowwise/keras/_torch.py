@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import torch
 from keras.src.backend import in_stateless_scope
-from keras.src.backend.torch.core import get_device
+from keras.src.backend.torch.core import get_device, to_torch_dtype
 from keras.src.backend.torch.random import torch_seed_generator
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -29,7 +29,7 @@ from rowwise.keras._optimizer import (
 )
 from rowwise.keras._scopes import cast_like_variable, is_symbolic_call, uncast_value
 from rowwise.keras._variable import TableVariableBase, slot_shape
-from rowwise.store import Folder, HostStore, RowGradient
+from rowwise.store import HostStore, RowGradient
 from rowwise.table import Table
 from rowwise.torch._device import DeviceStore, is_device, why_unusable
 from rowwise.torch._disk import DiskWeight
@@ -46,25 +46,25 @@ export_scope = _scopes.export_scope
 # ---------------------------------------------------------------------- initial values
 
 
-def sampler(draw: Draw) -> Sampler:
+def sampler(draw: Draw, dtype: str) -> Sampler:
     """Return what draws the numbers of `keras.random` block by block, on the CPU.
 
     PyTorch's generator is sequential: the blocks of an array must be drawn in order.
     """
     a, b = draw.a, draw.b
-    generator = torch_seed_generator(draw.seed)
+    generator, kind = torch_seed_generator(draw.seed), to_torch_dtype(dtype)
 
     def sample(first: int, shape: tuple[int, int]) -> Any:
-        values = torch.empty(shape)
+        values = torch.empty(shape, dtype=kind)
         if draw.distribution == "uniform":
             values.uniform_(generator=generator).mul_(b - a).add_(a)
         elif draw.distribution == "normal":
             values.normal_(a, b, generator=generator)
         else:  # the first of four that is within two deviations, or the first
-            four = torch.empty((*shape, 4)).normal_(generator=generator)
+            four = torch.empty((*shape, 4), dtype=kind).normal_(generator=generator)
             chosen = ((four > -2) & (four < 2)).max(-1, keepdim=True)[1]
             values = four.gather(-1, chosen).squeeze(-1).mul_(b).add_(a)
-        return values.numpy()
+        return values.float().numpy()
 
     return sample
 
@@ -92,7 +92,7 @@ def _on_host(values: Any) -> Any:
 
 
 class TableVariable(TableVariableBase, keras.Variable):
-    """The embeddings: a trainable (rows, dim) float32 variable on a `rowwise.Table`.
+    """The embeddings: a trainable (rows, dim) variable on a `rowwise.Table`.
 
     To Keras it is a variable like any other. The table lies where Keras's variables do, on a GPU
     too; one on a disk, or with an index in front, stays with the host.
@@ -101,21 +101,13 @@ class TableVariable(TableVariableBase, keras.Variable):
     stays_on_host = False
     _device = torch.device("cpu")  # where Keras made it
 
-    def __init__(
-        self,
-        *args: Any,
-        scratch: Folder | None = None,
-        memory: int | str | None = None,
-        **options: Any,
-    ) -> None:
-        self.scratch, self.memory = scratch, memory
-        super().__init__(*args, **options)
-
     @classmethod
-    def why_dense(cls) -> str | None:
+    def why_dense(cls, dtype: str) -> str | None:
         """Return why the kernels of a GPU do not serve where Keras makes variables, or None."""
         place = _keras_device()
-        return why_unusable(place) if is_device(place) and not cls.stays_on_host else None
+        if not is_device(place) or cls.stays_on_host:
+            return None
+        return why_unusable(place) if dtype == "float32" else "tables of 16 bits lie on the CPU"
 
     def check_supported(self, optimizer: Any) -> None:
         """Refuse an optimizer whose kernels fail on the table's GPU."""
@@ -129,8 +121,7 @@ class TableVariable(TableVariableBase, keras.Variable):
         if isinstance(value, Table):
             self.table = value
         else:
-            array = keras.ops.convert_to_tensor(value).detach().cpu().numpy()
-            self.table = Table(*array.shape, init=lambda _: array, **self._place)
+            self.table = self._table_of(keras.ops.convert_to_numpy(value))
         self._device = _keras_device()
         self._move_to_device()
         if self.memory is None:
@@ -160,7 +151,7 @@ class TableVariable(TableVariableBase, keras.Variable):
             return
         # Rows on a disk are drawn when they are first read.
         seed = draw.seed if isinstance(draw.seed, int) else None
-        self._initialize(Table(*self.shape, init=name, seed=seed, **self._place))
+        self._initialize(self._new_table(self.shape, name, seed))
 
     def _direct_assign(self, value: Any) -> None:
         if self.memory is None:
@@ -170,7 +161,7 @@ class TableVariable(TableVariableBase, keras.Variable):
 
     def sampler(self, draw: Draw) -> Sampler | None:
         """Return what draws Keras's numbers block by block; None on a device."""
-        return sampler(draw) if get_device() == "cpu" else None
+        return sampler(draw, self._dtype) if get_device() == "cpu" else None
 
     def step_table(self, table: Table, ids: Any, gradients: Any, rate: float, number: int) -> None:
         """Make step `number` of the table's rule with gradients (n, dim) of rows ids (n,)."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import random
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from rowwise._binding import DenseFallback, OptimizerBinding
+from rowwise._init import Init
 from rowwise.keras._initial_values import Draw, Sampler, blocks, constant, draw_of
 from rowwise.store import Folder, RowGradient
 from rowwise.table import Table
@@ -27,6 +30,7 @@ class TableVariableBase:
         slots: for every optimizer that was bound, its slots by name, as variables.
         accumulators: for every optimizer that sums gradients over batches, the variable of sums.
         scratch, memory: of a table on a disk, see `rowwise.Table`.
+        rounding: of weights of 16 bits, see `rowwise.Table`; None: they are float32.
         frozen_row: a row that training leaves as it is, or None.
         refused: why no layer has a table, whatever its options: Keras is of a version not known.
     """
@@ -34,13 +38,26 @@ class TableVariableBase:
     table: Table
     scratch: Folder | None = None
     memory: int | str | None = None
+    rounding: str | None = None
     shape: tuple[int, int]
+    _dtype: str
     path: str
     regularizer: Any
     constraint: Any
     frozen_row: int | None = None
     refused: str | None = None
     options: Any = None  # of the optimizer, as the rule was made of them
+
+    def __init__(
+        self,
+        *args: Any,
+        scratch: Folder | None = None,
+        memory: int | str | None = None,
+        rounding: str | None = None,
+        **options: Any,
+    ) -> None:
+        self.scratch, self.memory, self.rounding = scratch, memory, rounding
+        super().__init__(*args, **options)
 
     def forget_optimizers(self) -> None:
         """Start without an optimizer."""
@@ -58,16 +75,38 @@ class TableVariableBase:
         if sample is None:
             super()._initialize_with_initializer(initializer)  # type: ignore[misc]
             return
-        table = Table(*self.shape, init="zeros", **self._place)
+        table = self._new_table(self.shape, "zeros")
         for first, end in blocks(self.shape):
             values = sample(first * table.dim, (end - first, table.dim))
             table.store.write(values, np.arange(first, end))
         self._initialize(table)
 
-    @property
-    def _place(self) -> dict[str, Any]:
-        """Where a new table lies."""
-        return {"scratch": self.scratch, "memory": self.memory}
+    def _new_table(self, shape: tuple[int, int], init: Init, seed: int | None = None) -> Table:
+        """Return a new table, where the variable's rows are to lie, in its dtype."""
+        rows, dim = shape
+        if self.rounding == "stochastic":
+            # Keras, too, draws seeds of Python's random numbers, which its set_random_seed sets.
+            seed = random.getrandbits(63)
+        return Table(
+            rows,
+            dim,
+            init=init,
+            seed=seed,
+            scratch=self.scratch,
+            memory=self.memory,
+            dtype=self._dtype,
+            rounding=self.rounding or "nearest",
+        )
+
+    def _table_of(self, values: NDArray[Any]) -> Table:
+        """Return a new table of values (rows, dim)."""
+        rows, dim = values.shape
+        if self._dtype == "float32":
+            return self._new_table((rows, dim), lambda _: values)
+        table = self._new_table((rows, dim), "zeros")
+        for first, end in blocks((rows, dim)):  # not all of them as float32 at once
+            table.store.write(values[first:end], np.arange(first, end))
+        return table
 
     # ------------------------------------------------------------------ what a backend defines
 
@@ -88,8 +127,8 @@ class TableVariableBase:
         raise NotImplementedError
 
     @classmethod
-    def why_dense(cls) -> str | None:
-        """Return why a new table would not serve where Keras now makes variables, or None."""
+    def why_dense(cls, dtype: str) -> str | None:
+        """Return why a new table of dtype would not serve where Keras makes variables, or None."""
         return None
 
     def check_supported(self, optimizer: Any) -> None:

@@ -21,10 +21,15 @@ class Embedding(keras.layers.Embedding):
     """`keras.layers.Embedding`; options of rowwise's that need a table are refused."""
 
     def __init__(
-        self, *args: Any, freeze_mask_row: bool = False, untrained: str = "as-is", **kwargs: Any
+        self,
+        *args: Any,
+        freeze_mask_row: bool = False,
+        untrained: str = "as-is",
+        rounding: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        if freeze_mask_row or untrained != "as-is":
-            raise ValueError(f"freeze_mask_row and untrained need a table: {reason}")
+        if freeze_mask_row or untrained != "as-is" or rounding is not None:
+            raise ValueError(f"freeze_mask_row, untrained and rounding need a table: {reason}")
         super().__init__(*args, **kwargs)
 
     @property

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rowwise._checks import check_rounding as check_name
 from rowwise.store import HostStore
 from rowwise.table import Table
 
@@ -27,8 +28,7 @@ def check_rounding(rounding: str | None, dtype: Any = None) -> None:
         TypeError: a dtype's name, which PyTorch does not take.
         ValueError: with those that there are.
     """
-    if rounding not in (None, "nearest", "stochastic"):
-        raise ValueError(f"rounding={rounding!r} is not 'nearest', 'stochastic' or None")
+    check_name(rounding)
     if isinstance(dtype, str):
         raise TypeError(f"dtype={dtype!r} is not a torch.dtype, such as torch.bfloat16")
     if rounding is not None and dtype not in (None, torch.float32, *HALVES):

@@ -19,7 +19,7 @@ from keras.src.random.seed_generator import draw_seed
 from rowwise.keras._initial_values import Draw, Sampler
 
 
-def sampler(draw: Draw) -> Sampler | None:
+def sampler(draw: Draw, dtype: str) -> Sampler | None:
     """Return what draws Keras's numbers block by block; None: JAX is set to draw otherwise."""
     config = jax.config
     if (
@@ -34,20 +34,21 @@ def sampler(draw: Draw) -> Sampler | None:
     def sample(first: int, shape: tuple[int, int]) -> Any:
         place = np.array([first % 2**32, first // 2**32], np.uint32)
         key = jax.random.wrap_key_data(np.concatenate([seed, place]), impl=_FROM_A_PLACE)
-        return np.asarray(random(shape, draw.a, draw.b, dtype="float32", seed=key))
+        return np.asarray(random(shape, draw.a, draw.b, dtype=dtype, seed=key))
 
     return sample
 
 
 def _bits_from_a_place(key: Any, bit_width: int, shape: tuple[int, ...]) -> Any:
     """Return random bits as Threefry's own implementation does, for a block of an array."""
-    if bit_width != 32:
+    if bit_width > 32:
         raise NotImplementedError(f"{bit_width} bits")
     size = math.prod(shape)
     low = key[2] + jax.lax.iota(jnp.uint32, size)
     high = key[3] + (low < key[2]).astype(jnp.uint32)
     hashed = threefry_2x32((key[0], key[1]), jnp.concatenate([high, low]))
-    return (hashed[:size] ^ hashed[size:]).reshape(shape)
+    bits = (hashed[:size] ^ hashed[size:]).reshape(shape)
+    return bits.astype(f"uint{bit_width}")
 
 
 def _never(*_: Any) -> Any:

@@ -77,13 +77,13 @@ def _rows(variable: Any, ids: Any) -> Any:
     if is_symbolic_call():
         return jnp.zeros((*ids.shape, *variable.shape[1:]), variable._dtype)
     if is_token(given):
-        return variable.looked_up(given, ids)
+        return variable.looked_up(given, ids).astype(variable._dtype)
     if (
         isinstance(variable, TableBacked) and not variable.ready
     ):  # Keras makes the model's variables
         return jnp.take(uncast_value(variable), ids, axis=0)
     if isinstance(variable, TableVariable) and given is None and not exporting.get():
-        return _rows_now(variable, ids)
+        return _rows_now(variable, ids).astype(variable._dtype)
     return _rows_of_array(variable, uncast_value(variable), ids)
 
 

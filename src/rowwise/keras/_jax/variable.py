@@ -143,7 +143,7 @@ class TableBacked(keras.Variable):
             if id(self) in read_as_tokens.get():
                 return self._present_token()
             self.await_steps()
-            given = jnp.asarray(self.read_array())
+            given = jnp.asarray(self.read_array(), self._dtype)
         elif is_token(given) and not keep_tokens.get():
             given = self._array_in_a_program(given)
         return self._maybe_autocast(given)
@@ -171,7 +171,7 @@ class TableBacked(keras.Variable):
 
 
 class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
-    """The embeddings: a trainable (rows, dim) float32 variable on a `rowwise.Table`."""
+    """The embeddings: a trainable (rows, dim) variable on a `rowwise.Table`."""
 
     in_state_as_array = False  # whether a trainer's state holds the whole array
     _frozen_row: int | None = None
@@ -180,8 +180,7 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
         if isinstance(value, Table):
             self._table = value
         else:
-            array = np.asarray(value)
-            self._table = Table(*array.shape, init=lambda _: array)
+            self._table = self._table_of(np.asarray(value))
         self._shape, self._value = self._table.shape, None
         self.forget_optimizers()
 
@@ -207,7 +206,7 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
 
     def sampler(self, draw: Draw) -> Sampler | None:
         """Return what draws Keras's numbers block by block; None: JAX is set to draw others."""
-        return sampler(draw)
+        return sampler(draw, self._dtype)
 
     def make_slot(self, slot: str, name: str) -> SlotVariable:
         """Return a variable `name` of a slot of the table."""
@@ -302,7 +301,7 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
             lambda token: (read(token), token),
             lambda token, gradient: (self.pushed("push_dense", order, token, gradient),),
         )
-        return read(token)
+        return read(token).astype(self._dtype)
 
     def prepare_steps(self) -> None:
         """Tell native code what it may find in the steps to come: rule, gradients to be kept."""

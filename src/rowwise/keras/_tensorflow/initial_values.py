@@ -22,20 +22,20 @@ _COUNTS = {
 }
 
 
-def sampler(draw: Draw) -> Sampler | None:
+def sampler(draw: Draw, dtype: str) -> Sampler | None:
     """Return what draws Keras's numbers block by block; None where there is a GPU to draw them."""
     if tf.config.list_logical_devices("GPU"):
         return None
     with tf.init_scope():
         key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=_seed_of(draw))
-        a, b = tf.constant(draw.a, tf.float32), tf.constant(draw.b, tf.float32)
+        a, b = tf.constant(draw.a, dtype), tf.constant(draw.b, dtype)
         scale = b - a if draw.distribution == "uniform" else b
     make, counts = _COUNTS[draw.distribution]
 
     def sample(first: int, shape: tuple[int, int]) -> Any:
         with tf.init_scope():
             begin = counter + tf.constant([first // 4 * counts, 0], counter.dtype)
-            numbers = make(shape=shape, key=key, counter=begin, alg=_AUTO_SELECT, dtype=tf.float32)
+            numbers = make(shape=shape, key=key, counter=begin, alg=_AUTO_SELECT, dtype=a.dtype)
             return (numbers * scale + a).numpy()
 
     return sample

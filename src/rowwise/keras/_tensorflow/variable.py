@@ -47,13 +47,13 @@ class TableResource(BaseResourceVariable):
     Tapes and graphs know it by the handle of a token, a number that no step changes.
     """
 
-    def __init__(self, owner: TableBacked, name: str, trainable: bool) -> None:
+    def __init__(self, owner: TableBacked, name: str, trainable: bool, dtype: Any) -> None:
         with tf.init_scope():
-            self._token = ResourceVariable(0.0, name=name, trainable=trainable)
+            self._token = ResourceVariable(tf.zeros((), dtype), name=name, trainable=trainable)
         super().__init__(
             trainable=trainable,
             shape=(),
-            dtype=tf.float32,
+            dtype=self._token.dtype,
             handle=self._token.handle,
             handle_name=name,
             unique_id=self._token._unique_id,
@@ -82,7 +82,7 @@ class TableResource(BaseResourceVariable):
 
         @custom_gradient
         def read(token: Any) -> Any:
-            array = call(array_now, tf.float32)
+            array = tf.cast(call(array_now, tf.float32), self.dtype)
             array.set_shape(shape)
             return array, lambda gradient: gradient
 
@@ -152,7 +152,7 @@ class TableResource(BaseResourceVariable):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TableResource:
         owner = copy.deepcopy(self.owner, memo)
-        return TableResource(owner, self._token._shared_name, self._trainable)
+        return TableResource(owner, self._token._shared_name, self._trainable, self.dtype)
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{self.name}: pickle the model, or the array that numpy() returns")
@@ -188,7 +188,7 @@ class TableBacked(keras.Variable):
         raise NotImplementedError
 
     def _make_token(self) -> None:
-        self._value = TableResource(self, self.name, self.trainable)
+        self._value = TableResource(self, self.name, self.trainable, self._dtype)
         self.errors = deferred_errors()
 
     @property
@@ -222,10 +222,10 @@ class TableBacked(keras.Variable):
         """Return rows ids (...,), differentiable."""
         return tf.gather(self._value.read_value(), ids)
 
-    def numpy(self) -> Floats:
+    def numpy(self) -> NDArray[Any]:
         """Return the whole array, as it is now."""
         if self._array is None:
-            return self.read_array()
+            return self.read_array().astype(self._value.dtype.as_numpy_dtype, copy=False)
         with tf.init_scope():
             return self._array.numpy()
 
@@ -253,22 +253,22 @@ class TableBacked(keras.Variable):
         """Move the numbers to a `tf.Variable`, for Keras's own steps."""
         if self._array is None:
             with tf.init_scope():
-                array = tf.Variable(self.read_array(), name=self.name)
+                array = tf.Variable(self.numpy(), name=self.name)
                 if not tf.distribute.has_strategy():  # there no step was sparse before
                     array._unique_id = self._value._unique_id  # an optimizer knows it by this
                 self._array = array
 
 
 class TableVariable(TableVariableBase, TableBacked):
-    """The embeddings: a trainable (rows, dim) float32 variable on a `rowwise.Table`."""
+    """The embeddings: a trainable (rows, dim) variable on a `rowwise.Table`."""
 
     def _initialize(self, value: Any) -> None:
         if isinstance(value, Table):
             self._table = value
         else:
             with tf.init_scope():
-                array = np.asarray(value() if callable(value) else value)
-            self._table = Table(*array.shape, init=lambda _: array)
+                values = np.asarray(value() if callable(value) else value)
+            self._table = self._table_of(values)
         self._make_token()
         self._shape = self._table.shape
         self.forget_optimizers()
@@ -282,7 +282,7 @@ class TableVariable(TableVariableBase, TableBacked):
 
     def sampler(self, draw: Draw) -> Sampler | None:
         """Return what draws Keras's numbers block by block; None where there is a GPU."""
-        return sampler(draw)
+        return sampler(draw, self._dtype)
 
     def make_slot(self, slot: str, name: str) -> SlotVariable:
         """Return a variable `name` of a slot of the table."""
@@ -332,7 +332,7 @@ class TableVariable(TableVariableBase, TableBacked):
 
         @custom_gradient
         def look(token: Any) -> Any:
-            vectors = call(gather, tf.float32, ids, errors=errors)
+            vectors = tf.cast(call(gather, tf.float32, ids, errors=errors), token.dtype)
             vectors.set_shape([*ids.shape, dim] if ids.shape.rank is not None else None)
 
             def backward(gradients: Any) -> Any:
@@ -353,7 +353,7 @@ class TableVariable(TableVariableBase, TableBacked):
         if self._array is not None:
             array, self._array = self._array, None
             if tuple(array.shape) == self._table.shape:
-                array.assign(self._table.to_numpy())  # graphs have it in hand
+                array.assign(tf.cast(self._table.to_numpy(), array.dtype))  # graphs have it in hand
                 self._array = array
             else:
                 self.detach()
