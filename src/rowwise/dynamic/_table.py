@@ -392,6 +392,38 @@ class DynamicTable:
         table._begin(Table.from_state(state.table), index, state.starts, state.steps_before)
         return table
 
+    def become(self, other: DynamicTable) -> None:
+        """Take over rows and ids of another table, which is not to be used any more.
+
+        Raises:
+            OSError: the disk of the other table fails. Nothing has changed then.
+        """
+        with other._writing:
+            other._start_rows()
+        with self._writing:
+            self._moves += 1
+            self.table.become(other.table)
+            self.index, self.starts = other.index, other.starts
+            self._steps_before = other._steps_before
+            self._made.clear()
+            self._moves += 1
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """What differs after every write to the rows, and after every batch that was counted."""
+        return self.table.store.version, self._moves
+
+    def prefetch(self, ids: Any) -> None:
+        """Begin to read the rows of the next batch's ids from the disk while this one is trained.
+
+        No value depends on it. An id that will get its row with the next batch needs no read. See
+        `rowwise.Table.prefetch`.
+
+        Raises:
+            TypeError, ValueError: ids of the other kind, or no ids.
+        """
+        self.table.prefetch(self.find(ids))
+
     def load_ids(
         self, config: dict[str, Any], ids: dict[str, NDArray[Any]], starts: RowStarts, steps: int
     ) -> None:

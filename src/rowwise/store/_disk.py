@@ -335,8 +335,14 @@ class DiskStore:
                     np.minimum(self._era_of, _PAST, out=self._era_of)
 
     def renew(self, ids: Ids, starts: Floats) -> None:
-        """Start rows of distinct ids (n,) anew with starts (n, dim): fresh slots, no updates."""
+        """Start rows of distinct ids (n,) anew with starts (n, dim): fresh slots, no updates.
+
+        Nothing is read for that. Where the disk fails, some rows may have lost what they were.
+        """
         starts = self._full(starts, ids, self.shape[1])
+        check_range(ids, self._rows)
+        with self._lock:
+            self._era_of[ids[self._frame_of[ids] < 0]] = _NEVER
         self._each(ids, lambda frames, part: self._cache.renew(frames, starts[part]), parts=True)
 
     def write(self, values: Any, ids: Ids | None = None) -> None:
@@ -376,25 +382,42 @@ class DiskStore:
                 self.materialize()
                 self._cache.set_rule(rule, keep_state=True)
                 self._writes += 1
-            elif self._is_untouched():
-                self._start_with(rule)
+            elif not self.steps and (written := self._written()).size <= self._at_once:
+                self._start_with(rule, written)
             else:
                 rows = np.arange(self._rows)
                 self._move(rows, rule, self._init, self._seed, keep_slots=False)
 
-    def _is_untouched(self) -> bool:
-        """Return whether all rows are what they start with."""
-        return not (self.steps or self._era_of.any() or self._dirty.any())
+    def _written(self) -> Ids:
+        """Return the rows that were written, ascending; before a step others are as they start."""
+        written = self._era_of != _NEVER
+        written[self._row_of[self._dirty]] = True
+        return np.flatnonzero(written)
 
-    def _start_with(self, rule: Rule | None) -> None:
-        """Take a rule before anything was written: the old file makes room for the new one."""
-        before = self.rule
+    def _start_with(self, rule: Rule | None, written: Ids) -> None:
+        """Take a rule before the first step: the old file makes room for the new one.
+
+        Args:
+            written: the rows to keep; few, which memory holds meanwhile.
+        """
+        before, frames = self.rule, self._frames(written)
+        kept = self._arrays[0][frames], self._arrays[-1][frames]
+        self._finish_prefetch()
         del self._file
         try:
             self._open(self.shape[1], rule)
         except BaseException:
             self._open(self.shape[1], before)
+            self._put_back(written, *kept)
             raise
+        self._put_back(written, *kept)
+
+    def _put_back(self, rows: Ids, weights: Floats, states: NDArray[np.void]) -> None:
+        """Write what rows were to a file that was made anew."""
+        for part in _parts(rows.size, len(self._row_of)):
+            frames = self._frames(rows[part])
+            self._arrays[0][frames], self._arrays[-1][frames] = weights[part], states[part]
+            self._changed(frames)
         self._writes += 1
 
     def remap(self, source_rows: Ids, init: Init, seed: int | None) -> None:

@@ -24,14 +24,14 @@ class DiskWeight(SteppedByRow, DistantWeight):
 
     Attributes:
         saved: the file that the table was saved to or loaded from last, its checksum, and the
-            table's version then; None for neither.
+            version then; None for neither.
     """
 
     of = "an embedding on a disk"
     why = "memory may not hold all rows"
     instead = "module.table.save(path) writes all rows to a file"
 
-    saved: tuple[str, str, int] | None
+    saved: tuple[str, str, Any] | None
 
     @classmethod
     def over(cls, table: Table, requires_grad: bool = True) -> Self:
@@ -134,7 +134,12 @@ class DiskWeight(SteppedByRow, DistantWeight):
     def remember(self, path: str | os.PathLike[str]) -> None:
         """Remember that the table is what a file holds."""
         with Container(path) as file:
-            self.saved = os.path.abspath(path), file.checksum, self.table.store.version
+            self.saved = os.path.abspath(path), file.checksum, self.version
+
+    @property
+    def version(self) -> Any:
+        """What differs after every change of what `save` writes."""
+        return self.table.store.version
 
     def saved_file(self) -> dict[str, str]:
         """Return the path and the checksum of the file that holds the table as it is now.
@@ -142,9 +147,9 @@ class DiskWeight(SteppedByRow, DistantWeight):
         Raises:
             RuntimeError: there is none.
         """
-        if self.saved is None or self.saved[2] != self.table.store.version:
+        if self.saved is None or self.saved[2] != self.version:
             raise RuntimeError(
-                "state_dict() of an embedding on a disk names the file that holds its rows: call "
+                f"state_dict() of {self.of} names the file that holds its rows: call "
                 "module.save(path) first, after the last step"
             )
         return {"path": self.saved[0], "checksum": self.saved[1]}
@@ -163,9 +168,18 @@ class DiskWeight(SteppedByRow, DistantWeight):
         if shape != self.table.shape:
             raise ValueError(f"{file['path']!r} has rows of shape {shape}, not {self.table.shape}")
         store: Any = self.table.store
-        self.table.become(Table.load(file["path"], scratch=store.scratch, memory=store.memory))
+        self.become(file["path"], scratch=store.scratch, memory=store.memory)
         self.remember(file["path"])
         self.resumes = True
+
+    def become(self, path: str, **place: Any) -> None:
+        """Take over what a file holds.
+
+        Args:
+            path: of the file.
+            place: scratch and memory.
+        """
+        self.table.become(Table.load(path, **place))
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         rows, dim = self.table.shape

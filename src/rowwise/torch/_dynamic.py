@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -14,6 +15,8 @@ from rowwise.dynamic._batches import IdKind
 from rowwise.dynamic._index import Evict
 from rowwise.dynamic._starts import RowInit, RowStarts
 from rowwise.dynamic._table import OnEvict
+from rowwise.store import DiskStore, Folder
+from rowwise.torch._dynamic_disk import DynamicDiskWeight
 from rowwise.torch._lookup import is_tracing, lookup
 from rowwise.torch._weight import Weight
 from rowwise.torch.optim._state import bind_slots, has_slots
@@ -23,6 +26,7 @@ _NEEDS_SPARSE_STEPS = (
     "pass, with options that it can step sparsely: any other keeps state of ids that lost their "
     "rows. For example rowwise.torch.optim.Adam(model.parameters())"
 )
+_NEEDS_MEMORY = "scratch= needs memory=, bytes for the rows used lately, such as '8GiB'"
 
 
 class DynamicEmbedding(torch.nn.Module):
@@ -37,7 +41,7 @@ class DynamicEmbedding(torch.nn.Module):
     device, and vectors go there.
 
     `state_dict` holds the vectors as `weight` and the ids beside; with the optimizer's it is all
-    that training needs to go on.
+    that training needs to go on. Of rows on a disk it names the file that `save` wrote last.
 
     Args:
         capacity: rows for ids.
@@ -46,6 +50,8 @@ class DynamicEmbedding(torch.nn.Module):
             `rowwise.dynamic.IdIndex`.
         init, init_scale, seed, on_evict: see `rowwise.dynamic.DynamicTable`; as in
             `torch.nn.Embedding`, a vector starts normal with deviation 1.
+        scratch, memory: for rows on a disk, of which those used lately are in memory; see
+            `rowwise.Table`. The index stays in memory.
 
     Input shape:
         (...,), a tensor of integers; or strings, in an array or nested lists.
@@ -56,6 +62,7 @@ class DynamicEmbedding(torch.nn.Module):
     Raises:
         RuntimeError: in training, when no optimizer of `rowwise.torch.optim` steps the weight.
         TypeError, ValueError: ids of the other kind; arguments out of their bounds.
+        MemoryError, OSError: see `rowwise.Table`.
 
     Example:
         >>> import torch, rowwise.torch
@@ -68,7 +75,7 @@ class DynamicEmbedding(torch.nn.Module):
     """
 
     dynamic: DynamicTable
-    weight: Weight
+    weight: Weight | DynamicDiskWeight
 
     def __init__(
         self,
@@ -86,8 +93,16 @@ class DynamicEmbedding(torch.nn.Module):
         init_scale: float | None = None,
         seed: int | None = None,
         on_evict: OnEvict | None = None,
+        scratch: Folder | None = None,
+        memory: int | str | None = None,
+        _dynamic: DynamicTable | None = None,
     ) -> None:
         super().__init__()
+        if _dynamic is not None:
+            self._lie_on(_dynamic)
+            return
+        if scratch is not None and memory is None:
+            raise ValueError(_NEEDS_MEMORY)
         if init == "normal" and init_scale is None:
             init_scale = 1.0
         if seed is None:  # so that torch.manual_seed decides
@@ -107,13 +122,58 @@ class DynamicEmbedding(torch.nn.Module):
                 init_scale=init_scale,
                 seed=seed,
                 on_evict=on_evict,
+                scratch=scratch,
+                memory=memory,
             )
         )
 
     def _lie_on(self, dynamic: DynamicTable, requires_grad: bool = True) -> None:
         self.dynamic = dynamic
-        self.weight = Weight.over(dynamic.table, requires_grad)
-        self.weight.place = "host"
+        if isinstance(dynamic.table.store, DiskStore):
+            self.weight = DynamicDiskWeight.in_front(dynamic, requires_grad)
+        else:
+            self.weight = Weight.over(dynamic.table, requires_grad)
+            self.weight.place = "host"
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        scratch: Folder,
+        memory: int | str,
+        on_evict: OnEvict | None = None,
+    ) -> Self:
+        """Make a module on a disk from the file of a dynamic table.
+
+        An optimizer that is made for the module goes on with the slots of the file and its count
+        of steps.
+
+        Args:
+            path: what `save` wrote, or `rowwise.dynamic.DynamicTable.save`.
+            scratch, memory, on_evict: see the module.
+
+        Raises:
+            FileNotFoundError, DamagedFileError, MemoryError, OSError: see
+                `rowwise.dynamic.DynamicTable.load`.
+        """
+        dynamic = DynamicTable.load(path, on_evict=on_evict, scratch=scratch, memory=memory)
+        module = cls(dynamic.index.capacity, dynamic.table.dim, _dynamic=dynamic)
+        weight: Any = module.weight
+        weight.remember(path)
+        weight.resumes = True
+        return module
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write rows, slots, ids and counts to one file, which appears whole or not at all.
+
+        Raises:
+            OSError: there is no room, or no permission; a file that was there stays.
+        """
+        if isinstance(self.weight, DynamicDiskWeight):
+            self.weight.save(path)
+        else:
+            self.dynamic.save(path)
 
     @torch.compiler.disable
     def forward(self, input: Any) -> torch.Tensor:
@@ -134,12 +194,24 @@ class DynamicEmbedding(torch.nn.Module):
             refuse_late_gradients(vectors, lambda: dynamic.steps, dynamic.index.in_flight)
         return vectors.to(input.device) if isinstance(input, torch.Tensor) else vectors
 
+    def prefetch(self, next_ids: Any) -> None:
+        """Begin to read the next batch's rows, where they lie on a disk, while this one is trained.
+
+        Nothing is counted, and no value depends on it.
+
+        Raises:
+            TypeError, ValueError: ids of the other kind, or no ids.
+        """
+        self.dynamic.prefetch(as_array(next_ids))
+
     def has_row(self, ids: Any) -> torch.Tensor:
         """Return whether ids (...,) have a row of their own."""
         return torch.from_numpy(self.dynamic.has_row(as_array(ids)))
 
     def _bind_loaded_slots(self) -> None:
         """Bring slots that the optimizer loaded to the table, before rows are renewed there."""
+        if isinstance(self.weight, DynamicDiskWeight):
+            return  # which has its slots from its own file
         optimizer = self.weight.binding.owner
         state = optimizer.state.get(self.weight)
         if state and not has_slots(self.weight, state):
@@ -162,12 +234,53 @@ class DynamicEmbedding(torch.nn.Module):
         ids = {name: tensor.numpy() for name, tensor in state["ids"].items()}
         self.dynamic.load_ids(state["config"], ids, RowStarts.of(**state["starts"]), state["steps"])
 
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        if isinstance(self.weight, DynamicDiskWeight):
+            destination[prefix + "weight.file"] = self.weight.saved_file()
+        else:
+            super()._save_to_state_dict(destination, prefix, keep_vars)
+
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
     ) -> None:
+        file = state_dict.get(prefix + "weight.file")
+        if isinstance(self.weight, DynamicDiskWeight):
+            self._load_on_disk(self.weight, state_dict, prefix, *args[1:])
+            return
+        if file is not None:
+            args[3].append(
+                f"{prefix}weight is in a file, of a DynamicEmbedding on a disk: "
+                f"DynamicEmbedding.load({file['path']!r}, scratch=..., memory=...) makes such a "
+                "module of it"
+            )
+            return
         # The weight stays on its table: values are copied there.
         local_metadata = {**local_metadata, "assign_to_params_buffers": False}
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+
+    def _load_on_disk(
+        self,
+        weight: DynamicDiskWeight,
+        state_dict: Any,
+        prefix: str,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Take the file that a state_dict names."""
+        file = state_dict.get(prefix + "weight.file")
+        if prefix + "weight" in state_dict:
+            error_msgs.append(
+                f"{prefix}weight is of a DynamicEmbedding in memory: call its save(path), and "
+                "DynamicEmbedding.load(path, scratch=..., memory=...), which brings slots, too"
+            )
+        elif file is None:
+            missing_keys.append(prefix + "weight.file")
+        else:
+            try:
+                weight.load(file)
+            except (OSError, ValueError) as error:
+                error_msgs.append(f"{prefix}weight: {error}")
 
     def _apply(self, fn: Any, recurse: bool = True) -> DynamicEmbedding:
         return self
