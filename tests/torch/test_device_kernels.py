@@ -7,7 +7,7 @@ import torch
 from helpers.device import DEVICE, ON_GPU, ORDERS, engine, finished, here, host
 from helpers.rules import RULES, every_rule
 from rowwise.store import Bags, HostStore, RowGradient
-from rowwise.torch._device import DeviceStore, _store
+from rowwise.torch._device import DeviceStore, _memory
 
 ROWS = 150
 
@@ -276,6 +276,6 @@ def test_ids_elsewhere_than_the_table_are_refused():
 
 
 def test_a_default_device_moves_nothing_that_belongs_to_the_host(monkeypatch):
-    monkeypatch.setattr(_store, "_alarms", {False: [], True: []})
+    monkeypatch.setattr(_memory, "_alarms", {False: [], True: []})
     with torch.device("meta"):
-        assert _store._new_alarm(pinned=False).device.type == "cpu"
+        assert _memory._new_alarm(pinned=False).device.type == "cpu"
