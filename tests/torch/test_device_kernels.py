@@ -246,8 +246,10 @@ def test_a_rule_for_which_there_is_no_memory_changes_nothing(monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(device, "_bytes", out_of_memory)
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(torch.OutOfMemoryError) as error:
             device.set_rule(adam)
+    (note,) = error.value.__notes__
+    assert "150 rows of 4 with 2 slots take 9600 bytes" in note
     assert device.rule == cpu.rule
     train(RULES["sgd"], (cpu, device), [batch], iterations=1)
     for store in (cpu, device):

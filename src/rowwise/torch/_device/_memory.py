@@ -29,6 +29,27 @@ _CAPTURED = (
 _REMEMBERED = 1 << 12  # calls whose batches' shapes are known to an error
 
 
+@contextmanager
+def explaining_room(rows: int, dim: int, rule: Rule | None, device: torch.device) -> Iterator[None]:
+    """Add to an error of a device without room what the table takes, and what to do.
+
+    Args:
+        rows, dim, rule: of the table that is being made.
+        device: where.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        slots = [rule.slot_dim(dim) for _ in rule.slot_names] if rule else []
+        size = rows * (4 * (dim + sum(slots)) + ROW_STATE.itemsize)
+        error.add_note(
+            f"rowwise: {rows} rows of {dim} with {len(slots)} slots take {size} bytes of {device}; "
+            "nothing has changed; take fewer rows or an optimizer with fewer slots, or leave the "
+            'rows in the host\'s memory with table="host"'
+        )
+        raise
+
+
 class DeviceMemory:
     """Rows, slots and row states as tensors of one device, and the kernels' view of them.
 
@@ -101,7 +122,7 @@ class DeviceMemory:
 
     @property
     def skipped_row(self) -> int | None:
-        """A row that `apply` leaves out of gradients by row."""
+        """A row that `apply` leaves out of gradients."""
         row = self._native.skipped_row
         return None if row < 0 else row
 

@@ -22,7 +22,7 @@ from rowwise.torch._device._batch import (
     give,
 )
 from rowwise.torch._device._counts import DeviceCounts
-from rowwise.torch._device._memory import FIRST_CAPACITY
+from rowwise.torch._device._memory import FIRST_CAPACITY, explaining_room
 
 
 class DeviceStore(DeviceCounts):
@@ -98,12 +98,14 @@ class DeviceStore(DeviceCounts):
             return torch.tensor(np.ascontiguousarray(array), device=place)
 
         store = cls.__new__(cls)
-        states = here(state.row_states.view(np.int32).reshape(-1, 4))
-        store._begin(here(state.weights) if weights is None else weights, states, engine)
-        slots = [here(slot) for slot in state.slots]
-        store._bind(state.rule, slots, slots_pristine=state.slots_pristine)
-        store._native.restore(state.step_history)
-        store._place_clock(FIRST_CAPACITY)
+        rows, dim = state.weights.shape
+        with explaining_room(rows, dim, state.rule, place):
+            states = here(state.row_states.view(np.int32).reshape(-1, 4))
+            store._begin(here(state.weights) if weights is None else weights, states, engine)
+            slots = [here(slot) for slot in state.slots]
+            store._bind(state.rule, slots, slots_pristine=state.slots_pristine)
+            store._native.restore(state.step_history)
+            store._place_clock(FIRST_CAPACITY)
         store._native.steps = state.steps
         return store
 
@@ -349,6 +351,7 @@ class DeviceStore(DeviceCounts):
         Raises:
             ValueError: keep_state, and the rule has other slots.
             RuntimeError: its kernels cannot be had. Nothing has changed.
+        torch.OutOfMemoryError: nor room for its slots.
         """
         names = rule.slot_names if rule else ()
         shapes = [(self.shape[0], rule.slot_dim(self.shape[1])) for _ in names] if rule else []
@@ -359,8 +362,11 @@ class DeviceStore(DeviceCounts):
                 f"the table {self.slot_names} of {mine}"
             )
         self._load_kernels(rule)
-        slots = self._slots if keep_state else self._new_slots(rule)
-        with self._call(wait=True) as stream:
+        with (
+            explaining_room(*self.shape, rule, self.tensor_device),
+            self._call(wait=True) as stream,
+        ):
+            slots = self._slots if keep_state else self._new_slots(rule)
             self._native.materialize_all(stream)
             pristine = not keep_state or self._native.slots_pristine
             self._bind(rule, slots, slots_pristine=pristine)
