@@ -3,20 +3,23 @@
 The device's kernels run on this processor, over tensors of the CPU; or on a GPU.
 """
 
+import contextlib
 import copy
 import io
+import types
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import rowwise
 import rowwise.torch
 from helpers.device import DEVICE, ON_GPU, finished, host
 from rowwise.store import HostStore
-from rowwise.torch import optim
-from rowwise.torch._device import DeviceStore, _self_check, why_unusable
+from rowwise.torch import _module, optim
+from rowwise.torch._device import DeviceStore, _kernels, _nvrtc, _self_check, why_unusable
 from rowwise.torch._gradient import RowGradientTensor
 
 ROWS, DIM = 60, 8
@@ -179,8 +182,51 @@ def test_bags_that_wait_for_a_step_move_with_their_table(monkeypatch):
     require_same(*modules)
 
 
-def test_the_gradient_of_weights_in_bags():
-    modules = pair(rowwise.torch.EmbeddingBag, mode="sum")
+class Waits(TorchDispatchMode):
+    """Names the operations for which a GPU's host waits: those that read a number or a size."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        by_mask = func is torch.ops.aten.index.Tensor and any(
+            index is not None and index.dtype is torch.bool for index in args[1]
+        )
+        if by_mask or func.overloadpacket.__name__ in (
+            "_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_consecutive",
+            "unique_dim", "equal", "repeat_interleave", "_coalesce",
+        ):  # fmt: skip
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (rowwise.torch.Embedding, {"padding_idx": 2, "scale_grad_by_freq": True}),
+        (rowwise.torch.Embedding, {"max_norm": 1.0}),
+        (rowwise.torch.EmbeddingBag, {"padding_idx": 2, "mode": "mean"}),
+        (rowwise.torch.EmbeddingBag, {"padding_idx": 2, "mode": "max"}),
+    ],
+    ids=str,
+)
+def test_no_step_waits_for_the_device(kind, options):
+    _, device = pair(kind, **options)
+    optimizer = optim.SGD(device.parameters(), 0.1, momentum=0.9)  # Adam's count is the host's
+    waits = Waits()
+    for number in range(3):
+        (ids,) = on(device, [ids_of(number, (8, 5))])
+        optimizer.zero_grad()
+        with waits if number else contextlib.nullcontext():  # the first makes the slots
+            device(ids).sum().backward()
+            optimizer.step()
+    assert not waits.found
+
+
+@pytest.mark.parametrize("padding_idx", [None, 2])
+def test_the_gradient_of_weights_in_bags(padding_idx):
+    modules = pair(rowwise.torch.EmbeddingBag, mode="sum", padding_idx=padding_idx)
     optimizers = [optim.Adam(module.parameters(), 0.1) for module in modules]
     for number in range(4):
         learned = torch.linspace(-1, 1, 40).reshape(8, 5).requires_grad_()
@@ -386,6 +432,71 @@ def test_a_check_that_cannot_run_is_the_reason_but_for_want_of_memory(error, rea
         assert not _self_check._found
     else:
         assert reason in why_unusable(torch.device(DEVICE))
+
+
+def test_a_device_without_room_leaves_the_table_where_it_is(monkeypatch):
+    monkeypatch.setenv("ROWWISE_KERNELS", "")
+    modules = [rowwise.torch.Embedding(ROWS, DIM, _weight=torch.ones(ROWS, DIM)) for _ in range(2)]
+    optimizers = [optim.Adam(module.parameters(), 0.1) for module in modules]
+    step(modules, optimizers, ids_of(1))
+    _, moving = modules
+
+    def no_room(store, rule):
+        raise torch.OutOfMemoryError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setenv("ROWWISE_KERNELS", "emulate")
+        assert why_unusable(torch.device(DEVICE), moving.table.rule) is None
+        patched.setattr(DeviceStore, "_load_kernels", no_room)
+        with pytest.raises(torch.OutOfMemoryError) as error:
+            move(moving, True, patched)
+    (note,) = error.value.__notes__
+    assert f"{ROWS} rows of {DIM} with 2 slots take {ROWS * (12 * DIM + 16)} bytes" in note
+    assert isinstance(moving.table.store, HostStore)
+    step(modules, optimizers, ids_of(2))
+    require_same(*modules)
+
+
+def _without_nvrtc(monkeypatch):
+    monkeypatch.setattr(_nvrtc, "_candidates", list)
+    monkeypatch.setattr(_kernels, "nvrtc", _nvrtc.nvrtc.__wrapped__)
+
+
+def _too_old(monkeypatch):
+    compiler = types.SimpleNamespace(architectures=[75, 90], version=(13, 0))
+    monkeypatch.setattr(_kernels, "nvrtc", lambda: compiler)
+
+
+@pytest.mark.parametrize(
+    ("what_is_wrong", "cause"),
+    [
+        (
+            _without_nvrtc,
+            "NVRTC, which compiles .* was not found; .* pip install nvidia-cuda-nvrtc",
+        ),
+        (_too_old, r"compute capability 3\.5 is older .* install an older nvidia-cuda-nvrtc"),
+    ],
+)
+def test_the_warning_says_what_the_card_lacks_and_what_to_do(what_is_wrong, cause, monkeypatch):
+    def load_kernels(store, rule):
+        _kernels.cached_kernels((rule or rowwise.rules.SGD()).native(), (3, 5))
+
+    what_is_wrong(monkeypatch)
+    monkeypatch.setattr(DeviceStore, "_load_kernels", load_kernels)
+    monkeypatch.setattr(_self_check, "_found", {})
+    with pytest.warns(UserWarning, match=f"{cause}.*: this embedding is trained densely"):
+        module = rowwise.torch.Embedding(ROWS, DIM, device=DEVICE)
+    assert type(module.weight) is torch.nn.Parameter
+    with pytest.raises(RuntimeError, match=f"{cause}.*; nothing has changed"):
+        rowwise.torch.Embedding(ROWS, DIM, table="device", device=DEVICE)
+
+
+def test_ids_elsewhere_than_the_embedding_are_refused():
+    weight = types.SimpleNamespace(device=torch.device("cuda:0"))
+    with pytest.raises(
+        RuntimeError, match=r"is on cuda:0 and its ids on cpu; .* ids\.to\('cuda:0'\)"
+    ):
+        _module._on_one_device(weight, torch.tensor([1]))
 
 
 def test_copies_of_data_parallel_are_never_of_rows_that_lag():

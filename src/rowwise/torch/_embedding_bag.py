@@ -12,11 +12,19 @@ from rowwise._untrained import Untrained
 from rowwise.store import Folder
 from rowwise.text import Vocabulary
 from rowwise.torch import _host_rows
+from rowwise.torch._device import DeviceStore
 from rowwise.torch._disk import DiskWeight
 from rowwise.torch._lookup import is_exporting, is_tracing, lookup, with_untrained_filled
 from rowwise.torch._module import TableBacked, is_ids
 from rowwise.torch._operator import embed
-from rowwise.torch._pooled import bag_bounds, pool, pool_max, pool_vectors, without_padding
+from rowwise.torch._pooled import (
+    bag_bounds,
+    pool,
+    pool_max,
+    pool_vectors,
+    with_padding_last,
+    without_padding,
+)
 from rowwise.torch._weight import Place
 
 _MODES = ("sum", "mean", "max")
@@ -212,10 +220,13 @@ class EmbeddingBag(TableBacked, torch.nn.EmbeddingBag):
         weights: torch.Tensor | None,
     ) -> torch.Tensor:
         self._renormalize(input)
-        ids, bounds, weights = without_padding(ids, bounds, weights, self.padding_idx)
+        fills = self.untrained != "as-is" and not self.training
+        on_device = isinstance(self.table.store, DeviceStore)
+        leave_out = with_padding_last if on_device and not fills else without_padding
+        ids, bounds, weights = leave_out(ids, bounds, weights, self.padding_idx)
         sparse = self._wants_sparse_gradient()
         on_dense_gradient = self.weight.on_dense_gradient
-        if self.untrained != "as-is" and not self.training:
+        if fills:
             self._expire_mean()
             vectors = lookup(self.weight, ids, sparse, None, on_dense_gradient=on_dense_gradient)
             vectors = with_untrained_filled(self.table, ids, vectors, self.untrained)

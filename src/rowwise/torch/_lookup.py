@@ -77,8 +77,9 @@ def _by_row(ctx: Any, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor
         else:
             ids, values = ids[moving], values[moving]
     if ctx.by_frequency:
-        _, place, counts = ids.unique(return_inverse=True, return_counts=True)
-        values = values / counts[place, None]
+        ordered = ids.sort().values  # no size depends on what is found, as that of `unique`
+        counts = torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)
+        values = values / counts[:, None]
     return torch.sparse_coo_tensor(ids[None], values, ctx.shape, check_invariants=False)
 
 

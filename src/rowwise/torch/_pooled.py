@@ -252,6 +252,27 @@ def without_padding(
     return ids[kept], before[bounds], None if weights is None else weights[kept]
 
 
+def with_padding_last(
+    ids: torch.Tensor,
+    bounds: torch.Tensor,
+    weights: torch.Tensor | None,
+    padding_idx: int | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Return what `without_padding` does, with the padding's row after it, in no bag.
+
+    Nothing waits for a device: no size depends on how often the row is there.
+    """
+    if padding_idx is None:
+        return ids, bounds, weights
+    kept = ids != padding_idx
+    before = torch.cat([torch.zeros(1, dtype=torch.int64, device=ids.device), kept.cumsum(0)])
+    places = torch.where(kept, before[1:], before[-1] + (~kept).cumsum(0)) - 1
+    moved = torch.empty_like(ids).scatter_(0, places, ids)
+    if weights is not None:
+        weights = torch.zeros_like(weights).scatter(0, places, weights)
+    return moved, before[bounds], weights
+
+
 def _recorded(
     parameter: TableParameter,
     ids: torch.Tensor,

@@ -212,12 +212,13 @@ def _update(
     iteration: int,
 ) -> None:
     table = weight.table
+    if isinstance(table.store, DeviceStore):
+        table.store.skipped_row = weight.skipped_row
     if isinstance(gradient, BagGradient):
         bags = gradient.with_values(rescaled(gradient.values))
         table.apply(bags, rate, iteration=iteration)
     elif isinstance(table.store, DeviceStore):
         ids, values = rows_of(gradient)
-        table.store.skipped_row = weight.skipped_row
         table.apply(RowGradient(ids, rescaled(values)), rate, iteration=iteration)  # type: ignore[arg-type]
     else:
         ids, gradients = rows_and_gradients(gradient)
