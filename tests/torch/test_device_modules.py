@@ -379,6 +379,19 @@ def test_a_device_that_fails_the_check_trains_densely_with_one_warning(kind, fai
 
 
 @pytest.mark.usefixtures("failing")
+def test_a_module_from_a_file_is_trained_densely_where_the_check_fails(monkeypatch):
+    monkeypatch.setenv("ROWWISE_KERNELS", "")
+    module, file = rowwise.torch.Embedding(ROWS, DIM), io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    monkeypatch.setenv("ROWWISE_KERNELS", "emulate")
+    with pytest.warns(UserWarning, match="failed rowwise's check .* trained densely"):
+        loaded = torch.load(file, map_location=DEVICE, weights_only=False)
+    assert type(loaded.weight) is torch.nn.Parameter
+    require_equal(loaded.weight, module.weight)
+
+
+@pytest.mark.usefixtures("failing")
 def test_a_table_that_must_go_to_the_device_stays_where_it_is_if_that_fails(monkeypatch):
     monkeypatch.setenv("ROWWISE_KERNELS", "")
     module = rowwise.torch.Embedding(ROWS, DIM, table="device")

@@ -300,7 +300,7 @@ def weight_of(
     table = table_of(copied, place, rounding, seed)
     if steps:
         in_memory(table.store).steps = steps
-    table.mark_trained(None if trained is None else torch.as_tensor(trained).nonzero()[:, 0])
+    table.mark_trained(None if trained is None else torch.as_tensor(trained).cpu().nonzero()[:, 0])
     weight: Any = Weight.over(table, requires_grad)
     weight.place, weight.rounding = place, rounding
     return weight  # type: ignore[no-any-return]

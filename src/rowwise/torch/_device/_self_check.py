@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from rowwise import _native, rules
 from rowwise.rules import Rule
@@ -52,7 +53,8 @@ def why_unusable(device: torch.device, rule: Rule | None = None) -> str | None:
 
 def _checked(rule: Rule, device: torch.device) -> str | None:
     try:
-        difference = self_check(rule, device, engine_of(device))
+        with _disable_current_modes():  # of traces, which would record it
+            difference = self_check(rule, device, engine_of(device))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, IndexError, OSError) as error:
