@@ -47,7 +47,8 @@ def log(steps, seed=0):
 def make(optimizer="adam", width=2, dtype="int32", ids="integers", length=LENGTH, **options):
     """Return a compiled model that takes encoded ids, as every backend can hold them."""
     options = {"embeddings_initializer": start(), **OPTIONS, **options}
-    layer = rowwise.keras.DynamicEmbedding(CAPACITY, DIM, ids=ids, encoded=True, **options)
+    capacity = options.pop("capacity", CAPACITY)
+    layer = rowwise.keras.DynamicEmbedding(capacity, DIM, ids=ids, encoded=True, **options)
     model = keras.Sequential([keras.Input((length, width), dtype=dtype), layer])
     model.compile(optimizer, Product())
     return model, layer
@@ -235,24 +236,27 @@ class Killed(BaseException):
     """An end that nobody catches."""
 
 
-def test_a_training_that_was_killed_goes_on_to_the_same_bits(tmp_path):
+@pytest.mark.parametrize("place", ["memory", pytest.param("disk", marks=only_torch)])
+def test_a_training_that_was_killed_goes_on_to_the_same_bits(place, tmp_path):
+    options = {"scratch": tmp_path, "memory": 13_000, "capacity": 300} if place == "disk" else {}
+
     class Kill(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == self.params["epochs"] - 1 and model is not whole:
                 raise Killed
 
     def train(epochs):
-        backup = BackupAndRestore(tmp_path, delete_checkpoint=model is whole)
+        backup = BackupAndRestore(tmp_path / "backup", delete_checkpoint=model is whole)
         fit(model, *log(20), epochs=epochs, callbacks=[backup, Kill()])
 
-    model, layer = make()
+    model, layer = make(**options)
     whole = model
     train(4)
     expected = contents(layer)
-    model, layer = make()
+    model, layer = make(**options)
     with pytest.raises(Killed):
         train(3)
-    model, layer = make(embeddings_initializer=start(seed=99))
+    model, layer = make(**options, embeddings_initializer=start(seed=99))
     whole = model
     train(4)
     assert contents(layer) == expected
@@ -535,3 +539,53 @@ def test_the_seed_of_keras_decides_where_none_is_given(seed):
         return rowwise.keras.DynamicEmbedding(5, DIM)._starts_of_rows
 
     assert starts() == starts()
+
+
+def on_disk(tmp_path, **options):
+    """Return what `make` does, of more rows than memory holds."""
+    return make(capacity=300, scratch=tmp_path, memory=13_000, **options)
+
+
+@only_torch
+def test_rows_on_a_disk_have_the_bits_of_memory(tmp_path):
+    results = []
+    for model, layer in (make(capacity=300), on_disk(tmp_path)):
+        gone = []
+        layer.on_evict = lambda ids, vectors, gone=gone: gone.append(
+            (ids.tolist(), vectors.tobytes())
+        )
+        ids, gradients = log(100)
+        fit(model, ids * 3 + np.arange(len(ids))[:, None] // 2, gradients)
+        layer.prefetch(rowwise.keras.encode_ids(ids[:3]))
+        looked_up = model.predict(rowwise.keras.encode_ids(ids), verbose=0).tobytes()
+        results.append((gone, looked_up, contents(layer)))
+    assert results[0] == results[1]
+    assert gone
+    store = layer.dynamic.table.store
+    assert store.device == "disk"
+    assert len(store._row_of) < store.shape[0] / 2
+
+
+@only_torch
+def test_a_file_holds_rows_and_ids_of_a_disk(tmp_path):
+    model, layer = on_disk(tmp_path)
+    fit(model, *log(20))
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras", custom_objects={"Product": Product})
+    there = again.layers[-1]
+    assert there.dynamic.table.store.device == "disk"
+    assert contents(there) == contents(layer)
+    for one in (model, again):
+        fit(one, *log(20, seed=1))
+    assert contents(there) == contents(layer)
+    with pytest.raises(ValueError, match=r"layer\.dynamic\.save\(path\)"):
+        model.save_weights(tmp_path / "model.weights.h5")
+    copied = copy.deepcopy(layer)  # by way of a file, as Keras copies layers
+    fit(model, *log(5))
+    assert contents(copied) == contents(there)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="is about the other backends")
+def test_rows_on_a_disk_are_refused_elsewhere(tmp_path):
+    with pytest.raises(ValueError, match="needs Keras's backend torch"):
+        on_disk(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import keras
@@ -18,7 +19,10 @@ from rowwise.dynamic._table import OnEvict
 from rowwise.keras._backend import BACKEND, backend
 from rowwise.keras._dynamic_variable import NO_INDEX, DynamicVariableBase
 from rowwise.keras._ids import id_layers_in, takes_ids
+from rowwise.store import Folder
+from rowwise.table import cached_bytes
 
+_TABLE = "table.safetensors"  # of rows on a disk, in a `.keras` file
 _WEIGHTS = "0"  # the name that Keras gives a layer's first variable in files
 
 
@@ -52,6 +56,8 @@ class DynamicEmbedding(keras.layers.Layer):
             `rowwise.dynamic.IdIndex`.
         on_evict: see `rowwise.dynamic.DynamicTable`; it is not saved. It runs in the midst of a
             step: on JAX and TensorFlow it must not call them.
+        scratch, memory: for rows on a disk, of which those used lately are in memory; see
+            `rowwise.Table` and docs/larger-than-memory.md. On the backend torch.
         **kwargs: of `keras.layers.Layer` (name, dtype, trainable...).
 
     Input shape:
@@ -99,8 +105,11 @@ class DynamicEmbedding(keras.layers.Layer):
         evict_share: float = 0.05,
         in_flight: int = 2,
         on_evict: OnEvict | None = None,
+        scratch: Folder | None = None,
+        memory: int | str | None = None,
         **kwargs: Any,
     ) -> None:
+        _check_disk(scratch, memory)
         super().__init__(**kwargs)
         self.autocast = False  # of ids to half precision
         self._index_options = {
@@ -132,6 +141,7 @@ class DynamicEmbedding(keras.layers.Layer):
         self.mask_zero, self.encoded = mask_zero, encoded
         self.supports_masking = mask_zero
         self.supports_jit = backend.supports_jit
+        self.scratch, self.memory = None if scratch is None else os.fspath(scratch), memory
         self._on_evict = on_evict
 
     def build(self, input_shape: Any = None) -> None:
@@ -151,11 +161,18 @@ class DynamicEmbedding(keras.layers.Layer):
                 dtype="float32",
                 trainable=True,
                 name="embeddings",
+                **self._place,
             )
         self._track_variable(self._embeddings)
         self._embeddings.trainable = self.trainable
         self._embeddings.on_evict = self._on_evict
         self.built = True
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        """Where rows lie, if not in memory."""
+        on_disk = self.memory is not None
+        return {"scratch": self.scratch, "memory": self.memory} if on_disk else {}
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         """Return the vectors (..., D) of ids inputs (...,)."""
@@ -180,6 +197,19 @@ class DynamicEmbedding(keras.layers.Layer):
     def has_row(self, ids: Any) -> NDArray[np.bool_]:
         """Return whether ids (...,), integers or strings as in logs, have a row of their own."""
         return self.dynamic.has_row(ids)
+
+    def prefetch(self, ids: Any) -> None:
+        """Begin to read the next batch's rows, where they lie on a disk; no value depends on it.
+
+        Args:
+            ids: what the layer is called with next. Nothing is counted.
+
+        Raises:
+            TypeError, ValueError: no ids.
+        """
+        if self._is_on_disk():
+            rows = self._embeddings.rows_of(ops.convert_to_numpy(ids), observe=False)
+            self._embeddings.table.prefetch(rows)
 
     @property
     def on_evict(self) -> OnEvict | None:
@@ -218,10 +248,19 @@ class DynamicEmbedding(keras.layers.Layer):
             "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
             "mask_zero": self.mask_zero,
             "encoded": self.encoded,
+            **self._place,
         }
 
+    def _is_on_disk(self) -> bool:
+        return self.built and self.memory is not None
+
     def save_own_variables(self, store: Any) -> None:
-        """Write embeddings, ids, counts and sketch to a file of weights."""
+        """Write embeddings, ids, counts and sketch to a file of weights.
+
+        Those of rows on a disk are in the table's file, see `save_assets`.
+        """
+        if self._is_on_disk():
+            return
         # So that what is loaded goes on to the bits of what was saved: the rows that a file holds
         # are up to date, rounded.
         self._embeddings.table.materialize()
@@ -235,6 +274,8 @@ class DynamicEmbedding(keras.layers.Layer):
         Raises:
             ValueError: a file without ids, of other ids, or of another number of rows.
         """
+        if self._is_on_disk():
+            return
         names = set(store.keys())
         if not {_WEIGHTS, "about"} <= names:
             raise ValueError(
@@ -249,6 +290,24 @@ class DynamicEmbedding(keras.layers.Layer):
             )
         self._embeddings.load_ids(arrays)
         self._embeddings.assign(weights)
+
+    def save_assets(self, folder: str) -> None:
+        """Write the file of rows on a disk, with slots and ids, into a `.keras` file."""
+        if self._is_on_disk():
+            self.dynamic.save(os.path.join(folder, _TABLE))
+
+    def load_assets(self, folder: str | None) -> None:
+        """Read what `save_assets` wrote.
+
+        Raises:
+            ValueError: the file has no rows of a disk, or others.
+        """
+        if not self._is_on_disk():
+            return
+        path = os.path.join(folder or "", _TABLE)
+        if not os.path.exists(path):
+            raise ValueError(f"the file has no rows on a disk for layer {self.name!r}")
+        self._embeddings.load_file(path)
 
 
 def refuse_legacy_file(original: Any, group: Any, model: Any) -> Any:
@@ -267,6 +326,22 @@ def refuse_export(original: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
     if any(isinstance(one, DynamicEmbedding) for one in id_layers_in(model)):
         raise NotImplementedError(NO_INDEX)
     return original(model, *args, **kwargs)
+
+
+def _check_disk(scratch: Folder | None, memory: int | str | None) -> None:
+    """Refuse rows on a disk where they cannot be had.
+
+    Raises:
+        ValueError: one of the two without the other; another backend than torch.
+        TypeError: memory that is no size.
+    """
+    if memory is None and scratch is not None:
+        raise ValueError("scratch= needs memory=, bytes for the rows used lately, such as '8GiB'")
+    if cached_bytes(memory, scratch) is not None and BACKEND != "torch":
+        raise ValueError(
+            "a DynamicEmbedding with rows on a disk needs Keras's backend torch "
+            f"(KERAS_BACKEND=torch), and this is {BACKEND}; leave out scratch and memory"
+        )
 
 
 def _starts_of(initializer: Any) -> RowStarts:

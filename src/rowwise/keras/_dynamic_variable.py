@@ -18,7 +18,6 @@ from rowwise.keras._encoded_ids import decode_ids
 from rowwise.keras._ids import validate_ids
 from rowwise.keras._variable import TableVariableBase
 from rowwise.store import in_memory
-from rowwise.table import Table
 
 NO_INDEX = (
     "a model with a DynamicEmbedding cannot be exported: the index from ids to rows lies in this "
@@ -52,7 +51,7 @@ class DynamicVariableBase(TableVariableBase):
     def _initialize(self, value: Any) -> None:
         """Start with free rows and unknown ones, whatever the value."""
         index, starts = self.__dict__.pop("_behind")
-        table = Table(index.rows, self.shape[1], init="zeros")
+        table = self._new_table((index.rows, self.shape[1]), "zeros")
         unknown = starts.unknown_rows(index.unknown_rows, table.dim)
         table.store.write(unknown, np.arange(index.capacity, index.rows))
         super()._initialize(table)
@@ -128,7 +127,10 @@ class DynamicVariableBase(TableVariableBase):
     # ------------------------------------------------------------------ files and copies
 
     def save_ids(self) -> dict[str, NDArray[Any]]:
-        """Return ids, counts and sketch as arrays, for files that hold the rows elsewhere."""
+        """Return ids, counts and sketch as arrays, for files that hold the rows elsewhere.
+
+        How often and when rows on a disk were updated is in their table's file alone.
+        """
         state = self.dynamic.state()
         about = {
             "index": state.config,
@@ -136,7 +138,7 @@ class DynamicVariableBase(TableVariableBase):
             "steps": self.dynamic.steps,
         }
         text = np.frombuffer(json.dumps(about).encode(), np.uint8)
-        counts = in_memory(self.table.store).counts()
+        counts = {} if self.memory is not None else in_memory(self.table.store).counts()
         return {
             _ABOUT: text,
             **{f"ids.{name}": array for name, array in state.ids.items()},
@@ -174,6 +176,21 @@ class DynamicVariableBase(TableVariableBase):
         except (KeyError, TypeError) as error:
             raise ValueError(f"{self.path}: the file's counts are damaged: {error!r}") from None
         self.dynamic.set_index(*ids)
+
+    def load_file(self, path: str) -> None:
+        """Take the rows, slots and ids of a dynamic table's file to the disk.
+
+        Raises:
+            DamagedFileError, FileNotFoundError, MemoryError, OSError: see `DynamicTable.load`.
+            ValueError: rows or ids of another kind. Nothing has changed then.
+        """
+        found = DynamicTable.load(path, scratch=self.scratch, memory=self.memory)
+        self.dynamic.index.check_fits(found.index.config())
+        if found.table.shape != self.table.shape:
+            raise ValueError(
+                f"{self.path}: the file's rows are {found.table.shape}, not {self.table.shape}"
+            )
+        self.dynamic.become(found)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()

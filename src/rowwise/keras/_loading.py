@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from rowwise.keras._dynamic import DynamicEmbedding
 from rowwise.keras._embedding import Embedding
 from rowwise.keras._ids import id_layers_in
 
@@ -115,11 +116,12 @@ def refuse_weights_alone(original: Any, model: Any, *args: Any, **kwargs: Any) -
     """
     skipped = kwargs.get("objects_to_skip") or ()
     for layer in id_layers_in(model):
-        on_disk = isinstance(layer, Embedding) and layer._is_on_disk()
+        on_disk = isinstance(layer, Embedding | DynamicEmbedding) and layer._is_on_disk()
         if on_disk and not any(layer is one for one in skipped):
             raise ValueError(
                 "a file of weights alone has no rows from a disk, as those of layer "
                 f"{layer.name!r} are; take model.save(path) and keras.saving.load_model(path) for "
-                "the whole model, or layer.table.save(path) for the rows"
+                "the whole model, or layer.table.save(path) (layer.dynamic.save(path) of a "
+                "DynamicEmbedding) for the rows"
             )
     return original(model, *args, **kwargs)
