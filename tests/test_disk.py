@@ -17,6 +17,7 @@ from rowwise.store import BagGradient, Bags, DiskStore, in_memory
 
 ROWS, DIM = 400, 5
 SMALL = 12_000  # bytes: a few dozen rows
+every_dtype = pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 
 
 def pair(tmp_path, rule="adam", rows=ROWS, memory=SMALL, **options):
@@ -66,8 +67,9 @@ def test_the_numbers_do_not_depend_on_the_cache(tmp_path):
     assert len(contents) == 1
 
 
-def test_a_clock_that_starts_anew_finds_rows_on_the_disk(tmp_path):
-    tables = pair(tmp_path, "adamw")
+@every_dtype
+def test_a_clock_that_starts_anew_finds_rows_on_the_disk(dtype, tmp_path):
+    tables = pair(tmp_path, "adamw", dtype=dtype)
     train(tables, 30)
     for table in tables:
         table.materialize()
@@ -81,8 +83,9 @@ def test_a_clock_that_starts_anew_finds_rows_on_the_disk(tmp_path):
     assert everything(tables[1]) == everything(tables[0])
 
 
-def test_bags_are_those_of_a_table_in_memory(tmp_path):
-    tables = pair(tmp_path)
+@every_dtype
+def test_bags_are_those_of_a_table_in_memory(dtype, tmp_path):
+    tables = pair(tmp_path, dtype=dtype)
     train(tables, 10)
     rng = np.random.default_rng(0)
     bags = Bags(rng.integers(0, ROWS, 15), np.array([0, 4, 4, 9, 15]), rng.random(15, np.float32))
@@ -108,8 +111,9 @@ def test_bags_are_those_of_a_table_in_memory(tmp_path):
     assert everything(tables[1]) == everything(tables[0])
 
 
-def test_rows_are_written_renewed_marked_and_moved(tmp_path):
-    tables = pair(tmp_path)
+@every_dtype
+def test_rows_are_written_renewed_marked_and_moved(dtype, tmp_path):
+    tables = pair(tmp_path, dtype=dtype)
     for table in tables:
         train([table], 20)
         table.store.write(np.ones((2, DIM), np.float32), np.array([7, 300]))
@@ -139,9 +143,11 @@ def test_an_array_is_what_rows_start_with(tmp_path):
     assert tables[1].is_trained().all()
 
 
-@pytest.mark.parametrize("rule", ["adam", "adagrad"])
-def test_a_file_goes_on_to_the_same_bits(rule, tmp_path):
-    tables = pair(tmp_path, rule)
+@pytest.mark.parametrize(
+    ("rule", "dtype"), [("adam", "float32"), ("adagrad", "float32"), ("adamw", "bfloat16")]
+)
+def test_a_file_goes_on_to_the_same_bits(rule, dtype, tmp_path):
+    tables = pair(tmp_path, rule, dtype=dtype)
     train(tables, 40)
     paths = [tmp_path / "memory", tmp_path / "disk"]
     for table, path in zip(tables, paths, strict=True):
@@ -150,6 +156,7 @@ def test_a_file_goes_on_to_the_same_bits(rule, tmp_path):
     for path in paths:
         train([again := Table.load(path, scratch=tmp_path, memory=SMALL)], 40, seed=1)
         assert isinstance(again.store, DiskStore)
+        assert again.dtype == dtype
         assert everything(again) == everything(tables[0])
     train([again := Table.load(paths[1])], 40, seed=1)
     assert everything(again) == everything(tables[0])

@@ -30,7 +30,7 @@ from rowwise.store import (
     RowStore,
     TableState,
 )
-from rowwise.store._disk import check_copyable
+from rowwise.store._disk import ROUNDS_AT_RANDOM, check_copyable
 from rowwise.store._memory import bytes_of, check_fits, stored_as
 from rowwise.store._table_file import load_state, save_state
 from rowwise.text import Vocabulary
@@ -71,7 +71,7 @@ class Table:
 
     Raises:
         ValueError: rows or dim below 1, an unknown rule, init, dtype or rounding, an array of
-            another shape; a dtype that is not float32 with memory.
+            another shape; rounding at random with memory.
         MemoryError: table and slots do not fit in free memory.
         OSError: they do not fit in the scratch folder, or there is none.
 
@@ -693,9 +693,11 @@ def _store(
             dtype=dtype,
             rounding_seed=seed if rounds_at_random else None,
         )
-    if dtype != "float32":
-        raise ValueError(f"memory= is for rows of float32, not {dtype}; leave it out")
-    return DiskStore(rows, dim, rule, init=init, seed=seed, scratch=scratch, memory=cached)
+    if rounds_at_random:
+        raise ValueError(ROUNDS_AT_RANDOM)
+    return DiskStore(
+        rows, dim, rule, init=init, seed=seed, scratch=scratch, memory=cached, dtype=dtype
+    )
 
 
 def set_num_threads(threads: int) -> None:

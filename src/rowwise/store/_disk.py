@@ -19,7 +19,7 @@ from rowwise.rules import Rule, StepParams
 from rowwise.store._gradient import BagGradient, Bags, Floats, Ids, RowGradient
 from rowwise.store._host import HostStore, check_source_rows
 from rowwise.store._locks import new_lock
-from rowwise.store._memory import ROW_STATE, Folder, check_disk
+from rowwise.store._memory import ROW_STATE, STORED, Folder, check_disk
 from rowwise.store._records import RecordFile
 from rowwise.store._state import TableState
 
@@ -29,6 +29,11 @@ _NEVER, _PAST, _PRESENT = 0, 1, 2
 _BOOKKEEPING = 4 + 4 + 1  # bytes of each row, cached or not
 _FRAME_BOOKKEEPING = 8 + 8 + 1 + 1
 _FRAMES_AT_ONCE = 8  # one in so many frames may be on its way to the disk
+
+ROUNDS_AT_RANDOM = (
+    "rows on a disk are rounded to nearest, not at random: leave out memory=, or "
+    "rounding='stochastic'"
+)
 
 
 class DiskStore:
@@ -45,6 +50,7 @@ class DiskStore:
         rows, dim, rule, init, seed: see `HostStore`.
         scratch: the folder on whose disk the rows lie.
         memory: bytes for cached rows and bookkeeping.
+        dtype: what weights are stored as; those of 16 bits are rounded to nearest.
 
     Raises:
         MemoryError: `memory` is too small for the bookkeeping and one page of rows.
@@ -52,7 +58,7 @@ class DiskStore:
         ValueError: a rule whose every step visits every row.
     """
 
-    device, dtype = "disk", "float32"
+    device = "disk"
 
     def __init__(
         self,
@@ -64,8 +70,9 @@ class DiskStore:
         seed: int | None = None,
         scratch: Folder,
         memory: int,
+        dtype: str = "float32",
     ) -> None:
-        self._rows, self._scratch, self._memory = rows, scratch, memory
+        self._rows, self._scratch, self._memory, self.dtype = rows, scratch, memory, dtype
         self._init = init if isinstance(init, str) else "zeros"
         fill_rows(np.empty((0, dim), np.float32), self._init, 0, None)  # an unknown name
         self._seed = checked_seed(seed)
@@ -80,7 +87,8 @@ class DiskStore:
         _refuse_dense(rule)
         slots = len(rule.slot_names) if rule else 0
         slot_dim = rule.slot_dim(dim) if rule else 0
-        record = 4 * (dim + slots * slot_dim) + ROW_STATE.itemsize
+        weights = dim * np.dtype(STORED[self.dtype]).itemsize
+        record = weights + 4 * slots * slot_dim + ROW_STATE.itemsize
         check_disk(self._scratch, self._rows * record)
         each = record + _FRAME_BOOKKEEPING + record // _FRAMES_AT_ONCE
         # A region and its log are in memory when they are written in order.
@@ -93,7 +101,7 @@ class DiskStore:
                 f"memory={self._memory:,} bytes leave no room for rows beside the bookkeeping of "
                 f"{self._rows:,}; give at least {needed:,}"
             )
-        self._cache = HostStore(frames, dim, rule)
+        self._cache = HostStore(frames, dim, rule, dtype=self.dtype)
         state = self._cache.state()
         self._arrays: list[NDArray[Any]] = [state.weights, *state.slots, state.row_states]
         self._file = RecordFile(self._scratch, self._rows, self._arrays, region)
@@ -482,9 +490,16 @@ class DiskStore:
         rows, dim = state.weights.shape
         if state.scratch is None or state.memory is None:
             raise ValueError("rows on a disk need a folder and memory for some of them")
-        if state.dtype != "float32":
-            raise ValueError(f"rows on a disk are float32, not {state.dtype}; leave out memory=")
-        store = cls(rows, dim, state.rule, scratch=state.scratch, memory=state.memory)
+        if state.rounding_seed is not None:
+            raise ValueError(ROUNDS_AT_RANDOM)
+        store = cls(
+            rows,
+            dim,
+            state.rule,
+            scratch=state.scratch,
+            memory=state.memory,
+            dtype=state.dtype,
+        )
         store._cache.restore_clock(state)
         arrays = [state.weights, *state.slots, state.row_states]
         for part in _parts(rows, min(len(store._row_of), 1 << 16)):
@@ -511,7 +526,7 @@ class DiskStore:
             weights, *slots, states = self._file.mapped()
             return replace(
                 self._cache.state(),
-                weights=weights.view(np.float32),
+                weights=weights.view(STORED[self.dtype]),
                 slots=[slot.view(np.float32) for slot in slots],
                 row_states=states.view(ROW_STATE)[:, 0],
                 scratch=self._scratch,
@@ -657,7 +672,7 @@ class DiskStore:
         if new.any():
             starts = np.zeros((int(new.sum()), self.shape[1]), np.float32)
             fill_rows(starts, self._init, self._seed, rows[new])
-            self._arrays[0][frames[new]] = starts
+            self._arrays[0][frames[new]] = self._cache._stored(starts)
             for slot, start in zip(self._arrays[1:-1], self._slot_starts(), strict=True):
                 slot[frames[new]] = start
             states[frames[new]] = 0
