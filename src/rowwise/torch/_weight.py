@@ -207,6 +207,10 @@ class Weight(SteppedByRow, TableParameter):
             "in memory that no other process shares",
             stacklevel=4,
         )
+        self.leave_table()
+
+    def leave_table(self) -> None:
+        """Make an ordinary parameter of it, in place; somebody has said why."""
         self._become_ordinary()
         self.fell_back = True  # the module need not say it again
 

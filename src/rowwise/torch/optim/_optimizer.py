@@ -258,7 +258,9 @@ def _rescaled(gradients: Any, scale: torch.Tensor | None, maximize: bool) -> Any
 def _make_gradients_dense(optimizer: Any, args: Any, kwargs: Any) -> None:
     """Give an optimizer of torch's own the dense gradients that it expects, before its step.
 
-    Gradients are kept by row where one of ours has the weight among its parameters, too.
+    Gradients are kept by row where one of ours has the weight among its parameters, too. On a GPU
+    a weight that none of ours steps leaves its table: torch steps all parameters of a group at once
+    there (foreach, fused), unless one is of a class that it does not know.
     """
     if isinstance(optimizer, TableOptimizer):
         return
@@ -279,6 +281,13 @@ def _make_gradients_dense(optimizer: Any, args: Any, kwargs: Any) -> None:
                     f"torch.optim.{type(optimizer).__name__} steps it beside an optimizer of "
                     "rowwise.torch.optim"
                 )
+            elif (
+                isinstance(weight.table.store, DeviceStore)
+                and weight.binding.owner is None
+                and gradient is not None
+                and not gradient.is_sparse
+            ):
+                weight.leave_table()  # with a warning from the backward pass
 
 
 register_optimizer_step_pre_hook(_make_gradients_dense)
