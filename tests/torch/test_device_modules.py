@@ -544,6 +544,29 @@ def test_a_bad_id_is_raised_by_the_next_call_and_training_goes_on():
     require_same(cpu, device)
 
 
+@pytest.mark.parametrize("kind", [rowwise.torch.Embedding, rowwise.torch.EmbeddingBag])
+@pytest.mark.parametrize("mode", ["sum", "max"])
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.filterwarnings("ignore:the gradient is dense")
+def test_a_bad_id_is_in_no_gradient(kind, mode, ours):
+    _, device = pair(kind, **{} if kind is rowwise.torch.Embedding else {"mode": mode})
+    before = device.weight.detach().clone()
+    optimizer = (optim if ours else torch.optim).Adam(device.parameters(), 0.1)
+    found = device(*on(device, [torch.tensor([[1, ROWS << 20], [-1 << 40, 2]])]))
+    if not ON_GPU:
+        device.table.store._alarm.zero_()  # as on a GPU that has not come so far
+    found.sum().backward()
+    assert device.weight.grad.to_dense().shape == (ROWS, DIM)
+
+    def step_and_wait():
+        optimizer.step()
+        device.table.store.synchronize()
+
+    with pytest.raises(IndexError, match=r"id \d+ at position"):
+        step_and_wait()
+    require_equal(device.weight, before)
+
+
 @pytest.mark.skipif(ON_GPU, reason="the alarm comes when it comes")
 @pytest.mark.parametrize("name", ["adam", "nadam", "sgd"])
 def test_steps_after_a_bad_id_unnoticed_are_not_counted(name):

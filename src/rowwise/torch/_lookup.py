@@ -53,6 +53,8 @@ class _Lookup(torch.autograd.Function):
 def gradient_of(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
     """Return the gradient of the weight from that of the vectors, in a node of torch's graph."""
     (ids,) = ctx.saved_tensors
+    if ctx.on_device:
+        ids = inside(ids, ctx.shape[0])
     if ctx.sparse:
         return _by_row(ctx, ids, gradient)
     if ctx.on_dense_gradient is not None:
@@ -81,6 +83,14 @@ def _by_row(ctx: Any, ids: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor
         counts = torch.searchsorted(ordered, ids, right=True) - torch.searchsorted(ordered, ids)
         values = values / counts[:, None]
     return torch.sparse_coo_tensor(ids[None], values, ctx.shape, check_invariants=False)
+
+
+def inside(ids: torch.Tensor, rows: int) -> torch.Tensor:
+    """Return ids of a gradient on a device as ids of rows, which PyTorch's kernels take them for.
+
+    The lookup has noted one that is none: until its error is raised no step changes anything.
+    """
+    return ids.clamp(0, rows - 1)
 
 
 def given(store: RowStore, tensor: torch.Tensor) -> Any:

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from rowwise.store import Bags, RowGradient, RowStore
 from rowwise.torch._device import DeviceStore, is_device
-from rowwise.torch._lookup import empty, given, is_tracing, whole_ids
+from rowwise.torch._lookup import empty, given, inside, is_tracing, whole_ids
 from rowwise.torch._parameter import TableParameter
 from rowwise.torch._weight import no_rows, sparse_rows
 
@@ -57,6 +57,8 @@ def _pool_backward(ctx: Any, gradient: torch.Tensor) -> Any:
     ids, offsets, weights, divisors = ctx.saved_tensors
     bags = gradient if divisors is None else gradient / divisors
     store = ctx.table.store
+    if isinstance(store, DeviceStore):
+        ids = inside(ids, ctx.table.rows)
     of_table = of_weights = None
     if ctx.needs_input_grad[0]:
         # A copy, where it is kept: the gradient may be the caller's.
@@ -100,6 +102,8 @@ class _PoolMax(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
         ids, offsets = ctx.saved_tensors
         store = ctx.table.store
+        if isinstance(store, DeviceStore):
+            ids = inside(ids, ctx.table.rows)
         values = given(store, gradient.contiguous())
         found = store.bag_max_gradient(_bags(store, ids, offsets), ctx.argmax, values)
         of_table = _row_gradient(ctx, found, distinct=not isinstance(store, DeviceStore))
