@@ -267,6 +267,12 @@ def test_a_call_while_a_cuda_graph_is_captured_is_refused(monkeypatch):
         device.materialize()
 
 
+def test_a_rule_without_lazy_updates_is_told_of_as_on_the_cpu():
+    for store in both(RULES["sgd"], 4, "forwards"):
+        with pytest.warns(UserWarning, match="every step visits every row"):
+            store.set_rule(RULES["adam-beta-1-longer-than-beta-2"])
+
+
 def test_ids_elsewhere_than_the_table_are_refused():
     _, device = both(RULES["sgd"], 4, "forwards")
     with pytest.raises(

@@ -590,12 +590,7 @@ class HostStore:
 
     def _bind(self, rule: Rule | None, slots: list[Floats], *, slots_pristine: bool) -> None:
         """Hand rule and slots to the kernels; every row is up to date."""
-        if rule is not None and not rule.supports_lazy:
-            warnings.warn(
-                f"{rule} moves rows for more steps than can be made up for at once: "
-                "every step visits every row",
-                stacklevel=4,
-            )
+        warn_of_full_steps(rule, stacklevel=4)
         kernel = rule or rules.SGD()
         numbers, clock = kernel.native(), kernel.clock()
         before = self.rule, self._slots
@@ -617,6 +612,16 @@ class HostStore:
         if name not in self.slot_names:
             raise KeyError(f"no slot {name!r}; {self.rule!r} has {self.slot_names}")
         return self.slot_names.index(name)
+
+
+def warn_of_full_steps(rule: Rule | None, stacklevel: int) -> None:
+    """Warn of a rule without lazy updates."""
+    if rule is not None and not rule.supports_lazy:
+        warnings.warn(
+            f"{rule} moves rows for more steps than can be made up for at once: "
+            "every step visits every row",
+            stacklevel=stacklevel + 1,
+        )
 
 
 def in_memory(store: RowStore) -> HostStore:

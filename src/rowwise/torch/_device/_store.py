@@ -12,7 +12,7 @@ from rowwise import _native
 from rowwise._init import Init, fill, fill_rows, given_values
 from rowwise.rules import Rule, StepParams
 from rowwise.store import BagGradient, Bags, RowGradient, TableState
-from rowwise.store._host import check_source_rows
+from rowwise.store._host import check_source_rows, warn_of_full_steps
 from rowwise.store._memory import matrix
 from rowwise.torch._device._batch import (
     Sorted,
@@ -361,6 +361,7 @@ class DeviceStore(DeviceCounts):
                 f"{rule!r} has slots {names} of shapes {shapes}, "
                 f"the table {self.slot_names} of {mine}"
             )
+        warn_of_full_steps(rule if rule != self.rule else None, stacklevel=4)
         self._load_kernels(rule)
         with (
             explaining_room(*self.shape, rule, self.tensor_device),
