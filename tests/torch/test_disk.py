@@ -92,6 +92,36 @@ def test_every_option_gives_the_bits_of_memory(options, tmp_path):
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("kind", [rowwise.torch.Embedding, rowwise.torch.EmbeddingBag])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_16_bits_give_the_bits_of_memory(dtype, kind, tmp_path):
+    results, half = [], {"_weight": START.to(dtype), "rounding": "nearest"}
+    for module in (kind(ROWS, DIM, **half), on_disk(tmp_path, kind, memory=12_000, **half)):
+        optimizer = optim.AdamW(module.parameters(), lr=0.01, weight_decay=0.1)
+        results.append((train(module, optimizer), bits(module)))
+        assert module(torch.tensor([[3]])).dtype == module.weight.dtype == dtype
+        assert module.weight.requires_grad
+    assert results[0] == results[1]
+    model = torch.nn.Sequential(module, torch.nn.Linear(DIM, 1)).to("cpu")
+    with pytest.raises(RuntimeError, match=r"cannot become torch\.float32 .* its rows are"):
+        model.float()
+    module.save(tmp_path / "table")
+    again = kind.load(tmp_path / "table", scratch=tmp_path, memory=SMALL)
+    assert again.weight.dtype is dtype
+    train(again, optim.AdamW(again.parameters(), lr=0.01, weight_decay=0.1))
+    again.load_state_dict(module.state_dict())
+    assert bits(again) == bits(module)
+    with pytest.raises(RuntimeError, match="has rows of shape"):
+        on_disk(tmp_path, kind).load_state_dict(module.state_dict())
+
+
+def test_weights_of_16_bits_that_a_disk_does_not_hold_are_refused(tmp_path):
+    with pytest.raises(RuntimeError, match=r"of torch\.bfloat16 needs rounding="):
+        on_disk(tmp_path, _weight=None, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="rounded to nearest, not at random"):
+        on_disk(tmp_path, _weight=None, dtype=torch.bfloat16, rounding="stochastic")
+
+
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
 def test_bags_give_the_bits_of_memory(mode, tmp_path):
     results = []

@@ -184,6 +184,8 @@ class Embedding(keras.layers.Embedding):
             reason = 'with rounding="nearest" or "stochastic" it is a table with slots of float32'
         elif dtype not in ("float32", *_HALVES):
             reason = "rowwise's tables are float32, bfloat16 or float16"
+        if reason is not None and on_disk:
+            raise ValueError(f"{self.name}: rows of {dtype} cannot lie on a disk: {reason}")
         if reason is None:
             variable = self._add_table(name=name, **{**options, "dtype": dtype})
         else:

@@ -12,9 +12,11 @@ from rowwise._binding import OptimizerBinding
 from rowwise.files._container import Container
 from rowwise.rules import Rule
 from rowwise.store import BagGradient, Folder
+from rowwise.store._memory import STORED
 from rowwise.table import Table
 from rowwise.torch._distant import DistantWeight, check_place
 from rowwise.torch._gradient import RowGradientTensor, as_row_gradient
+from rowwise.torch._half import HALVES
 from rowwise.torch._lookup import rows_and_gradients
 from rowwise.torch._weight import SteppedByRow
 
@@ -36,14 +38,14 @@ class DiskWeight(SteppedByRow, DistantWeight):
     @classmethod
     def over(cls, table: Table, requires_grad: bool = True) -> Self:
         """Return the parameter of a table."""
-        self = cls._over(table, requires_grad)
+        self = cls._over(table, requires_grad, getattr(torch, table.dtype))
         self.binding, self.saved = OptimizerBinding(), None
         return self
 
     def rebind(self, table: Table) -> None:
         """Take the shape that the table has now."""
         with torch._C.DisableTorchFunctionSubclass():
-            self.data = torch.zeros(()).expand(table.shape)
+            self.data = torch.zeros((), dtype=self.dtype).expand(table.shape)
 
     # ------------------------------------------------------------------ steps
 
@@ -164,9 +166,10 @@ class DiskWeight(SteppedByRow, DistantWeight):
         with Container(file["path"]) as found:
             if found.checksum != file["checksum"]:
                 raise ValueError(f"{file['path']!r} was written anew since the state was taken")
-            shape = found.entries["weights"].shape
-        if shape != self.table.shape:
-            raise ValueError(f"{file['path']!r} has rows of shape {shape}, not {self.table.shape}")
+            shape, dtype = found.entries["weights"].shape, found.entries["weights"].dtype
+        own = self.table.shape, np.dtype(STORED[self.table.dtype])
+        if (shape, dtype) != own:
+            raise ValueError(f"{file['path']!r} has rows of shape {shape}, {dtype}, not {own}")
         store: Any = self.table.store
         self.become(file["path"], scratch=store.scratch, memory=store.memory)
         self.remember(file["path"])
@@ -235,6 +238,7 @@ def weight_on_disk(
     memory: int | str | None,
     place: tuple[Any, Any],
     freeze: bool,
+    rounding: str | None,
 ) -> DiskWeight:
     """Return the weight of a new module.
 
@@ -245,19 +249,32 @@ def weight_on_disk(
         scratch, memory: see `rowwise.Table`.
         place: device and dtype that were asked for.
         freeze: whether it is not trained.
+        rounding: of weights of 16 bits; None: no table holds them.
 
     Raises:
         MemoryError, OSError, ValueError: see `rowwise.Table`.
-        RuntimeError: another place than the CPU in float32.
+        RuntimeError: another place than the CPU, or a dtype that no table there holds.
     """
-    check_place(torch.empty(0, device=place[0], dtype=place[1]), DiskWeight.of)
+    device, dtype = place
+    if dtype is None and isinstance(given, torch.Tensor) and rounding is not None:
+        dtype = given.dtype
+    like = torch.empty(0, device=device, dtype=dtype)
+    if like.dtype in HALVES and rounding is None:
+        raise RuntimeError(
+            f'{DiskWeight.of} of {like.dtype} needs rounding="nearest"; PyTorch\'s own steps need '
+            "all rows"
+        )
+    check_place(like, DiskWeight.of, like.dtype if like.dtype in HALVES else torch.float32)
     if isinstance(given, Table):
         return DiskWeight.over(given, not freeze)
     if memory is None:
         raise ValueError("scratch= needs memory=, bytes for the rows used lately, such as '8GiB'")
-    init = "unit-normal" if given is None else given.detach().numpy()
+    init = "unit-normal" if given is None else given.detach().float().numpy()
     seed = int(torch.randint(2**63 - 1, ()))  # so that torch.manual_seed decides
-    table = Table(*shape, init=init, seed=seed, scratch=scratch, memory=memory)
+    stored: dict[str, Any] = {}
+    if like.dtype in HALVES:
+        stored = {"dtype": like.dtype, "rounding": rounding}
+    table = Table(*shape, init=init, seed=seed, scratch=scratch, memory=memory, **stored)
     if given is None and padding_idx is not None:
         table.store.write(0.0, np.array([padding_idx]))
     return DiskWeight.over(table, not freeze)

@@ -36,8 +36,10 @@ class DistantWeight(torch.Tensor):
     instead: str
 
     @classmethod
-    def _over(cls, table: Table | ShardedTable, requires_grad: bool) -> Self:
-        shape_only = torch.zeros(()).expand(table.shape)
+    def _over(
+        cls, table: Table | ShardedTable, requires_grad: bool, dtype: torch.dtype = torch.float32
+    ) -> Self:
+        shape_only = torch.zeros((), dtype=dtype).expand(table.shape)
         self: Self = torch.Tensor._make_subclass(cls, shape_only, requires_grad)
         self._is_param = True  # torch's own sign: isinstance(self, torch.nn.Parameter)
         self.table, self.resumes = table, False
@@ -98,7 +100,7 @@ class DistantWeight(torch.Tensor):
         Raises:
             RuntimeError: with both.
         """
-        check_place(like, self.of)
+        check_place(like, self.of, self.dtype)
 
     @classmethod
     def __torch_function__(
@@ -116,15 +118,16 @@ class DistantWeight(torch.Tensor):
             return func(*args, **(kwargs or {}))
 
 
-def check_place(like: torch.Tensor, of: str) -> None:
-    """Refuse another dtype or device than float32 on the CPU.
+def check_place(like: torch.Tensor, of: str, dtype: torch.dtype = torch.float32) -> None:
+    """Refuse another dtype than that of the rows, or another device than the CPU.
 
     Raises:
         RuntimeError: with both.
     """
-    if like.dtype is not torch.float32 or like.device.type != "cpu":
+    if like.dtype is not dtype or like.device.type != "cpu":
+        name = str(dtype).removeprefix("torch.")
         raise RuntimeError(
-            f"{of} cannot become {like.dtype} on {like.device}: its rows are float32 on the CPU; "
+            f"{of} cannot become {like.dtype} on {like.device}: its rows are {name} on the CPU; "
             "leave out device and dtype, and move the other modules one by one"
         )
 

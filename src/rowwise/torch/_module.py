@@ -122,7 +122,9 @@ class TableBacked(torch.nn.Module):
     ) -> None:
         """Complete a constructor that made a weight on the meta device; see `weight_on_disk`."""
         shape = self.num_embeddings, self.embedding_dim
-        weight = weight_on_disk(shape, given, self.padding_idx, scratch, memory, place, freeze)
+        weight = weight_on_disk(
+            shape, given, self.padding_idx, scratch, memory, place, freeze, self.rounding
+        )
         self.weight = weight
         self._finish_init(untrained, None)
 
@@ -144,6 +146,7 @@ class TableBacked(torch.nn.Module):
             FileNotFoundError, DamagedFileError, MemoryError, OSError: see `rowwise.Table.load`.
         """
         table = Table.load(path, scratch=scratch, memory=memory)
+        options = {"dtype": getattr(torch, table.dtype), "rounding": table.rounding, **options}
         module = cls(*table.shape, _weight=table, scratch=scratch, memory=memory, **options)  # type: ignore[call-arg]
         module.weight.remember(path)
         module.weight.resumes = True
@@ -209,7 +212,7 @@ class TableBacked(torch.nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         before = self._parameters.get("weight")
         if isinstance(before, DiskWeight):
-            before.check_place(fn(torch.empty(0)))
+            before.check_place(fn(torch.empty(0, dtype=before.dtype)))
         if isinstance(before, DiskWeight) or self._stays_on_host(before, fn):
             self._parameters["weight"] = None
             try:
@@ -410,7 +413,7 @@ class TableBacked(torch.nn.Module):
         """Take the file that a state_dict names, or the values of a module in memory."""
         file, values = state_dict.get(prefix + "weight.file"), state_dict.get(prefix + "weight")
         if values is not None and tuple(values.shape) == weight.table.shape:
-            weight.table.store.write(values.detach().numpy())
+            weight.table.store.write(values.detach().float().numpy())
             weight.table.mark_trained()
         elif values is not None:
             error_msgs.append(
