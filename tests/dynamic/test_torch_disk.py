@@ -176,6 +176,18 @@ def test_an_admission_reads_nothing_from_the_disk(tmp_path, monkeypatch):
     assert not sum(reads)
 
 
+def test_a_batch_that_memory_does_not_hold_changes_no_row(tmp_path):
+    embedding, optimizer = make(tmp_path)
+    ids = np.arange(300)
+    embedding.dynamic.observe(np.repeat(ids, 2))
+    before = embedding.dynamic.lookup(ids).tobytes()
+    embedding(torch.from_numpy(ids)).sum().backward()
+    with pytest.raises(MemoryError, match="300 distinct rows does not fit"):
+        optimizer.step()
+    assert embedding.dynamic.lookup(ids).tobytes() == before
+    assert embedding.dynamic.steps == 0
+
+
 def test_what_a_disk_cannot_give_is_refused(tmp_path):
     embedding, _ = make(tmp_path)
     with pytest.raises(TypeError, match="save it to a file, and load that with scratch="):

@@ -77,6 +77,22 @@ def test_options_give_the_bits_of_memory(tmp_path):
 
 
 @on_torch
+def test_rows_of_16_bits_give_the_bits_of_memory(tmp_path):
+    results, start = [], keras.initializers.RandomNormal(stddev=0.3, seed=1)
+    half = {"dtype": keras.DTypePolicy("bfloat16"), "embeddings_initializer": start}
+    for place in ({}, {"scratch": tmp_path, "memory": 13_000}):
+        model = model_of(rowwise.keras.Embedding(ROWS, DIM, rounding="nearest", **half, **place))
+        results.append((fit(model, keras.optimizers.Adam), bits(model)))
+    assert results[0] == results[1]
+    assert model.layers[0].table.dtype == "bfloat16"
+    model.save(tmp_path / "model.keras")
+    assert bits(keras.models.load_model(tmp_path / "model.keras")) == bits(model)
+    layer = rowwise.keras.Embedding(ROWS, DIM, scratch=tmp_path, memory=SMALL, **half)
+    with pytest.raises(ValueError, match="rows of bfloat16 cannot lie on a disk: with rounding="):
+        layer.build()
+
+
+@on_torch
 def test_a_file_holds_rows_and_slots(tmp_path):
     model = pair(tmp_path)[1]
     fit(model, keras.optimizers.Adam)
@@ -138,19 +154,3 @@ def test_what_needs_all_rows_is_an_error(tmp_path):
 def test_other_backends_refuse_rows_on_a_disk(tmp_path):
     with pytest.raises(ValueError, match="rows on a disk need Keras's backend torch"):
         rowwise.keras.Embedding(ROWS, DIM, scratch=tmp_path, memory=SMALL)
-
-
-@on_torch
-def test_rows_of_16_bits_give_the_bits_of_memory(tmp_path):
-    results, start = [], keras.initializers.RandomNormal(stddev=0.3, seed=1)
-    half = {"dtype": keras.DTypePolicy("bfloat16"), "embeddings_initializer": start}
-    for place in ({}, {"scratch": tmp_path, "memory": 13_000}):
-        model = model_of(rowwise.keras.Embedding(ROWS, DIM, rounding="nearest", **half, **place))
-        results.append((fit(model, keras.optimizers.Adam), bits(model)))
-    assert results[0] == results[1]
-    assert model.layers[0].table.dtype == "bfloat16"
-    model.save(tmp_path / "model.keras")
-    assert bits(keras.models.load_model(tmp_path / "model.keras")) == bits(model)
-    layer = rowwise.keras.Embedding(ROWS, DIM, scratch=tmp_path, memory=SMALL, **half)
-    with pytest.raises(ValueError, match="rows of bfloat16 cannot lie on a disk: with rounding="):
-        layer.build()
