@@ -39,6 +39,12 @@ void round_nearest(Storage storage, float* values, int64_t dim) {
 }
 
 constexpr int kLanes = 16;  // numbers that are worked on at once
+// Where there are as many, four vectors: the arithmetic of a step waits for that of the one before.
+#if defined(__AVX512F__)
+constexpr int kWide = 64;
+#else
+constexpr int kWide = 32;
+#endif
 
 // The words of `philox`, of kLanes blocks from `first` on; a copy for each instruction set.
 struct Noise {
@@ -152,12 +158,12 @@ class MissedReader {
     double bound_, power_ = 1, shrink_ = 1;
 };
 
-// kLanes weights of a row, on their way through missed steps.
-template <class R, class Half>
+// `size` weights of a row, on their way through missed steps.
+template <class R, class Half, int size>
 struct Lanes {
     static constexpr int slots = R::slots > 0 ? R::slots : 1;
-    float w[kLanes] = {}, z[slots][kLanes] = {}, root[kLanes] = {};
-    float reach[kLanes] = {};  // the largest movement by a coefficient of 1 that any step can make
+    float w[size] = {}, z[slots][size] = {}, root[size] = {};
+    float reach[size] = {};  // the largest movement by a coefficient of 1 that any step can make
 
     Lanes(const Row<R>& row, int64_t first, int64_t count, bool moves, const Hyperparameters& h,
           float epsilon) {
@@ -170,19 +176,19 @@ struct Lanes {
         // Not unrolled, the compiler makes vectors of these loops.
         if constexpr (R::expands) {
 #pragma GCC unroll 1
-            for (int d = 0; d < kLanes; ++d) root[d] = R::root(load(d));
+            for (int d = 0; d < size; ++d) root[d] = R::root(load(d));
 #pragma GCC unroll 1
-            for (int d = 0; d < kLanes; ++d)
+            for (int d = 0; d < size; ++d)
                 reach[d] = std::fabs(z[0][d]) / R::denominator(root[d], epsilon);
         } else {
 #pragma GCC unroll 1
-            for (int d = 0; d < kLanes; ++d) {
+            for (int d = 0; d < size; ++d) {
                 float moved = 0;
                 R::lag_weight(one, h, moved, load(d));
                 reach[d] = std::fabs(moved);
             }
         }
-        for (int64_t d = count; d < kLanes; ++d) reach[d] = 0;
+        for (int64_t d = count; d < size; ++d) reach[d] = 0;
     }
 
     Slots<R::slots> load(int d) const {
@@ -194,7 +200,7 @@ struct Lanes {
     // Return whether no step can change a weight any more, whose coefficient is `bound` at most.
     bool at_rest(float bound, float decay) const {
         int moving = 0;
-        for (int d = 0; d < kLanes; ++d) {
+        for (int d = 0; d < size; ++d) {
             const float most = (reach[d] * bound + decay * std::fabs(w[d])) * kRoom;
             const bool moves =
                 (Half::nearest(w[d] + most) != w[d]) | (Half::nearest(w[d] - most) != w[d]);
@@ -211,7 +217,7 @@ struct Lanes {
             if constexpr (R::expands) {
                 const float decay = steps.decay[i], scale = steps.scale[i];
                 const float shrink = steps.shrink[i], epsilon = steps.epsilon[i];
-                for (int d = 0; d < kLanes; ++d) {
+                for (int d = 0; d < size; ++d) {
                     const float moved = scale * z[0][d] / R::denominator(root[d] * shrink, epsilon);
                     w[d] = Half::nearest(decay * w[d] - (scale != 0 ? moved : 0.0f));
                 }
@@ -219,7 +225,7 @@ struct Lanes {
                 LaggedUpdate one;
                 one.decay_factor = steps.decay[i];
                 one.coefficients[0] = steps.scale[i];
-                for (int d = 0; d < kLanes; ++d) {
+                for (int d = 0; d < size; ++d) {
                     R::lag_weight(one, h, w[d], load(d));
                     w[d] = Half::nearest(w[d]);
                 }
@@ -238,11 +244,10 @@ void replay(const Lag<R>& lag, const Rule& rule, const RowState& state, const Ro
     const Hyperparameters h = rule.hyper;
     const auto most_decay = static_cast<float>(lag.clock.most_decay());
     MissedReader<R> reader(lag, rule, state);
+    const float epsilon = reader.epsilon();
     MissedSteps first;
     reader.read(first);
-    for (int64_t from = 0; from < lag.table.dim; from += kLanes) {
-        const int64_t count = lag.table.dim - from < kLanes ? lag.table.dim - from : kLanes;
-        Lanes<R, Half> lanes(row, from, count, moves, h, reader.epsilon());
+    const auto go_through = [&](auto lanes, int64_t from, int64_t count) {
         bool at_rest = lanes.run(first, most_decay, h);
         if (!at_rest && first.count == kChunk) {  // seldom
             MissedReader<R> rest = reader;
@@ -251,6 +256,16 @@ void replay(const Lag<R>& lag, const Rule& rule, const RowState& state, const Ro
                 at_rest = lanes.run(next, most_decay, h);
         }
         for (int64_t d = 0; d < count; ++d) row.w[from + d] = lanes.w[d];
+    };
+    const int64_t dim = lag.table.dim;
+    int64_t from = 0;
+    for (; dim - from > kWide / 2; from += kWide) {
+        const int64_t count = dim - from < kWide ? dim - from : kWide;
+        go_through(Lanes<R, Half, kWide>(row, from, count, moves, h, epsilon), from, count);
+    }
+    for (; from < dim; from += kLanes) {
+        const int64_t count = dim - from < kLanes ? dim - from : kLanes;
+        go_through(Lanes<R, Half, kLanes>(row, from, count, moves, h, epsilon), from, count);
     }
 }
 
