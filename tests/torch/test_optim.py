@@ -373,6 +373,16 @@ def test_optimizers_derive_from_their_namesakes_alone():
             assert all(kind.__module__.startswith("torch.optim.") for kind in direct)
 
 
+def test_what_else_torch_has_is_found_beside_the_optimizers():
+    from rowwise.torch import optim
+
+    schedule = optim.lr_scheduler.StepLR(optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1), 1)
+    assert type(schedule) is torch.optim.lr_scheduler.StepLR
+    assert optim.SparseAdam is torch.optim.SparseAdam
+    with pytest.raises(AttributeError, match="'Adma'"):
+        _ = optim.Adma
+
+
 def test_an_optimizer_of_torchs_beside_one_of_ours_steps_densely_with_one_warning():
     def run(model, optimizers):
         first = optimizers.Adam(model.parameters(), lr=0.01)

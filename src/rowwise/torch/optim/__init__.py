@@ -3,7 +3,8 @@
 Each but `RowwiseAdagrad` has the signature, the parameter groups and the `state_dict` of its
 namesake in `torch.optim`, and its numbers. What has no exact shortcut (a weight decay added to the
 gradient, an option that needs every row) is stepped densely, by PyTorch, with one warning that
-names the cause.
+names the cause. What else `torch.optim` has, schedulers and other optimizers among it, is to be had
+here under its name, as it is there.
 
 Example:
     >>> import torch, rowwise.torch
@@ -16,6 +17,8 @@ Example:
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
@@ -33,6 +36,11 @@ __all__ = [
     "RMSprop",
     "RowwiseAdagrad",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Return what `torch.optim` has by that name, so that a program changes its import alone."""
+    return getattr(torch.optim, name)
 
 
 class SGD(TableOptimizer, torch.optim.SGD):
