@@ -3,6 +3,7 @@
 import copy
 import gc
 import threading
+import warnings
 
 import keras
 import numpy as np
@@ -48,6 +49,15 @@ def test_under_a_strategy_keras_makes_the_steps(strategy, fit_within):
         ours = trained(Embedding)
     for mine, other in zip(ours, trained(keras.layers.Embedding), strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_until_a_generator_runs_dry_are_counted_without_a_warning():
+    model = model_of(Embedding)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message="Your input ran out of data")
+        model.fit(((IDS, ANSWERS) for _ in range(4)), shuffle=False, verbose=0)
+    assert int(model.optimizer.iterations) == model.layers[1].table.steps == 4
 
 
 def test_a_graph_of_ones_own_does_not_count_a_step_that_failed():

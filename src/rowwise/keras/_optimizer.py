@@ -124,7 +124,7 @@ def _check_momentum_product(optimizer: Any, variable: Any, rule: rules.Nadam) ->
 
 def next_iteration(optimizer: Any) -> int:
     """Return the number of the step about to be made, counted from 1."""
-    return int(ops.convert_to_numpy(optimizer.iterations)) + 1
+    return int(optimizer.iterations) + 1
 
 
 # ---------------------------------------------------------------------- binding
