@@ -27,6 +27,7 @@ if BACKEND != "jax":
 import jax
 
 from rowwise.jax import _host_callback as host_callback
+from rowwise.jax import _push_rows as push_rows
 
 IDS, ANSWERS = data()
 needs_handlers = pytest.mark.skipif(
@@ -504,6 +505,27 @@ def test_programs_that_call_by_way_of_python_make_the_same_steps(monkeypatch, op
     by_way_of_python = trained()
     assert by_way_of_python.layers[0].embeddings._callbacks
     for mine, other in zip(contents(directly), contents(by_way_of_python), strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+@needs_handlers
+def test_gradients_that_a_mean_repeats_go_to_the_table_once_a_sequence(monkeypatch):
+    def trained():
+        model = classifier(Embedding)
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+        fit(model)
+        return contents(model)
+
+    def not_seen(*given):
+        found.append(repeated(*given) is not None)
+
+    repeated, found = push_rows._repeated, []
+    monkeypatch.setattr(push_rows, "_repeated", not_seen)
+    once_an_id = trained()
+    assert found
+    assert all(found)
+    monkeypatch.undo()
+    for mine, other in zip(trained(), once_an_id, strict=True):
         np.testing.assert_array_equal(mine, other)
 
 

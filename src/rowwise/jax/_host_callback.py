@@ -109,6 +109,7 @@ def has_handlers() -> bool:
 
 
 _KINDS: dict[str, Callable[[Any], Any]] = {
+    "key": np.int64,
     "rule": np.int64,
     "clip": np.float64,
     "keys": functools.partial(np.array, dtype=np.int64),
@@ -133,17 +134,44 @@ def call_table(
         shape, dtype, arrays, changes: as for `call`.
         attributes: what the program is made with: rule, clip, keys.
     """
-    if jax.default_backend() != "cpu" or not has_handlers():
+    if not calls_natively():
         callback = own.callback("call", method, *attributes.items())
         return call(callback, shape, dtype, *arrays, changes=changes)
+    return call_native(
+        method,
+        shape,
+        dtype,
+        *arrays,
+        changes=changes,
+        has_effects=own.has_effects,
+        key=own.program.key,
+        **attributes,
+    )
+
+
+def calls_natively() -> bool:
+    """Return whether programs call native code: on a CPU, where there are handlers."""
+    return jax.default_backend() == "cpu" and has_handlers()
+
+
+def call_native(
+    method: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    *arrays: Any,
+    changes: bool = False,
+    has_effects: bool = False,
+    **attributes: Any,
+) -> Any:
+    """Return what `call_table` does, by a handler; the attributes have the table's key."""
     handler = jax.ffi.ffi_call(
         f"rowwise.{method}",
         jax.ShapeDtypeStruct(shape, dtype),
-        has_side_effect=changes and own.has_effects,
+        has_side_effect=changes and has_effects,
         vmap_method="sequential" if changes else "expand_dims",
     )
     typed = {name: _KINDS[name](value) for name, value in attributes.items()}
-    return handler(*arrays, key=np.int64(own.program.key), **typed)
+    return handler(*arrays, **typed)
 
 
 def call_from_python(

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 from rowwise.jax._deferred_errors import DeferredErrors
-from rowwise.jax._host_callback import call, call_table
+from rowwise.jax._host_callback import call, call_table, calls_natively
+from rowwise.jax._push_rows import push_rows
 from rowwise.jax._step_formula import step_formula
 from rowwise.rules import Rule
 from rowwise.store import in_memory
@@ -126,6 +127,8 @@ class TableInPrograms(DeferredErrors):
         """Return the gradient of the token, which counts the pass that `method` pushes."""
         # The order is an argument: where nothing is compiled, each pass has one of its own.
         batch = (jnp.int32(order), token, *batch)
+        if method == "push_rows" and not self.has_effects and calls_natively():
+            return push_rows(self.program.key, self.token_size, *batch)
         return call_table(self, method, (self.token_size,), np.float32, *batch, changes=True)
 
     def norm(self, weights: Any) -> Any:
