@@ -2,16 +2,20 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <exception>
 #include <limits>
 #include <new>
+#include <numeric>
 #include <optional>
 #include <stdexcept>
+#include <string_view>
 #include <unordered_map>
 
 #include "finite.hpp"
+#include "kernels.hpp"
 #include "threads.hpp"
 
 namespace rowwise {
@@ -152,25 +156,55 @@ Failure bad_ids(const ProgramArray& ids) {
             {bytes, bytes + ids.size() * size_of(ids.dtype)}};
 }
 
-// Says which id is the first that is no row, as `outside` in src/rowwise/_ids.py does.
+// The position of element i, as Python writes it: of one axis a number, if `bare`.
+std::string position_of(int64_t i, std::span<const int64_t> shape, bool bare) {
+    std::string position;
+    for (std::size_t axis = shape.size(); axis-- > 0; i /= shape[axis])
+        position = std::to_string(i % shape[axis]) + (position.empty() ? "" : ", " + position);
+    if (shape.size() == 1) return bare ? position : "(" + position + ",)";
+    return "(" + position + ")";
+}
+
+// A number as Python writes it.
+std::string written(double value) {
+    std::array<char, 32> text;
+    const auto end = std::to_chars(text.data(), text.data() + text.size(), value).ptr;
+    const std::string_view digits(text.data(), end - text.data());
+    const bool whole = digits.find_first_not_of("-0123456789") == digits.npos;
+    return std::string(digits) + (whole ? ".0" : "");
+}
+
+// Says which id is the first that is no row, as src/rowwise/_ids.py does.
 std::string text_of_bad_ids(const Failure& failure, int64_t rows) {
     std::vector<char> bytes = failure.bytes;
     const ProgramArray ids{failure.dtype, bytes.data(), failure.shape};
     std::string text = "ids must be integers";
+    if (ids.dtype == Dtype::boolean) return text;
     each_kind(ids, [&](auto read) {
+        const double shared = first_shared(ids.dtype);
         for (int64_t i = 0; i < ids.size(); ++i) {
             const auto id = read(i);
+            const std::string where =
+                ids.shape.empty() ? "" : " at position " + position_of(i, ids.shape, true);
+            std::string number;
+            if constexpr (std::is_floating_point_v<decltype(id)>) {
+                const auto value = static_cast<double>(id);
+                const bool whole = std::isfinite(value) && std::trunc(value) == value;
+                if (!whole || std::abs(value) >= shared) {
+                    text = "id " + written(value) + where +
+                           (whole ? " is so large that its dtype no longer tells neighbouring ids "
+                                    "apart"
+                                  : " is not a whole number") +
+                           "; give ids as integers";
+                    return;
+                }
+                number = std::to_string(static_cast<int64_t>(id));
+            } else {
+                number = std::to_string(id);
+            }
             if (id >= 0 && static_cast<uint64_t>(id) < static_cast<uint64_t>(rows)) continue;
-            std::string position;
-            int64_t rest = i;
-            for (std::size_t axis = ids.shape.size(); axis-- > 0; rest /= ids.shape[axis])
-                position = std::to_string(rest % ids.shape[axis]) +
-                           (position.empty() ? "" : ", " + position);
-            if (ids.shape.size() > 1) position = "(" + position + ")";
-            text = "id " + std::to_string(id) +
-                   (position.empty() ? "" : " at position " + position) +
-                   " is outside the table's " + std::to_string(rows) + " rows (0.." +
-                   std::to_string(rows - 1) +
+            text = "id " + number + where + " is outside the table's " + std::to_string(rows) +
+                   " rows (0.." + std::to_string(rows - 1) +
                    "); make the table larger, or map such ids to a row of their own";
             return;
         }
@@ -223,6 +257,45 @@ Buffer<T> repeated(std::span<const T> values, std::span<const int64_t> from,
     };
     if (out.size) copy(copy, 0, values.data(), out.data());
     return out;
+}
+
+// out <- the numbers of an array of its dtype, repeated to its shape.
+void copy_repeated(const ProgramArray& array, const ProgramArray& out) {
+    if (std::ranges::equal(array.shape, out.shape)) {
+        std::memcpy(out.data, array.data, out.size() * size_of(out.dtype));
+        return;
+    }
+    const auto as = [&]<class T>(T) {
+        const std::span<const T> values(static_cast<const T*>(array.data),
+                                        static_cast<std::size_t>(array.size()));
+        const Buffer<T> copy = repeated<T>(values, array.shape, out.shape);
+        std::copy(copy.begin(), copy.end(), static_cast<T*>(out.data));
+    };
+    switch (size_of(out.dtype)) {
+        case 2: return as(uint16_t{});
+        case 4: return as(uint32_t{});
+        case 8: return as(uint64_t{});
+        default: throw std::invalid_argument("vectors of a dtype that tables do not give");
+    }
+}
+
+// Returns the bytes of numbers as an array of this dtype has them.
+std::vector<char> converted(std::span<const float> values, Dtype dtype) {
+    std::vector<char> bytes(values.size() * size_of(dtype));
+    const auto n = static_cast<int64_t>(values.size());
+    const auto narrow = [&](Storage storage) {
+        kernels().narrow(storage, values.data(), n, reinterpret_cast<uint16_t*>(bytes.data()));
+    };
+    switch (dtype) {
+        case Dtype::float32: std::memcpy(bytes.data(), values.data(), bytes.size()); break;
+        case Dtype::float64:
+            std::copy(values.begin(), values.end(), reinterpret_cast<double*>(bytes.data()));
+            break;
+        case Dtype::bfloat16: narrow(Storage::bfloat16); break;
+        case Dtype::float16: narrow(Storage::float16); break;
+        default: throw std::invalid_argument("vectors of a dtype that tables do not give");
+    }
+    return bytes;
 }
 
 std::vector<int64_t> with_last(std::span<const int64_t> shape, int64_t last) {
@@ -325,6 +398,9 @@ constexpr std::array kMethods = {
     Method{"no_errors", nullptr},
     Method{"validate", &ProgramTable::validate},
     Method{"lookup", &ProgramTable::lookup},
+    Method{"lookup_now", &ProgramTable::lookup_now},
+    Method{"lookup_all", &ProgramTable::lookup_all},
+    Method{"fill_untrained", &ProgramTable::fill_untrained},
     Method{"pool", &ProgramTable::pool},
     Method{"gradient_of_weights", &ProgramTable::gradient_of_weights},
     Method{"push_rows", &ProgramTable::push_rows},
@@ -353,17 +429,22 @@ int ProgramTable::method(const std::string& name) {
     return -1;
 }
 
-std::shared_ptr<ProgramTable> ProgramTable::make(std::string path) {
+std::shared_ptr<ProgramTable> ProgramTable::make(std::string path, int64_t lasting_key) {
     const std::lock_guard hold(registry().mutex);
     const int64_t key = ++registry().made;
-    std::shared_ptr<ProgramTable> table(new ProgramTable(key, std::move(path)));
-    registry().tables[key] = table;
+    if (lasting_key == 0) lasting_key = ++registry().made;
+    std::shared_ptr<ProgramTable> table(new ProgramTable(key, lasting_key, std::move(path)));
+    registry().tables[key] = registry().tables[lasting_key] = table;
     return table;
 }
 
 ProgramTable::~ProgramTable() {
     const std::lock_guard hold(registry().mutex);
-    registry().tables.erase(key_);
+    for (const int64_t key : {key_, lasting_key_}) {
+        const auto found = registry().tables.find(key);  // or it is another's by now
+        if (found != registry().tables.end() && found->second.expired())
+            registry().tables.erase(found);
+    }
 }
 
 void ProgramTable::call(int64_t key, int method, const ProgramCall& call) {
@@ -386,7 +467,8 @@ void ProgramTable::run(int index, const ProgramCall& call) {
     const std::shared_lock open(open_);
     if (table_ == nullptr && index != ProgramTable::method("validate")) throw TableIsGone{};
     try {
-        if (!failed() || method.run == &ProgramTable::step || method.run == &ProgramTable::discard)
+        if (!failed() || call.raises || method.run == &ProgramTable::step ||
+            method.run == &ProgramTable::discard)
             (this->*method.run)(call);
     } catch (Failure& refused) {
         failure = std::move(refused);
@@ -395,9 +477,9 @@ void ProgramTable::run(int index, const ProgramCall& call) {
     } catch (const std::exception& error) {
         failure = Failure{Failure::Kind::other, path_ + ": " + error.what()};
     }
-    if (failure && strict_) raise(*failure);
+    if (failure && (strict_ || call.raises)) raise(*failure);
     if (failure) record(std::move(*failure));
-    if (!failed()) return;
+    if (!failed() || call.raises) return;
     if (method.run == &ProgramTable::step)
         write_token(call.out);
     else if (method.run != &ProgramTable::discard)
@@ -478,6 +560,8 @@ void ProgramTable::raise(const Failure& failure) const {
                 " and its number " + std::to_string(failure.iteration) +
                 "; the rate must be finite and not negative (Ftrl's above 0), the number at least "
                 "1");
+        case Failure::Kind::untrained:
+        case Failure::Kind::value: throw std::invalid_argument(failure.text);
         default: throw std::runtime_error(failure.text);
     }
 }
@@ -569,6 +653,63 @@ void ProgramTable::lookup(const ProgramCall& call) {
     check_version(call.arguments[0]);
     const Buffer<int64_t> ids = row_ids(call.arguments[1]);
     table_->gather(span_of(ids), floats_out(call.out));
+}
+
+void ProgramTable::lookup_now(const ProgramCall& call) {
+    const Buffer<int64_t> ids = row_ids(call.arguments[0]);
+    table_->gather(span_of(ids), floats_out(call.out));
+}
+
+void ProgramTable::lookup_all(const ProgramCall& call) {
+    check_version(call.arguments[0]);
+    Buffer<int64_t> ids(table_->rows());
+    std::iota(ids.begin(), ids.end(), 0);
+    const std::span<float> out = floats_out(call.out);
+    const std::size_t whole = ids.size * table_->dim();
+    table_->gather(span_of(ids), out.first(whole));
+    for (std::size_t next = whole; next < out.size(); next += whole)  // one for each token
+        std::copy_n(out.begin(), whole, out.begin() + next);
+}
+
+void ProgramTable::fill_untrained(const ProgramCall& call) {
+    const ProgramArray &given = call.arguments[0], &vectors = call.arguments[1], &out = call.out;
+    const std::span<const int64_t> shape = out.shape.first(out.shape.size() - 1);
+    Buffer<int64_t> ids = row_ids(given);
+    if (!std::ranges::equal(given.shape, shape))
+        ids = repeated<int64_t>(span_of(ids), given.shape, shape);
+    copy_repeated(vectors, out);
+    const std::vector<int64_t> places = table_->untrained(span_of(ids));
+    if (places.empty()) return;
+    if (call.untrained == Untrained::error)
+        throw Failure{Failure::Kind::untrained,
+                      "row " + std::to_string(ids[places[0]]) + ", asked for at position " +
+                          position_of(places[0], shape, false) +
+                          ", was never trained; untrained='as-is', 'zeros' or 'mean' gives "
+                          "something for it, and mark_trained says that it was given a value by "
+                          "other means"};
+    const std::vector<float> other =
+        call.untrained == Untrained::mean ? mean_of_trained() : std::vector<float>(table_->dim());
+    const std::vector<char> bytes = converted(other, out.dtype);
+    for (const int64_t place : places)
+        std::memcpy(static_cast<char*>(out.data) + place * bytes.size(), bytes.data(),
+                    bytes.size());
+}
+
+// Returns the mean of the trained rows; a pass over the table after each write.
+std::vector<float> ProgramTable::mean_of_trained() {
+    const int64_t version = table_->version;
+    {
+        const std::lock_guard hold(mutex_);
+        if (mean_version_ == version) return mean_;
+    }
+    std::vector<float> mean = table_->mean_of_trained();
+    if (mean.empty())
+        throw Failure{Failure::Kind::value,
+                      "untrained='mean' needs trained rows, and none of this table was trained; "
+                      "mark_trained says that rows were given values by other means"};
+    const std::lock_guard hold(mutex_);
+    mean_version_ = version;
+    return mean_ = std::move(mean);
 }
 
 void ProgramTable::pool(const ProgramCall& call) {

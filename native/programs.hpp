@@ -77,18 +77,23 @@ struct ProgramArray {
     int64_t size() const;
 };
 
+// What stands in for rows that were never trained.
+enum class Untrained : int64_t { zeros, mean, error };
+
 // A call: arguments, the result to be written, and what the program was made with.
 struct ProgramCall {
     std::vector<ProgramArray> arguments;
     ProgramArray out;
-    int64_t rule = -1;              // of a step; -1: that of the last `use_rule` or step
-    double clip = -1;               // of a step: the largest absolute value, or none if negative
+    int64_t rule = -1;  // of a step; -1: that of the last `use_rule` or step
+    double clip = -1;   // of a step: the largest absolute value, or none if negative
+    Untrained untrained = Untrained::zeros;  // of `fill_untrained`
+    bool raises = false;            // a failure ends the program, and is nobody else's to take
     std::span<const int64_t> keys;  // of the tables whose failures are asked for
 };
 
 // What went wrong. `ids`: the array of ids, for a message that names the id and its position.
 struct Failure {
-    enum class Kind { ids, step, memory, other };
+    enum class Kind { ids, step, memory, untrained, value, other };
     Kind kind;
     std::string text;
     double rate = 0;
@@ -110,15 +115,17 @@ class ProgramTable {
     static constexpr float kLargestFactor = 0x1p30f;        // of a strict table; or one part in it
     static constexpr int64_t kVersions = int64_t{1} << 24;  // a float32 counts no further
     static constexpr int64_t kTurns = 3;                    // see above
-    static constexpr int kMethodCount = 12;
+    static constexpr int kMethodCount = 15;
 
-    // `path` names the variable in messages.
-    static std::shared_ptr<ProgramTable> make(std::string path);
+    // `path` names the variable in messages. `lasting_key` is that of the one before, which calls
+    // by it reach no more; 0: there is none.
+    static std::shared_ptr<ProgramTable> make(std::string path, int64_t lasting_key = 0);
     ~ProgramTable();
     ProgramTable(const ProgramTable&) = delete;
     ProgramTable& operator=(const ProgramTable&) = delete;
 
     int64_t key() const { return key_; }
+    int64_t lasting_key() const { return lasting_key_; }  // for programs that nobody watches
 
     // Calls table number `key` by the name of a method below.
     static void call(int64_t key, int method, const ProgramCall& call);
@@ -161,9 +168,13 @@ class ProgramTable {
     // out () bool <- whether none of the tables has failed; the arguments only come first.
     static void no_errors(const ProgramCall& call);
 
-    void validate(const ProgramCall& call);  // ids -> out int32, all of them rows
-    void lookup(const ProgramCall& call);    // token, ids -> out (..., dim)
-    void pool(const ProgramCall& call);      // token, ids (..., length), weights? -> (..., dim)
+    void validate(const ProgramCall& call);    // ids -> out int32, all of them rows
+    void lookup(const ProgramCall& call);      // token, ids -> out (..., dim)
+    void lookup_now(const ProgramCall& call);  // ids -> out (..., dim), for whoever has no token
+    void lookup_all(const ProgramCall& call);  // token -> out (rows, dim)
+    // ids, vectors (..., dim) -> vectors, others in place of those of untrained rows
+    void fill_untrained(const ProgramCall& call);
+    void pool(const ProgramCall& call);  // token, ids (..., length), weights? -> (..., dim)
     void gradient_of_weights(const ProgramCall& call);  // ids, gradients -> (..., length)
     void push_rows(const ProgramCall& call);            // order, token, ids, gradients -> (size,)
     void push_bags(const ProgramCall& call);   // order, token, ids, gradients, weights? -> (size,)
@@ -185,13 +196,15 @@ class ProgramTable {
         bool supports_lazy;
     };
 
-    ProgramTable(int64_t key, std::string path) : key_(key), path_(std::move(path)) {}
+    ProgramTable(int64_t key, int64_t lasting_key, std::string path)
+        : key_(key), lasting_key_(lasting_key), path_(std::move(path)) {}
 
     void run(int method, const ProgramCall& call);
     void record(Failure failure);
     [[noreturn]] void raise(const Failure& failure) const;
     void check_version(const ProgramArray& token) const;
     Buffer<int64_t> row_ids(const ProgramArray& ids) const;
+    std::vector<float> mean_of_trained();
     void push_for(const ProgramCall& call, RowGradients gradients);
     void make_step(const ProgramCall& call, double rate, int64_t iteration);
     RowGradients weighted(std::span<const float> weights, bool distinct, int64_t* taken = nullptr);
@@ -200,7 +213,7 @@ class ProgramTable {
     void clear_but(std::span<const float> weights);
     void write_token(const ProgramArray& out) const;
 
-    const int64_t key_;
+    const int64_t key_, lasting_key_;
     const std::string path_;
     // Shared by calls, alone by whoever changes what they call. A writer's turn comes before it.
     mutable std::shared_mutex open_;
@@ -219,6 +232,8 @@ class ProgramTable {
     std::vector<KnownRule> rules_;
     int64_t current_rule_ = -1, rule_version_ = -1;  // the rule that the table had at that version
     int64_t changed_rule_ = -1;
+    std::vector<float> mean_;  // of the trained rows at version `mean_version_` of the table
+    int64_t mean_version_ = -1;
 };
 
 }  // namespace rowwise

@@ -44,6 +44,11 @@ void require_inside(const CheckedIds& ids) {
     if (ids.bad >= 0) throw std::out_of_range("an id is outside the table");
 }
 
+// Whether a row was updated, or marked as trained: `_MARKED` in src/rowwise/store/_host.py.
+bool is_trained(const RowState& state) {
+    return state.update_count > 0 || (state.last_update[0] & state.last_update[1]) == UINT32_MAX;
+}
+
 int64_t count_of(const BagBatch& bags) {
     return bags.offsets.empty() ? 0 : static_cast<int64_t>(bags.offsets.size()) - 1;
 }
@@ -172,6 +177,42 @@ int64_t Table::bag_weight_gradient(const BagBatch& bags, Floats gradients,
         kernels().bag_weight_gradient(view(), rule_, *clock_, checked, gradients.data(),
                                       out.data());
     });
+}
+
+std::vector<int64_t> Table::untrained(Ids ids) const {
+    const CheckedIds checked(ids, rows());
+    require_inside(checked);
+    const std::shared_lock hold(lock_);
+    std::vector<int64_t> positions;
+    for (int64_t i = 0; i < checked.ids.size; ++i)
+        if (!is_trained(view_.states[checked.ids[i]])) positions.push_back(i);
+    return positions;
+}
+
+// The order of the sums is that of `mean_of_trained` in src/rowwise/_untrained.py.
+std::vector<float> Table::mean_of_trained() const {
+    const int64_t at_once = std::max<int64_t>(1, (int64_t{1} << 22) / dim());
+    Buffer<int64_t> ids(std::min(at_once, rows()));
+    Buffer<float> vectors(ids.size * dim());
+    std::vector<double> total(dim()), sum(dim());
+    int64_t count = 0, row = 0;
+    while (row < rows()) {
+        const std::shared_lock hold(lock_);
+        int64_t n = 0;
+        for (; row < rows() && n < ids.size; ++row)
+            if (is_trained(view_.states[row])) ids[n++] = row;
+        kernels().gather(view(), rule_, *clock_, ids.data(), n, vectors.data());
+        std::fill(sum.begin(), sum.end(), 0.0);
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t d = 0; d < dim(); ++d) sum[d] += double{vectors[i * dim() + d]};
+        for (int64_t d = 0; d < dim(); ++d) total[d] += sum[d];
+        count += n;
+    }
+    std::vector<float> mean;
+    if (count)
+        for (const double t : total)
+            mean.push_back(static_cast<float>(t / static_cast<double>(count)));
+    return mean;
 }
 
 void Table::read_slot(std::size_t slot, std::span<float> out) const {

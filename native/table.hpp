@@ -93,6 +93,11 @@ class Table {
                             std::span<int64_t> argmax) const;
     // out (n,) <- the gradients of the bags' weights, from gradients (bags, dim).
     int64_t bag_weight_gradient(const BagBatch& bags, Floats gradients, std::span<float> out) const;
+    // The positions of ids (n,) whose rows were neither updated nor marked as trained. Throws
+    // std::out_of_range for an id outside the table.
+    std::vector<int64_t> untrained(Ids ids) const;
+    // The mean (dim,) of all other rows' present values, summed in float64; empty: there is none.
+    std::vector<float> mean_of_trained() const;
     // out, of a slot's shape <- its present values.
     void read_slot(std::size_t slot, std::span<float> out) const;
 

@@ -52,7 +52,8 @@ ProgramArray array_of(const Described& array) {
 // A table that programs call, with what must outlive the calls.
 class Program {
   public:
-    explicit Program(std::string path) : own_(ProgramTable::make(std::move(path))) {}
+    Program(std::string path, int64_t lasting_key)
+        : own_(ProgramTable::make(std::move(path), lasting_key)) {}
     Program(const Program&) = delete;
     Program& operator=(const Program&) = delete;
     ~Program() {
@@ -92,7 +93,7 @@ using Described_failure = std::tuple<std::string, std::string, double, int64_t, 
                                      std::vector<int64_t>, nb::bytes>;
 
 std::vector<Described_failure> pop_failures(Program& program) {
-    constexpr std::array kKinds = {"ids", "step", "memory", "other"};
+    constexpr std::array kKinds = {"ids", "step", "memory", "untrained", "value", "other"};
     std::vector<Described_failure> described;
     for (const Failure& failure : program->pop_failures())
         described.emplace_back(kKinds.at(static_cast<std::size_t>(failure.kind)), failure.text,
@@ -103,9 +104,10 @@ std::vector<Described_failure> pop_failures(Program& program) {
 }
 
 void call(int64_t key, const std::string& method, const Described& out,
-          const std::vector<Described>& arguments, int64_t rule, double clip,
-          const std::vector<int64_t>& keys) {
-    ProgramCall call{{}, array_of(out), rule, clip, keys};
+          const std::vector<Described>& arguments, int64_t rule, double clip, int64_t untrained,
+          bool raises, const std::vector<int64_t>& keys) {
+    ProgramCall call{{},     array_of(out), rule, clip, static_cast<Untrained>(untrained),
+                     raises, keys};
     for (const Described& argument : arguments) call.arguments.push_back(array_of(argument));
     const int number = ProgramTable::method(method);
     if (number < 0) throw std::invalid_argument("programs call no " + method);
@@ -192,9 +194,14 @@ void bind_programs(nb::module_& m) {
         "Failures wait here for whoever runs the programs, and so do gradients for\n"
         "the step that applies them. See native/programs.hpp.",
         nb::is_weak_referenceable())
-        .def(nb::init<std::string>(), "path"_a, "Begin without a table; path names it in messages.")
+        .def(nb::init<std::string, int64_t>(), "path"_a, "lasting_key"_a = 0,
+             "Begin without a table; path names it in messages. lasting_key is that of the one "
+             "before.")
         .def_prop_ro(
             "key", [](Program& own) { return own->key(); }, "What programs call it by.")
+        .def_prop_ro(
+            "lasting_key", [](Program& own) { return own->lasting_key(); },
+            "What programs that nobody watches call it by, and whatever comes after it.")
         .def("bind", &Program::bind, "table"_a, "turn"_a,
              "Call `table` from now on, whose writers take turns.")
         .def(
@@ -271,7 +278,8 @@ void bind_programs(nb::module_& m) {
         .def("clear", [](Program& own) { own->clear(); }, "Drop all gradients that wait.");
 
     m.def("call_program", &call, "key"_a, "method"_a, "out"_a, "arguments"_a, nb::kw_only(),
-          "rule"_a = -1, "clip"_a = -1.0, "keys"_a = std::vector<int64_t>{},
+          "rule"_a = -1, "clip"_a = -1.0, "untrained"_a = 0, "raises"_a = false,
+          "keys"_a = std::vector<int64_t>{},
           "Call a program's table as the program would: arrays are (address, dtype, shape).");
     m.def("xla_handlers", &handlers, nb::sig("def xla_handlers() -> dict[str, Any]"),
           "Return XLA's handlers of such calls, by method; none where the extension was built\n"

@@ -64,6 +64,8 @@ void read_attributes(const XLA_FFI_Attrs& attributes, int64_t& key, ProgramCall&
             if (name == "key") key = *static_cast<const int64_t*>(value);
             if (name == "rule") call.rule = *static_cast<const int64_t*>(value);
             if (name == "clip") call.clip = *static_cast<const double*>(value);
+            if (name == "raises") call.raises = *static_cast<const bool*>(value);
+            if (name == "untrained") call.untrained = *static_cast<const Untrained*>(value);
         }
     }
 }

@@ -554,12 +554,20 @@ class Program:
     the step that applies them. See native/programs.hpp.
     """
 
-    def __init__(self, path: str) -> None:
-        """Begin without a table; path names it in messages."""
+    def __init__(self, path: str, lasting_key: int = 0) -> None:
+        """
+        Begin without a table; path names it in messages. lasting_key is that of the one before.
+        """
 
     @property
     def key(self) -> int:
         """What programs call it by."""
+
+    @property
+    def lasting_key(self) -> int:
+        """
+        What programs that nobody watches call it by, and whatever comes after it.
+        """
 
     def bind(self, table: object, turn: ReentrantLock) -> None:
         """Call `table` from now on, whose writers take turns."""
@@ -626,7 +634,7 @@ class Program:
     def clear(self) -> None:
         """Drop all gradients that wait."""
 
-def call_program(key: int, method: str, out: tuple[int, str, Sequence[int]], arguments: Sequence[tuple[int, str, Sequence[int]]], *, rule: int = -1, clip: float = -1.0, keys: Sequence[int] = []) -> None:
+def call_program(key: int, method: str, out: tuple[int, str, Sequence[int]], arguments: Sequence[tuple[int, str, Sequence[int]]], *, rule: int = -1, clip: float = -1.0, untrained: int = 0, raises: bool = False, keys: Sequence[int] = []) -> None:
     """
     Call a program's table as the program would: arrays are (address, dtype, shape).
     """

@@ -17,8 +17,10 @@ from side_by_side import (
     classifier,
     data,
     numpy_of,
+    raised_in_a_program,
 )
 
+from rowwise.errors import UntrainedError
 from rowwise.keras import BackupAndRestore, Embedding, EmbedReduce
 
 if BACKEND != "jax":
@@ -164,6 +166,7 @@ def test_a_model_that_reads_all_rows_is_trained_through_them(optimizer, others):
 
     ours, theirs = both(train, make)
     assert_equal(ours, theirs, rtol=1e-4, atol=5e-6)
+    assert ours.embed.embeddings._callbacks == {} or not host_callback.has_handlers()
 
 
 def contents(model):
@@ -481,6 +484,60 @@ def test_a_training_step_calls_no_python():
     fit(model)
     assert model.layers[0].table.steps == 32
     assert model.layers[0].embeddings._callbacks == {}
+
+
+@needs_handlers
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("untrained", ["zeros", "mean"])
+def test_programs_fill_untrained_rows_without_python(untrained, dtype, monkeypatch):
+    monkeypatch.setattr(host_callback.HostCallback, "in_place", None)
+    layer = Embedding(9, 3, untrained=untrained, dtype=dtype)
+    layer.build()
+    layer.table.mark_trained([0, 4, 5])
+    ids = np.array([[0, 8, 1], [4, 5, 8]])
+    expected = numpy_of(layer(ids))
+    filled = layer.table.lookup(ids, untrained=untrained)
+    np.testing.assert_allclose(expected.astype("f"), filled, rtol=1e-2)
+    for program in (jax.jit(layer), jax.jit(jax.vmap(layer))):
+        np.testing.assert_array_equal(numpy_of(program(ids)), expected)
+    model = keras.Sequential([keras.Input((3,), dtype="int32"), layer])
+    np.testing.assert_array_equal(model.predict(ids, verbose=0), expected)
+
+
+@needs_handlers
+def test_errors_of_untrained_rows_are_those_of_a_call():
+    layer, unmarked = Embedding(9, 3, untrained="error"), Embedding(9, 3, untrained="mean")
+    model = keras.Sequential([keras.Input((2,), dtype="int32"), layer])
+    unmarked.build()
+    layer.table.mark_trained([0, 4])
+    ids, trained = np.array([[0, 4], [4, 7]]), np.array([[0, 4]])
+    message = r"row 7, asked for at position \(1, 1\), was never trained"
+    with pytest.raises(UntrainedError, match=message):
+        model.predict(ids, verbose=0)
+    with pytest.raises(raised_in_a_program(UntrainedError), match=message):
+        jax.block_until_ready(jax.jit(layer)(ids))
+    np.testing.assert_array_equal(numpy_of(jax.jit(layer)(trained)), layer.table.lookup(trained))
+    with pytest.raises(raised_in_a_program(ValueError), match="'mean' needs trained rows"):
+        jax.block_until_ready(jax.jit(unmarked)(ids))
+
+
+@needs_handlers
+def test_a_layer_that_is_jitted_by_itself_calls_no_python(monkeypatch):
+    monkeypatch.setattr(host_callback.HostCallback, "in_place", None)
+    model = classifier(Embedding)
+    layer, ids = model.layers[0], IDS[:4]
+    programs = [jax.jit(layer), jax.jit(jax.vmap(layer)), jax.jit(lambda ids: layer(ids))]
+    for optimizer in ("adam", "sgd"):  # a program outlives what `compile` begins anew
+        for program in programs:
+            np.testing.assert_array_equal(numpy_of(program(ids)), layer.table.lookup(ids))
+            with pytest.raises(raised_in_a_program(IndexError), match=r"id -1 at position \(.*0\)"):
+                jax.block_until_ready(program(-np.eye(4, dtype="int32")[:, :2]))
+            with pytest.raises(
+                raised_in_a_program(ValueError), match=r"id 0.5 at .* is not a whole"
+            ):
+                jax.block_until_ready(program(np.full((2, 2), 0.5, "f")))
+        model.compile(optimizer, "mse")
+        fit(model, last=2)
 
 
 @needs_handlers

@@ -272,7 +272,20 @@ void check_programs(const Kind& kind, int64_t dim) {
     require(same_bits(values(table), values(twin)), "a program steps otherwise", kind, dim);
 
     token[0] = static_cast<float>(program->version());
+    const std::array<int64_t, 2> all{kRows, dim};
+    FloatVector whole(kRows * dim);
+    call("lookup_all", {floats(token, size)}, floats(whole, all));
+    require(same_bits(whole, values(table)), "a program reads other rows", kind, dim);
+
     ids[3] = kRows;
+    bool raised = false;
+    try {
+        ProgramTable::call(program->lasting_key(), ProgramTable::method("lookup_now"),
+                           {.arguments = {given_ids}, .out = floats(out, vectors), .raises = true});
+    } catch (const std::out_of_range&) {
+        raised = true;
+    }
+    require(raised && !program->failed(), "a bad id does not end its program", kind, dim);
     call("lookup", {floats(token, size), given_ids}, floats(out, vectors));
     const auto failures = program->pop_failures();
     require(failures.size() == 1 && failures[0].bytes.size() == n * sizeof(int32_t),

@@ -15,7 +15,10 @@ import numpy as np
 
 from rowwise import _native
 from rowwise._ids import checked
+from rowwise.errors import UntrainedError
 from rowwise.jax._host_callback import HostCallback, call_from_python
+
+_ERRORS = {"memory": MemoryError, "untrained": UntrainedError, "value": ValueError}
 
 
 def defers_errors(method: Callable[..., None]) -> Callable[..., None]:
@@ -51,8 +54,12 @@ class DeferredErrors:
     has_effects = False
 
     def forget_programs(self, path: str) -> None:
-        """Start without a program, and without an error; `path` names this in messages."""
-        self.program = _native.Program(path)
+        """Start without a program, and without an error; `path` names this in messages.
+
+        Programs of before that nobody watches call the new one.
+        """
+        before = self.__dict__.get("program")
+        self.program = _native.Program(path, 0 if before is None else before.lasting_key)
         self._errors: list[Exception] = []
         self._callbacks: dict[Any, HostCallback] = {}
 
@@ -74,10 +81,6 @@ class DeferredErrors:
         """
         return checked(ids, self.shape[0])
 
-    def validate(self, out: Any, ids: Any) -> None:
-        """Write ids (...,) int32, all of them rows."""
-        out[...] = self.check_ids(ids)
-
     def pop_errors(self) -> list[Exception]:
         """Return the errors that programs have met, and forget them."""
         errors = [self._explained(failure) for failure in self.program.pop_failures()]
@@ -95,7 +98,7 @@ class DeferredErrors:
                 self.check_step_params(rate, iteration)
         except (IndexError, TypeError, ValueError) as error:
             return error
-        return MemoryError(text) if kind == "memory" else RuntimeError(text)
+        return _ERRORS.get(kind, RuntimeError)(text)
 
     def check_step_params(self, rate: float, iteration: int) -> None:
         """Refuse a step that the table's rule does not make.

@@ -111,6 +111,8 @@ def has_handlers() -> bool:
 _KINDS: dict[str, Callable[[Any], Any]] = {
     "key": np.int64,
     "rule": np.int64,
+    "untrained": np.int64,
+    "raises": np.bool_,
     "clip": np.float64,
     "keys": functools.partial(np.array, dtype=np.int64),
 }
@@ -132,7 +134,8 @@ def call_table(
             whether JAX must know that the call changes something.
         method: its name there.
         shape, dtype, arrays, changes: as for `call`.
-        attributes: what the program is made with: rule, clip, keys.
+        attributes: what the program is made with: rule, clip, keys, untrained; and raises, where
+            nobody takes the errors of the program, which one then ends.
     """
     if not calls_natively():
         callback = own.callback("call", method, *attributes.items())
@@ -144,7 +147,7 @@ def call_table(
         *arrays,
         changes=changes,
         has_effects=own.has_effects,
-        key=own.program.key,
+        key=own.program.lasting_key if attributes.get("raises") else own.program.key,
         **attributes,
     )
 

@@ -26,6 +26,7 @@ from rowwise.keras._jax.variable import DynamicVariable, TableBacked, TableVaria
 from rowwise.keras._scopes import cast_like_variable, exporting, is_symbolic_call, uncast_value
 
 supports_jit = True
+_UNTRAINED = ("zeros", "mean", "error")  # as native/programs.hpp counts them
 
 
 def to_ids(inputs: Any) -> Any:
@@ -92,7 +93,7 @@ def _rows_now(variable: TableVariable, ids: Any) -> Any:
     if not isinstance(ids, jax.core.Tracer):
         return jnp.asarray(variable.table.lookup(validate_ids(np.asarray(ids))))
     shape = (*ids.shape, variable.shape[1])
-    return call(variable.callback("lookup_now"), shape, np.float32, ids)
+    return call_table(variable, "lookup_now", shape, np.float32, ids, raises=True)
 
 
 def _rows_of_array(variable: Any, array: Any, ids: Any) -> Any:
@@ -103,10 +104,8 @@ def _rows_of_array(variable: Any, array: Any, ids: Any) -> Any:
         ids = jnp.asarray(validate_ids_in_range(np.asarray(ids), array.shape[0]), "int32")
     else:
         own = variable if isinstance(variable, TableVariable) else Rows.of(variable)
-        if running.get() is None:
-            ids = call(own.callback("validate"), ids.shape, np.int32, ids)
-        else:
-            ids = call_table(own, "validate", ids.shape, np.int32, ids)
+        alone = running.get() is None
+        ids = call_table(own, "validate", ids.shape, np.int32, ids, raises=alone)
     rows = jnp.take(array, ids, axis=0)
     frozen = getattr(variable, "frozen_row", None)
     if frozen is not None:
@@ -156,9 +155,16 @@ def fill_untrained(variable: TableVariable, ids: Any, vectors: Any, untrained: U
             variable.table.store, as_ids(np.asarray(ids)), untrained
         )
         return vectors if default is None else jnp.where(mask[..., None], default, vectors)
-    method = "fill_untrained" if variable.holds_token else "fill_untrained_now"
-    filled = variable.callback(method, untrained)
-    return call(filled, vectors.shape, vectors.dtype, ids, jax.lax.stop_gradient(vectors))
+    return call_table(
+        variable,
+        "fill_untrained",
+        vectors.shape,
+        vectors.dtype,
+        ids,
+        jax.lax.stop_gradient(vectors),
+        untrained=_UNTRAINED.index(untrained),
+        raises=not variable.holds_token,
+    )
 
 
 def pool(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> Any:

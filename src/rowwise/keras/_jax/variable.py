@@ -21,15 +21,12 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 from rowwise._binding import DenseFallback
-from rowwise._ids import as_ids
-from rowwise._untrained import Untrained
-from rowwise._untrained import fill_untrained as fill
 from rowwise.jax._deferred_errors import defers_errors
-from rowwise.jax._host_callback import HostCallback, call
+from rowwise.jax._host_callback import HostCallback, call, call_table
 from rowwise.jax._programs import CAPACITY, TableInPrograms, next_order
 from rowwise.keras._dynamic_variable import DynamicVariableBase
 from rowwise.keras._gradients import nonzero_rows
-from rowwise.keras._ids import validate_ids, validate_ids_in_range
+from rowwise.keras._ids import validate_ids_in_range
 from rowwise.keras._initial_values import Draw, Sampler
 from rowwise.keras._jax.initial_values import sampler
 from rowwise.keras._variable import TableVariableBase, slot_shape
@@ -294,7 +291,7 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
 
         @jax.custom_vjp
         def read(token: Any) -> Any:
-            return call(self.callback("copy_array"), self._shape, np.float32, token)
+            return call_table(self, "lookup_all", self._shape, np.float32, token)
 
         order = next_order()
         read.defvjp(
@@ -314,19 +311,6 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
     def check_ids(self, ids: Any) -> Any:
         """Return ids (...,) as int64, all of them rows; errors say what a model does to ids."""
         return validate_ids_in_range(ids, self.shape[0])
-
-    # ------------------------------------------------------ what Python then does
-
-    def lookup_now(self, out: Any, ids: Any) -> None:
-        """Look up for whoever has no token, and gets the error."""
-        self._table.store.gather(validate_ids(ids), out)
-
-    def fill_untrained_now(self, out: Any, untrained: Untrained, ids: Any, vectors: Any) -> None:
-        """Write vectors, those of untrained rows replaced; whoever has no token gets the error."""
-        out[...] = vectors
-        fill(self._table.store, as_ids(ids), out, untrained)
-
-    fill_untrained = defers_errors(fill_untrained_now)
 
     def rebind_table(self) -> None:
         """Follow the table to its new number of rows, and so do slots and sums."""
