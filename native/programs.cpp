@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <exception>
@@ -11,7 +10,6 @@
 #include <numeric>
 #include <optional>
 #include <stdexcept>
-#include <string_view>
 #include <unordered_map>
 
 #include "finite.hpp"
@@ -20,129 +18,9 @@
 
 namespace rowwise {
 
-// ---------------------------------------------------------------------- a step's numbers
-
-namespace {
-
-// u_t of Nadam.
-double momentum_at(double beta_1, double t, double decay) {
-    return beta_1 * (1.0 - 0.5 * std::pow(0.96, t * decay));
-}
-
-// U_t = u_1 ... u_t; 0 from where it is below 2^-80, as u_t <= beta_1.
-double momentum_product(double beta_1, int64_t t, double decay) {
-    if (std::pow(beta_1, static_cast<double>(t)) < 0x1p-80) return 0.0;
-    double product = 1.0;
-    for (int64_t i = 1; i <= t; ++i) product *= momentum_at(beta_1, static_cast<double>(i), decay);
-    return product;
-}
-
-}  // namespace
-
-StepParams StepFormula::at(double rate, int64_t iteration) const {
-    StepParams step{iteration, rate,           1.0 - rate * weight_decay,
-                    scale,     gradient_scale, epsilon_factor};
-    const auto t = static_cast<double>(iteration);
-    const double root = std::sqrt(1.0 - std::pow(beta_2, t));
-    switch (kind) {
-        case Kind::constant: break;
-        case Kind::rate: step.scale = rate * scale; break;
-        case Kind::adam_hat: step.epsilon_factor = root; [[fallthrough]];
-        case Kind::adam: step.scale = rate * root / (1.0 - std::pow(beta_1, t)); break;
-        case Kind::adamax: step.scale = rate / (1.0 - std::pow(beta_1, t)); break;
-        case Kind::nadam: {
-            const double now = momentum_at(beta_1, t, momentum_decay);
-            const double next = momentum_at(beta_1, t + 1, momentum_decay);
-            const double product = momentum_product(beta_1, iteration, momentum_decay);
-            const double scaled = rate * root;
-            step.scale = scaled * next / (1.0 - product * next);
-            step.gradient_scale = scaled * (1.0 - now) / (1.0 - product);
-            step.epsilon_factor = root;
-        }
-    }
-    return step;
-}
-
-// ---------------------------------------------------------------------- arrays
-
-std::size_t size_of(Dtype dtype) {
-    switch (dtype) {
-        case Dtype::boolean:
-        case Dtype::int8:
-        case Dtype::uint8: return 1;
-        case Dtype::int16:
-        case Dtype::uint16:
-        case Dtype::float16:
-        case Dtype::bfloat16: return 2;
-        case Dtype::int32:
-        case Dtype::uint32:
-        case Dtype::float32: return 4;
-        default: return 8;
-    }
-}
-
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-int64_t count_of(std::span<const int64_t> shape) {
-    int64_t count = 1;
-    for (const int64_t axis : shape) count *= axis;
-    return count;
-}
-
-float float_of_half(uint16_t bits) {
-    const int exponent = bits >> 10 & 31;
-    const auto fraction = static_cast<float>(bits & 1023);
-    float value = kNan;
-    if (exponent < 31)
-        value = exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
-    else if (fraction == 0)
-        value = std::numeric_limits<float>::infinity();
-    return bits >> 15 ? -value : value;
-}
-
-float float_of_bfloat(uint16_t bits) {
-    const uint32_t whole = static_cast<uint32_t>(bits) << 16;
-    float value;
-    std::memcpy(&value, &whole, sizeof value);
-    return value;
-}
-
-// Calls work(read, n) with a function that reads element i as a number of its kind.
-template <class Work>
-void each_kind(const ProgramArray& array, Work&& work) {
-    const auto as = [&]<class T>(T) {
-        const T* data = static_cast<const T*>(array.data);
-        work([data](int64_t i) { return data[i]; });
-    };
-    const auto* bits = static_cast<const uint16_t*>(array.data);
-    switch (array.dtype) {
-        case Dtype::boolean:
-        case Dtype::uint8: return as(uint8_t{});
-        case Dtype::int8: return as(int8_t{});
-        case Dtype::int16: return as(int16_t{});
-        case Dtype::int32: return as(int32_t{});
-        case Dtype::int64: return as(int64_t{});
-        case Dtype::uint16: return as(uint16_t{});
-        case Dtype::uint32: return as(uint32_t{});
-        case Dtype::uint64: return as(uint64_t{});
-        case Dtype::float32: return as(float{});
-        case Dtype::float64: return as(double{});
-        case Dtype::float16: return work([bits](int64_t i) { return float_of_half(bits[i]); });
-        case Dtype::bfloat16: return work([bits](int64_t i) { return float_of_bfloat(bits[i]); });
-    }
-}
-
-// From here on a float stands for several whole numbers: 2^24 + 1 becomes float32's 2^24.
-double first_shared(Dtype dtype) {
-    switch (dtype) {
-        case Dtype::bfloat16: return 0x1p8;
-        case Dtype::float16: return 0x1p11;
-        case Dtype::float32: return 0x1p24;
-        default: return 0x1p53;
-    }
-}
 
 // Returns what is thrown for an array of ids of which one is no row.
 Failure bad_ids(const ProgramArray& ids) {
@@ -156,167 +34,10 @@ Failure bad_ids(const ProgramArray& ids) {
             {bytes, bytes + ids.size() * size_of(ids.dtype)}};
 }
 
-// The position of element i, as Python writes it: of one axis a number, if `bare`.
-std::string position_of(int64_t i, std::span<const int64_t> shape, bool bare) {
-    std::string position;
-    for (std::size_t axis = shape.size(); axis-- > 0; i /= shape[axis])
-        position = std::to_string(i % shape[axis]) + (position.empty() ? "" : ", " + position);
-    if (shape.size() == 1) return bare ? position : "(" + position + ",)";
-    return "(" + position + ")";
-}
-
-// A number as Python writes it.
-std::string written(double value) {
-    std::array<char, 32> text;
-    const auto end = std::to_chars(text.data(), text.data() + text.size(), value).ptr;
-    const std::string_view digits(text.data(), end - text.data());
-    const bool whole = digits.find_first_not_of("-0123456789") == digits.npos;
-    return std::string(digits) + (whole ? ".0" : "");
-}
-
-// Says which id is the first that is no row, as src/rowwise/_ids.py does.
-std::string text_of_bad_ids(const Failure& failure, int64_t rows) {
-    std::vector<char> bytes = failure.bytes;
-    const ProgramArray ids{failure.dtype, bytes.data(), failure.shape};
-    std::string text = "ids must be integers";
-    if (ids.dtype == Dtype::boolean) return text;
-    each_kind(ids, [&](auto read) {
-        const double shared = first_shared(ids.dtype);
-        for (int64_t i = 0; i < ids.size(); ++i) {
-            const auto id = read(i);
-            const std::string where =
-                ids.shape.empty() ? "" : " at position " + position_of(i, ids.shape, true);
-            std::string number;
-            if constexpr (std::is_floating_point_v<decltype(id)>) {
-                const auto value = static_cast<double>(id);
-                const bool whole = std::isfinite(value) && std::trunc(value) == value;
-                if (!whole || std::abs(value) >= shared) {
-                    text = "id " + written(value) + where +
-                           (whole ? " is so large that its dtype no longer tells neighbouring ids "
-                                    "apart"
-                                  : " is not a whole number") +
-                           "; give ids as integers";
-                    return;
-                }
-                number = std::to_string(static_cast<int64_t>(id));
-            } else {
-                number = std::to_string(id);
-            }
-            if (id >= 0 && static_cast<uint64_t>(id) < static_cast<uint64_t>(rows)) continue;
-            text = "id " + number + where + " is outside the table's " + std::to_string(rows) +
-                   " rows (0.." + std::to_string(rows - 1) +
-                   "); make the table larger, or map such ids to a row of their own";
-            return;
-        }
-    });
-    return text;
-}
-
 // The share of a strict table's checksum that pass number `pushed` has, in [1/2, 1).
 float share_of(int64_t pushed) {
     const uint64_t mixed = static_cast<uint64_t>(pushed) * 0x9E3779B97F4A7C15u;
     return 0.5f + static_cast<float>(mixed >> 41) * 0x1p-24f;
-}
-
-// Numbers as float32: those of the array itself, or of a copy.
-struct FloatArray {
-    Buffer<float> copy;
-    Floats values;
-
-    explicit FloatArray(const ProgramArray& array) {
-        const int64_t n = array.size();
-        if (array.dtype == Dtype::float32) {
-            values = {static_cast<const float*>(array.data), static_cast<std::size_t>(n)};
-            return;
-        }
-        copy = Buffer<float>(n);
-        each_kind(array, [&](auto read) {
-            for (int64_t i = 0; i < n; ++i) copy[i] = static_cast<float>(read(i));
-        });
-        values = {copy.data(), static_cast<std::size_t>(n)};
-    }
-};
-
-// Returns values of an array of `from` repeated to the shape `to`, along axes where `from` has 1.
-template <class T>
-Buffer<T> repeated(std::span<const T> values, std::span<const int64_t> from,
-                   std::span<const int64_t> to) {
-    if (from.size() != to.size()) throw std::invalid_argument("arrays of other axes");
-    Buffer<T> out(count_of(to));
-    const auto copy = [&](auto& self, std::size_t axis, const T* source, T* target) -> void {
-        if (axis == to.size()) {
-            *target = *source;
-            return;
-        }
-        if (from[axis] != to[axis] && from[axis] != 1)
-            throw std::invalid_argument("arrays of shapes that do not fit");
-        const int64_t inner = count_of(from.subspan(axis + 1)),
-                      outer = count_of(to.subspan(axis + 1));
-        for (int64_t i = 0; i < to[axis]; ++i)
-            self(self, axis + 1, source + (from[axis] == 1 ? 0 : i) * inner, target + i * outer);
-    };
-    if (out.size) copy(copy, 0, values.data(), out.data());
-    return out;
-}
-
-// out <- the numbers of an array of its dtype, repeated to its shape.
-void copy_repeated(const ProgramArray& array, const ProgramArray& out) {
-    if (std::ranges::equal(array.shape, out.shape)) {
-        std::memcpy(out.data, array.data, out.size() * size_of(out.dtype));
-        return;
-    }
-    const auto as = [&]<class T>(T) {
-        const std::span<const T> values(static_cast<const T*>(array.data),
-                                        static_cast<std::size_t>(array.size()));
-        const Buffer<T> copy = repeated<T>(values, array.shape, out.shape);
-        std::copy(copy.begin(), copy.end(), static_cast<T*>(out.data));
-    };
-    switch (size_of(out.dtype)) {
-        case 2: return as(uint16_t{});
-        case 4: return as(uint32_t{});
-        case 8: return as(uint64_t{});
-        default: throw std::invalid_argument("vectors of a dtype that tables do not give");
-    }
-}
-
-// Returns the bytes of numbers as an array of this dtype has them.
-std::vector<char> converted(std::span<const float> values, Dtype dtype) {
-    std::vector<char> bytes(values.size() * size_of(dtype));
-    const auto n = static_cast<int64_t>(values.size());
-    const auto narrow = [&](Storage storage) {
-        kernels().narrow(storage, values.data(), n, reinterpret_cast<uint16_t*>(bytes.data()));
-    };
-    switch (dtype) {
-        case Dtype::float32: std::memcpy(bytes.data(), values.data(), bytes.size()); break;
-        case Dtype::float64:
-            std::copy(values.begin(), values.end(), reinterpret_cast<double*>(bytes.data()));
-            break;
-        case Dtype::bfloat16: narrow(Storage::bfloat16); break;
-        case Dtype::float16: narrow(Storage::float16); break;
-        default: throw std::invalid_argument("vectors of a dtype that tables do not give");
-    }
-    return bytes;
-}
-
-std::vector<int64_t> with_last(std::span<const int64_t> shape, int64_t last) {
-    std::vector<int64_t> changed(shape.begin(), shape.end());
-    changed.back() = last;
-    return changed;
-}
-
-template <class T>
-std::span<const T> span_of(const Buffer<T>& buffer) {
-    return {buffer.data(), static_cast<std::size_t>(buffer.size)};
-}
-
-std::span<float> floats_out(const ProgramArray& out) {
-    return {static_cast<float*>(out.data), static_cast<std::size_t>(out.size())};
-}
-
-double number(const ProgramArray& scalar) {
-    double value = 0;
-    each_kind(scalar, [&](auto read) { value = static_cast<double>(read(0)); });
-    return value;
 }
 
 // Bags of the last axis of ids (..., length), with weights of the same shape or none.
@@ -414,8 +135,6 @@ constexpr std::array kMethods = {
 static_assert(kMethods.size() == ProgramTable::kMethodCount);
 
 }  // namespace
-
-int64_t ProgramArray::size() const { return count_of(shape); }
 
 std::vector<std::string> ProgramTable::methods() {
     std::vector<std::string> names;
@@ -553,7 +272,11 @@ void ProgramTable::record(Failure failure) {
 
 void ProgramTable::raise(const Failure& failure) const {
     switch (failure.kind) {
-        case Failure::Kind::ids: throw std::out_of_range(text_of_bad_ids(failure, rows_));
+        case Failure::Kind::ids: {
+            std::vector<char> bytes = failure.bytes;
+            throw std::out_of_range(
+                text_of_bad_ids({failure.dtype, bytes.data(), failure.shape}, rows_));
+        }
         case Failure::Kind::step:
             throw std::invalid_argument(
                 path_ + ": a step's learning rate is " + std::to_string(failure.rate) +

@@ -27,55 +27,12 @@
 #include <vector>
 
 #include "lock.hpp"
+#include "program_arrays.hpp"
 #include "rule.hpp"
+#include "step_formula.hpp"
 #include "table.hpp"
 
 namespace rowwise {
-
-// What a rule makes of a step's learning rate and iteration: constants, but for `kind`. The numbers
-// are those of `Rule.step_params` in src/rowwise/rules/.
-struct StepFormula {
-    enum class Kind {
-        constant,  // scale
-        rate,      // scale = lr scale
-        adam,      // scale = lr sqrt(1 - beta_2^t) / (1 - beta_1^t)
-        adam_hat,  // the same; epsilon_factor = sqrt(1 - beta_2^t)
-        adamax,    // scale = lr / (1 - beta_1^t)
-        nadam,     // see rules/_adam.py
-    };
-    Kind kind = Kind::constant;
-    double scale = 0, gradient_scale = 0, epsilon_factor = 1;
-    double beta_1 = 0, beta_2 = 0, weight_decay = 0, momentum_decay = 1;
-    bool divides_by_rate = false;  // so that a rate of 0 is refused
-
-    StepParams at(double rate, int64_t iteration) const;
-};
-
-enum class Dtype {
-    boolean,
-    int8,
-    int16,
-    int32,
-    int64,
-    uint8,
-    uint16,
-    uint32,
-    uint64,
-    float16,
-    bfloat16,
-    float32,
-    float64
-};
-std::size_t size_of(Dtype dtype);
-
-// An array of a program's, contiguous.
-struct ProgramArray {
-    Dtype dtype;
-    void* data;
-    std::span<const int64_t> shape;
-
-    int64_t size() const;
-};
 
 // What stands in for rows that were never trained.
 enum class Untrained : int64_t { zeros, mean, error };

@@ -7,7 +7,7 @@ from typing import Any
 from rowwise import rules
 from rowwise.rules import Rule, pytorch
 
-# The formulas that depend on the rate or the iteration; see `StepFormula` in native/programs.hpp.
+# The formulas that depend on the rate or the iteration; see native/step_formula.hpp.
 _KINDS: dict[type[Rule], str] = {
     rules.Adam: "adam",
     rules.AdamW: "adam",
