@@ -479,9 +479,12 @@ void ProgramTable::push_for(const ProgramCall& call, RowGradients gradients) {
     const std::span<float> out = floats_out(call.out);
     std::fill(out.begin(), out.end(), 0.0f);
     out[place] = kWhole;
-    if (!strict_) return;
+    out.back() = finite ? checksum(place) : kNan;
+}
+
+float ProgramTable::checksum(int64_t place) const {
     const std::lock_guard hold(mutex_);
-    out.back() = finite ? kWhole * pending_.at(place).share : kNan;
+    return kWhole * pending_.at(place).share;
 }
 
 void ProgramTable::push_rows(const ProgramCall& call) {
@@ -524,7 +527,7 @@ RowGradients ProgramTable::weighted(std::span<const float> weights, bool distinc
     const std::lock_guard hold(mutex_);
     std::vector<std::pair<std::pair<int64_t, int64_t>, int64_t>> used;
     int64_t missing = 0, ids = 0;
-    const std::size_t end = weights.size() - (strict_ ? 1 : 0);
+    const std::size_t end = weights.size() - 1;  // where the checksum is
     for (std::size_t place = 1; place < end; ++place) {
         if (weights[place] == 0) continue;  // a NaN is not zero
         const auto found = pending_.find(static_cast<int64_t>(place));
@@ -543,7 +546,7 @@ RowGradients ProgramTable::weighted(std::span<const float> weights, bool distinc
                                       ? ", and of lookups the latest " + std::to_string(capacity_) +
                                             " (more with Embedding(..., pending=))"
                                       : ""));
-    if (strict_) check_weights(weights);
+    check_weights(weights);
     const auto factor = [&](int64_t place) { return double{weights[place]} / double{kWhole}; };
     if (used.size() == 1) {
         const int64_t place = used[0].second;
@@ -587,23 +590,31 @@ void ProgramTable::check_weights(std::span<const float> weights) const {
         const float weight = weights[place];
         if (weight == 0) continue;
         // A NaN is a gradient that somebody has divided by a norm that is NaN.
-        good &= std::isnan(weight) ||
-                (weight >= kWhole / kLargestFactor && weight <= kWhole * kLargestFactor);
+        if (strict_)
+            good &= std::isnan(weight) ||
+                    (weight >= kWhole / kLargestFactor && weight <= kWhole * kLargestFactor);
         expected += double{weight} * double{pending.share};
-        size += weight;
+        size += std::abs(weight);
     }
     const double given = weights.back();
-    good &=
-        std::isnan(given) || std::isnan(expected) || std::abs(given - expected) <= size * 0x1p-14;
-    if (!good)
+    good &= std::isnan(given) || !std::isfinite(expected) ||
+            std::abs(given - expected) <= size * 0x1p-14;
+    if (good) return;
+    if (!strict_)
         throw std::runtime_error(
-            "a transformation that stands before rowwise.jax.optimizer has changed the gradient "
-            "of the table's token, and not by a factor of 2^-30 to 2^30 alone. What is not linear "
-            "(optax.clip, optax.adam and other optimizers, weight decay, a learning rate) belongs "
-            "into the first argument of rowwise.jax.optimizer, for the dense parameters, and into "
-            "the rule of the rows; for optax.clip_by_global_norm there is "
-            "rowwise.jax.clip_by_global_norm. (Or the gradient is older than the latest " +
-            std::to_string(capacity_) + " lookups: Embedding(..., pending=))");
+            path_ +
+            ": the train_step of this model has changed the gradient of this table, which is a "
+            "token on JAX, and not by a factor of 2^-30 to 2^30 or a sum alone. Clip with the "
+            "optimizer's clipnorm, clipvalue or global_clipnorm, and let its weight_decay decay; "
+            "or use rowwise.jax, or keras.layers.Embedding");
+    throw std::runtime_error(
+        "a transformation that stands before rowwise.jax.optimizer has changed the gradient "
+        "of the table's token, and not by a factor of 2^-30 to 2^30 alone. What is not linear "
+        "(optax.clip, optax.adam and other optimizers, weight decay, a learning rate) belongs "
+        "into the first argument of rowwise.jax.optimizer, for the dense parameters, and into "
+        "the rule of the rows; for optax.clip_by_global_norm there is "
+        "rowwise.jax.clip_by_global_norm. (Or the gradient is older than the latest " +
+        std::to_string(capacity_) + " lookups: Embedding(..., pending=))");
 }
 
 RowGradients ProgramTable::summed(std::span<const float> weights) {

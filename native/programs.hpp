@@ -6,14 +6,16 @@
 //
 // The gradient of a table is, to a program, a vector of weights: by how much each backward pass
 // counts. A pass gives `kWhole` in a place of its own, and its gradients wait here for the step.
+// The last weight is a checksum: each pass adds a share of its own, of which everything linear
+// keeps the sum. A step refuses weights that have another, so that nothing which is not linear
+// (clipping by value, an optimizer's moments) passes for a gradient, nor does a pass that is
+// forgotten.
 //
 // Programs that nobody watches call a strict table. There a call that fails ends its program with
-// an error. The last weight is a checksum: each pass adds a share of its own, of which everything
-// linear keeps the sum. A step refuses weights that have another, so that nothing which is not
-// linear (clipping by value, an optimizer's moments) passes for a gradient, nor does a pass that is
-// forgotten. The checksum of gradients that are not finite is NaN, for whoever looks for that. A
-// strict token ends with its version modulo `kTurns`: the difference of two tokens then tells, by a
-// number which no rounding hides, whether it was scaled on its way to the one before.
+// an error, and weights are of a size. The checksum of gradients that are not finite is NaN, for
+// whoever looks for that. A strict token ends with its version modulo `kTurns`: the difference of
+// two tokens then tells, by a number which no rounding hides, whether it was scaled on its way to
+// the one before.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -114,6 +116,7 @@ class ProgramTable {
     // Gradients (n, dim) of rows ids (n,) as a pass of its own; returns its place. `order` decides
     // which gradients of an id are summed first, whichever came first.
     int64_t push(int64_t order, RowGradients gradients);
+    float checksum(int64_t place) const;  // of the gradients there, as they come
     // The gradients that wait, weighted and summed by distinct ids.
     RowGradients summed(std::span<const float> weights);
     int64_t waiting() const;

@@ -268,6 +268,9 @@ void bind_programs(nb::module_& m) {
              "as the name of its dtype, its shape and its bytes.")
         .def("push", &push, "order"_a, "ids"_a, "gradients"_a,
              "Keep gradients (n, dim) of distinct rows ids (n,); return their place.")
+        .def(
+            "checksum", [](Program& own, int64_t place) { return own->checksum(place); }, "place"_a,
+            "Return the last weight beside one gradient that counts as it came.")
         .def("summed", &summed, "weights"_a, "dim"_a,
              "Return the gradients that wait, weighted by (size,): ids (m,), sums (m, dim).")
         .def_prop_ro(

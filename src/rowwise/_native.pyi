@@ -619,6 +619,9 @@ class Program:
     def push(self, order: int, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], gradients: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> int:
         """Keep gradients (n, dim) of distinct rows ids (n,); return their place."""
 
+    def checksum(self, place: int) -> float:
+        """Return the last weight beside one gradient that counts as it came."""
+
     def summed(self, weights: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], dim: int) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]:
         """
         Return the gradients that wait, weighted by (size,): ids (m,), sums (m, dim).

@@ -474,6 +474,53 @@ def test_a_training_step_that_steps_twice_takes_back_the_bad_one_alone():
         np.testing.assert_allclose(twice, once, rtol=1e-6, atol=1e-7)
 
 
+def clipped_by_norm(gradients):
+    norm = sum((g**2).sum() for g in gradients) ** 0.5
+    return [g / jax.numpy.maximum(norm, 1) for g in gradients]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda gradients, _: [g.clip(-1, 1) for g in gradients],
+        lambda gradients, _: [jax.numpy.sign(g) for g in gradients],
+        lambda gradients, _: clipped_by_norm(gradients),
+        lambda gradients, weights: [g + 0.1 * w for g, w in zip(gradients, weights, strict=True)],
+        lambda gradients, _: [-2 * g for g in gradients],  # linear: as in Keras
+    ],
+    ids=["clip", "sign", "norm", "decay", "linear"],
+)
+def test_a_train_step_that_changes_gradients_other_than_by_a_factor_is_refused(change, request):
+    class Own(keras.Sequential):
+        def train_step(self, state, data):
+            trained, others, slots, metrics = state
+
+            def loss(trained):
+                outputs, _ = self.stateless_call(trained, others, data[0])
+                return jax.numpy.mean((outputs - data[1]) ** 2)
+
+            value, gradients = jax.value_and_grad(loss)(trained)
+            gradients = change(gradients, trained)
+            trained, slots = self.optimizer.stateless_apply(slots, gradients, trained)
+            return {"loss": value}, (trained, others, slots, metrics)
+
+    def trained(layer):
+        keras.utils.set_random_seed(0)
+        pool = keras.layers.GlobalAveragePooling1D()
+        model = Own([keras.Input((2,), dtype="int32"), layer(5, 2), pool, keras.layers.Dense(1)])
+        model.compile(keras.optimizers.Adam(0.1), "mse")
+        for _ in range(3):
+            model.train_on_batch(np.array([[1, 2], [3, 1]]), np.ones((2, 1)))
+        return model.get_weights()
+
+    if "linear" in request.node.name:
+        for mine, kerass in zip(trained(Embedding), trained(keras.layers.Embedding), strict=True):
+            np.testing.assert_allclose(mine, kerass, rtol=1e-5, atol=1e-6)
+    else:
+        with pytest.raises(RuntimeError, match="clipnorm, clipvalue or global_clipnorm"):
+            trained(Embedding)
+
+
 # ---------------------------------------------------------------------- native calls
 
 

@@ -222,7 +222,7 @@ void check_programs(const Kind& kind, int64_t dim) {
     program->use_rule(0);
 
     constexpr int64_t n = 900;
-    const std::array<int64_t, 1> one_id{n}, size{1 + ProgramTable::kCapacity};
+    const std::array<int64_t, 1> one_id{n}, size{2 + ProgramTable::kCapacity};
     const std::array<int64_t, 2> vectors{n, dim};
     const std::span<const int64_t> scalar;
     std::vector<float> token(size[0]), weights(size[0]), rate{testbed::kRate}, out(n * dim);

@@ -53,7 +53,7 @@ class TableInPrograms(DeferredErrors):
         in_memory(self._table.store).serve(self.program)
         self.program.freeze_row(-1 if frozen_row is None else frozen_row)
         self._rules: list[Rule] = []  # by the number that programs know them by
-        self.token_size = 1 + CAPACITY
+        self.token_size = CAPACITY + 2  # the version, a place for each gradient, their checksum
 
     def restore_rule(self) -> None:
         """Give the store the rule that a program has set."""

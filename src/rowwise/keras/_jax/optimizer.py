@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
+from rowwise import _native
 from rowwise.jax._host_callback import call_table
 from rowwise.keras._jax.deferred_errors import no_errors, watching
 from rowwise.keras._jax.variable import TableVariable, is_token, keep_tokens
@@ -28,6 +29,8 @@ class _TableStep:
     def __init__(self, optimizer: Any, weights: Any, variable: TableVariable) -> None:
         self.variable, self.weights, self._factor = variable, weights, None
         self.now, self._sums = True, None
+        if not (optimizer.loss_scale_factor or isinstance(_outermost.get(), LossScaleMixin)):
+            self.weights = weights = _checked_size(weights)
         if several := optimizer.gradient_accumulation_steps:
             self._sums = optimizer._accumulated_gradients[optimizer._get_variable_index(variable)]
             self.now = (optimizer._iterations + 1) % several == 0
@@ -61,8 +64,8 @@ class _TableStep:
 
 # The tables' steps whose gradients are being clipped with the others'.
 _clipping: ContextVar[list[_TableStep]] = ContextVar("clipping", default=[])  # noqa: B039
-# Whether an optimizer's step is being made, by itself or by several behind it.
-_stepping: ContextVar[bool] = ContextVar("stepping", default=False)
+# The optimizer whose step is being made, by itself or by several behind it.
+_outermost: ContextVar[Any] = ContextVar("outermost", default=None)
 
 
 class _StatelessMixin(TableOptimizer):
@@ -71,16 +74,16 @@ class _StatelessMixin(TableOptimizer):
     ) -> Any:
         """Make a step; where the program has met a bad id, no variable moves."""
         apply = super().stateless_apply  # type: ignore[misc]
-        if _stepping.get():  # within another's step
+        if _outermost.get() is not None:  # within another's step
             return apply(optimizer_variables, grads, trainable_variables)
         variables, watched = self._trainable_variables, watching.get()
 
         def step() -> Any:
-            before = _stepping.set(True)
+            before = _outermost.set(self)
             try:
                 return apply(optimizer_variables, grads, trainable_variables)
             finally:
-                _stepping.reset(before)
+                _outermost.reset(before)
 
         def refuse() -> Any:
             mine: Any = self.variables  # type: ignore[attr-defined]
@@ -155,6 +158,17 @@ class LossScaleMixin(_StatelessMixin):
             for g, v in zip(grads, self._trainable_variables, strict=True)
         ]
         return super().check_finite(values)  # type: ignore[misc]
+
+
+def _checked_size(weights: Any) -> Any:
+    """Return weights whose step is refused where a factor is below 2^-30 or above 2^30.
+
+    Such factors are of norms: of gradients among which a token is not what it stands for.
+    """
+    largest, whole = jnp.max(jnp.abs(weights[1:-1])), _native.PROGRAM_WHOLE
+    usual = (largest >= whole * 2.0**-30) & (largest <= whole * 2.0**30)
+    good = (largest == 0) | usual | jnp.isnan(largest)
+    return weights.at[-1].set(jnp.where(good, weights[-1], jnp.inf))
 
 
 def _discarded(variable: TableVariable, token: Any, state: list[tuple[Any, Any]]) -> Any:

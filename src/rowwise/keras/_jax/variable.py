@@ -458,3 +458,4 @@ class AccumulatorVariable(_BesideWeights):
         self.reset()
         place = self._variable.program.push(-1, *nonzero_rows(values))
         self._weights[place] = _native.PROGRAM_WHOLE
+        self._weights[-1] = self._variable.program.checksum(place)
