@@ -149,6 +149,25 @@ def test_gradients_that_pass_through_the_users_hands(how):
     assert_equal(*both(train))
 
 
+@only_torch
+def test_torch_clips_gradients_as_it_does_kerass():
+    def train(model):
+        import torch
+
+        model.compile("adam", "mse")
+        fit(model)
+        variables = model.trainable_weights
+        values = [variable.value for variable in variables]
+        for start in range(0, 80, 8):
+            model.zero_grad()
+            loss_of(model, start).backward()
+            torch.nn.utils.clip_grad_norm_(values, 0.01)
+            values[0].grad.clamp_(-0.001, 0.001)
+            apply(model.optimizer, [value.grad for value in values], variables)
+
+    assert_equal(*both(train))
+
+
 # Keras warns of a subclassed model that was built by a call, and of variables without gradients.
 @pytest.mark.filterwarnings("ignore:`build\\(\\)` was called on layer 'either'")
 def test_a_step_that_does_not_use_a_table_leaves_it_alone():

@@ -33,6 +33,7 @@ from rowwise.store import HostStore, RowGradient
 from rowwise.table import Table
 from rowwise.torch._device import DeviceStore, is_device, why_unusable
 from rowwise.torch._disk import DiskWeight
+from rowwise.torch._gradient import as_row_gradient
 from rowwise.torch._lookup import check_range, is_tracing, rows_and_gradients, rows_of, whole_ids
 from rowwise.torch._lookup import lookup as lookup_rows
 from rowwise.torch._lookup import with_untrained_filled as filled_rows
@@ -91,6 +92,21 @@ def _on_host(values: Any) -> Any:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
 
 
+class _Value(TableParameter):
+    """The value of a table's variable; its gradient answers torch's functions as a dense one."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs)
+        if func != torch.Tensor.grad.__get__ or type(result) is not torch.Tensor:
+            return result
+        if result.is_sparse and not result.requires_grad:
+            as_row_gradient(result, args[0])
+        return result
+
+
 class TableVariable(TableVariableBase, keras.Variable):
     """The embeddings: a trainable (rows, dim) variable on a `rowwise.Table`.
 
@@ -125,7 +141,7 @@ class TableVariable(TableVariableBase, keras.Variable):
         self._device = _keras_device()
         self._move_to_device()
         if self.memory is None:
-            self._value = TableParameter(self.table, requires_grad=self.trainable)
+            self._value = _Value(self.table, requires_grad=self.trainable)
         else:
             self._value = DiskWeight.over(self.table, requires_grad=self.trainable)
         self.forget_optimizers()
@@ -405,7 +421,7 @@ class LossScaleMixin(TableOptimizer):
 
     def check_finite(self, grads: Any) -> Any:
         """Return whether every number of every gradient is finite."""
-        values = [g._values() if g is not None and g.is_sparse else g for g in grads]
+        values = [rows_of(g)[1] if g is not None and g.is_sparse else g for g in grads]
         return super().check_finite(values)  # type: ignore[misc]
 
 
@@ -418,7 +434,7 @@ def _make_gradients_dense(optimizer: Any, args: Any, kwargs: Any) -> None:
         return
     for group in optimizer.param_groups:
         for parameter in group["params"]:
-            if type(parameter) is TableParameter and parameter.grad is not None:
+            if type(parameter) is _Value and parameter.grad is not None:
                 variable = _dynamic_variables.get(parameter.table)
                 if variable is not None:
                     variable.refuse_dense(f"{type(optimizer).__name__} of torch's")
