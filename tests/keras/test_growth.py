@@ -210,7 +210,7 @@ def test_rows_that_lora_adapts_stay_as_they_are():
 def test_rows_with_slots_elsewhere_stay_as_they_are():
     model, layer = model_of(optimizer="adafactor")
     train(model, 1, ROWS)
-    with pytest.raises(ValueError, match="'adafactor' keeps slots for 10 rows"):
+    with pytest.raises(ValueError, match=r"'adafactor\w*' keeps slots for 10 rows"):
         layer.grow(ROWS + 1)
     assert layer.table.rows == ROWS
     model.compile("adam", "mse")
