@@ -194,6 +194,8 @@ def test_what_a_disk_cannot_give_is_refused(tmp_path):
         copy.deepcopy(embedding)
     with pytest.raises(RuntimeError, match="the weight of a DynamicEmbedding on a disk does not"):
         embedding.weight + 1
+    with pytest.raises(RuntimeError, match=r"does not support torch\.export"):
+        torch.export.export(embedding.eval(), (torch.tensor([1]),))
     with pytest.raises(ValueError, match="a DynamicEmbedding on a disk is stepped by a rule alone"):
         optim.Adam(embedding.parameters(), weight_decay=0.1)
     with pytest.raises(ValueError, match="scratch= needs memory="):

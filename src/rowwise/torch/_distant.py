@@ -133,6 +133,8 @@ def check_place(like: torch.Tensor, of: str, dtype: torch.dtype = torch.float32)
 
 
 def _name_of(func: Any) -> str:
+    if func == torch.Tensor._is_view:  # what an export asks first, before any module is called
+        return "torch.export"
     attribute = getattr(func, "__self__", None)  # of a property, such as `data`
     return str(getattr(attribute, "__name__", None) or getattr(func, "__name__", func))
 
