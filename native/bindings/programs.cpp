@@ -238,7 +238,7 @@ void bind_programs(nb::module_& m) {
             "weight_decay"_a, "momentum_decay"_a, "divides_by_rate"_a, "supports_lazy"_a,
             "Return the number of a rule, for steps: as `Table.set_rule` takes it, with the "
             "formula\n"
-            "of a step's numbers, see native/programs.hpp.")
+            "of a step's numbers, see native/step_formula.hpp.")
         .def(
             "use_rule", [](Program& own, int64_t rule) { own->use_rule(rule); }, "rule"_a,
             "Record that the table has this rule now.")

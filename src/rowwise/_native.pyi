@@ -587,7 +587,7 @@ class Program:
     def add_rule(self, rule: Rule, *, slot_starts: Sequence[float], advances: bool, ratio: float, growth: float, terms: int, unbounded: bool, horizon: int, slot_decay: Sequence[float], slot_names: str, kind: str, scale: float, gradient_scale: float, epsilon_factor: float, beta_1: float, beta_2: float, weight_decay: float, momentum_decay: float, divides_by_rate: bool, supports_lazy: bool) -> int:
         """
         Return the number of a rule, for steps: as `Table.set_rule` takes it, with the formula
-        of a step's numbers, see native/programs.hpp.
+        of a step's numbers, see native/step_formula.hpp.
         """
 
     def use_rule(self, rule: int) -> None:
