@@ -672,6 +672,28 @@ def test_another_optimizer_trains_it_densely_with_one_warning():
     assert type(device.weight) is torch.nn.Parameter  # of which torch steps many at once there
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, {"max_norm": 1.0}], ids=str)
+def test_torch_s_default_dtype_is_not_that_of_a_table(dtype, options, monkeypatch):
+    modules = pair(**options)
+    optimizers = [optim.NAdam(module.parameters(), 0.1) for module in modules]
+    torch.set_default_dtype(dtype)
+    try:
+        monkeypatch.setattr(_self_check, "_found", {})
+        assert why_unusable(modules[1].weight.device) is None
+        found = [module(*on(module, [ids_of(1)])) for module in modules]
+        for vectors, optimizer in zip(found, optimizers, strict=True):
+            vectors.square().sum().backward()
+            optimizer.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found[1].dtype is torch.float32
+    np.testing.assert_allclose(*(host(vectors) for vectors in found), rtol=1e-6)
+    np.testing.assert_allclose(*(host(module.weight) for module in modules), rtol=1e-5, atol=1e-6)
+    state = optimizers[1].state[modules[1].weight]  # 16 bits would count to 256
+    assert all(state[name].itemsize >= 4 for name in ("step", "mu_product"))
+
+
 def test_where_a_table_may_lie_is_checked():
     with pytest.raises(ValueError, match="table='gpu' is not"):
         rowwise.torch.Embedding(4, 4, table="gpu")

@@ -10,7 +10,7 @@ import torch
 
 from rowwise._binding import DenseFallback
 from rowwise.torch._distant import DistantWeight
-from rowwise.torch._rules import Group, learning_rate, next_iteration, rule_of
+from rowwise.torch._rules import Group, learning_rate, next_iteration, rule_of, state_number
 
 
 def distant_weights(group: Group) -> list[DistantWeight]:
@@ -45,7 +45,7 @@ def bind_distant(optimizer: Any, group: Group) -> None:
         elif rule != table.rule:
             table.set_hyperparameters(rule)
         if kept and weight.resumes and not started:
-            optimizer.state[weight]["step"] = torch.tensor(float(table.steps))
+            optimizer.state[weight]["step"] = state_number(table.steps)
         weight.resumes = False
         weight.attach(optimizer)
 
@@ -107,7 +107,7 @@ def _step(optimizer: Any, group: Group, weight: DistantWeight, factor: float) ->
     table, state = weight.table, optimizer.state[weight]
     if weight.resumes:
         bind_distant(optimizer, group)
-    state.setdefault("step", torch.tensor(0.0))
+    state.setdefault("step", state_number(0))
     for name in set(state) - {"step"}:  # of torch's own; the slots are the table's
         del state[name]
     rule = rule_of(optimizer, group, {})

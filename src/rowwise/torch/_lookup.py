@@ -101,7 +101,7 @@ def given(store: RowStore, tensor: torch.Tensor) -> Any:
 def empty(shape: tuple[int, ...], dim: int, store: RowStore | None = None) -> torch.Tensor:
     """Return vectors (..., dim) float32, not yet written, in memory reused by later batches."""
     if isinstance(store, DeviceStore):
-        return torch.empty((*shape, dim), device=store.tensor_device)
+        return torch.empty((*shape, dim), dtype=torch.float32, device=store.tensor_device)
     # Reshaped by NumPy: to torch it is no view, so that users may change it in place.
     return torch.from_numpy(_native.empty(math.prod(shape), dim).reshape(*shape, dim))
 

@@ -262,7 +262,9 @@ class TableBacked(torch.nn.Module):
         """Have the scalar of compiled graphs on the weight's device, see `_operator`."""
         weight = self._parameters.get("weight")
         if weight is not None and weight.is_cuda and not self._anchor.is_cuda:
-            self.__dict__["_anchor"] = torch.zeros((), device=weight.device, requires_grad=True)
+            self.__dict__["_anchor"] = torch.zeros_like(
+                self._anchor, device=weight.device, requires_grad=True
+            )
 
     @property
     def table(self) -> Table:

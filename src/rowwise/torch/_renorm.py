@@ -46,7 +46,7 @@ def _renormalize_here(
     store: DeviceStore, ids: torch.Tensor, max_norm: float, norm_type: float
 ) -> None:
     """Shorten rows (n,) of a device, which may repeat; nothing waits for the device."""
-    vectors = torch.empty((ids.numel(), store.shape[1]), device=ids.device)
+    vectors = torch.empty((ids.numel(), store.shape[1]), dtype=torch.float32, device=ids.device)
     store.gather(ids, vectors)
     norms = torch.linalg.vector_norm(vectors, norm_type, dim=1, keepdim=True)
     factors = torch.where(norms > max_norm, max_norm / (norms + 1e-7), 1.0)

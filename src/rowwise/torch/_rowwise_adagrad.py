@@ -56,7 +56,7 @@ class RowwiseAdagrad(torch.optim.Optimizer):
 
     def _step(self, parameter: torch.Tensor, group: dict[str, Any], state: dict[str, Any]) -> None:
         if not state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.tensor(0.0, dtype=torch.float32)
             rows = (*parameter.shape[:-1], 1) if parameter.ndim else ()
             state["sum"] = parameter.new_full(rows, group["initial_accumulator_value"])
         state["step"] += 1

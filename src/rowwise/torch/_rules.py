@@ -128,3 +128,9 @@ def next_iteration(state: Group) -> int:
     """Return the number of a parameter's next step, counted from 1, by its optimizer's state."""
     first = not state.get("step", 0) and state.get("momentum_buffer") is None
     return 1 if first else int(state.get("step", 1)) + 1
+
+
+def state_number(value: float) -> torch.Tensor:
+    """Return a number for an optimizer's state, in PyTorch's dtype: 16 bits count only to 256."""
+    dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+    return torch.tensor(value, dtype=dtype)

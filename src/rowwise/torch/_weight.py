@@ -455,7 +455,7 @@ def no_rows(shape: tuple[int, ...], device: Any = None) -> torch.Tensor:
     """Return a sparse gradient of no row."""
     # In torch's own memory: another gradient may be added to it in place.
     ids = torch.empty((1, 0), dtype=torch.int64, device=device)
-    gradients = torch.empty((0, shape[1]), device=device)
+    gradients = torch.empty((0, shape[1]), dtype=torch.float32, device=device)
     return torch.sparse_coo_tensor(ids, gradients, shape, check_invariants=False)
 
 

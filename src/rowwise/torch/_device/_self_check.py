@@ -132,7 +132,7 @@ def _host(values: Any) -> np.ndarray[Any, Any]:
 def _notes_bad_id(store: DeviceStore) -> bool:
     """Return whether the call after one with an id outside the table raises its error."""
     place = store.tensor_device
-    out = torch.empty((1, store.shape[1]), device=place)
+    out = torch.empty((1, store.shape[1]), dtype=torch.float32, device=place)
     store.gather(torch.tensor([_ROWS], device=place), out)
     if place.type == "cuda":
         torch.cuda.synchronize(place)

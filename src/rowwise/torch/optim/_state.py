@@ -8,6 +8,7 @@ import torch
 
 from rowwise.rules import Rule, pytorch
 from rowwise.torch._parameter import TableParameter, address_of
+from rowwise.torch._rules import state_number
 from rowwise.torch._weight import Weight
 
 State = dict[str, Any]
@@ -27,9 +28,9 @@ def bind_slots(weight: Weight, rule: Rule, state: State) -> None:
     else:
         table.rule = rule  # with fresh slots; tensors over the old ones keep what they have
     if rule.slot_names and type(rule) is not pytorch.SGD:
-        state.setdefault("step", torch.tensor(0.0))
+        state.setdefault("step", state_number(0))
         if isinstance(rule, pytorch.NAdam):
-            state.setdefault("mu_product", torch.ones(()))
+            state.setdefault("mu_product", state_number(1))
     for name in rule.slot_names:
         if not _lies_on_slot(weight, name, state):
             slot, loaded = TableParameter(table, name, requires_grad=False), state.get(name)
