@@ -19,7 +19,7 @@ import rowwise.torch
 from helpers.device import DEVICE, ON_GPU, finished, host
 from rowwise.store import HostStore
 from rowwise.torch import _module, optim
-from rowwise.torch._device import DeviceStore, _kernels, _nvrtc, _self_check, why_unusable
+from rowwise.torch._device import DeviceStore, _kernels, _memory, _nvrtc, _self_check, why_unusable
 from rowwise.torch._gradient import RowGradientTensor
 
 ROWS, DIM = 60, 8
@@ -692,6 +692,29 @@ def test_torch_s_default_dtype_is_not_that_of_a_table(dtype, options, monkeypatc
     np.testing.assert_allclose(*(host(module.weight) for module in modules), rtol=1e-5, atol=1e-6)
     state = optimizers[1].state[modules[1].weight]  # 16 bits would count to 256
     assert all(state[name].itemsize >= 4 for name in ("step", "mu_product"))
+
+
+@pytest.mark.skipif(ON_GPU, reason="no graph is captured")
+@pytest.mark.parametrize("kind", [rowwise.torch.Embedding, rowwise.torch.EmbeddingBag])
+def test_a_cuda_graph_holds_embeddings_that_none_of_our_optimizers_steps(kind, monkeypatch):
+    (_, plain), (_, stepped) = pair(kind), pair(kind)
+    in_its_place = kind(ROWS, DIM, table="device", device=DEVICE)
+    optimizer = optim.Adam(stepped.parameters(), 0.1)
+    ids = ids_of(1, (8, 5))
+    expected = plain(ids).detach()
+    stepped(ids).sum().backward()
+    optimizer.step()
+    monkeypatch.setattr(_memory, "is_captured", lambda device: True)
+    with pytest.warns(UserWarning, match="a CUDA graph is being captured: .* trained densely"):
+        torch.testing.assert_close(plain(ids), expected)
+    assert type(plain.weight) is torch.nn.Parameter
+    for module in (stepped, in_its_place):
+        with pytest.raises(RuntimeError, match="while a CUDA graph is captured"):
+            module(ids)
+    monkeypatch.setattr(_self_check, "_found", {})
+    with pytest.raises(RuntimeError, match="while a CUDA graph is captured"):
+        why_unusable(torch.device(DEVICE))
+    assert not _self_check._found  # which is no fault of the card's
 
 
 def test_where_a_table_may_lie_is_checked():

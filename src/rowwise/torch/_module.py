@@ -445,6 +445,8 @@ class TableBacked(torch.nn.Module):
         tracing = is_tracing()
         if tracing:
             self._prepare_trace(own)
+        elif isinstance(own, Weight) and own.base is None:
+            own.leave_to_capture()
         possible = (
             isinstance(own, Weight)
             and own.base is None

@@ -131,7 +131,9 @@ class TableMemory:
 
     def release(self) -> None:
         """Leave the memory, up to date, to the tensors over it."""
-        self.materialize()
+        store = None if self.table is None else self.table.store
+        if not (isinstance(store, DeviceStore) and store.is_left_to_capture):
+            self.materialize()
         self.table = None
 
     @property

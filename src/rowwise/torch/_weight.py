@@ -209,6 +209,18 @@ class Weight(SteppedByRow, TableParameter):
         )
         self.leave_table()
 
+    def leave_to_capture(self) -> None:
+        """Become an ordinary parameter where a CUDA graph is being captured.
+
+        It stays on its table, and the call is refused, where an optimizer of ours steps it: a graph
+        would not see that rows lag.
+        """
+        store = self.table.store
+        if not isinstance(store, DeviceStore) or self.place == "device":
+            return
+        if self.binding.owner is None and store.is_left_to_capture:
+            self.fall_back_to_dense("a CUDA graph is being captured")
+
     def leave_table(self) -> None:
         """Make an ordinary parameter of it, in place; somebody has said why."""
         self._become_ordinary()

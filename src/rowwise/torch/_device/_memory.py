@@ -29,6 +29,21 @@ _CAPTURED = (
 _REMEMBERED = 1 << 12  # calls whose batches' shapes are known to an error
 
 
+def is_captured(device: torch.device) -> bool:
+    """Return whether a CUDA graph is being captured of what torch gives a device."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def refuse_capture(device: torch.device) -> None:
+    """Raise where a CUDA graph is being captured.
+
+    Raises:
+        RuntimeError: one is.
+    """
+    if is_captured(device):
+        raise RuntimeError(_CAPTURED)
+
+
 @contextmanager
 def explaining_room(rows: int, dim: int, rule: Rule | None, device: torch.device) -> Iterator[None]:
     """Add to an error of a device without room what the table takes, and what to do.
@@ -121,6 +136,12 @@ class DeviceMemory:
         return self._native.now != 0
 
     @property
+    def is_left_to_capture(self) -> bool:
+        """Whether a CUDA graph is being captured, and the memory holds all that is known here."""
+        settled = not self.lags and not self._native.alarmed
+        return settled and is_captured(self.tensor_device)
+
+    @property
     def skipped_row(self) -> int | None:
         """A row that `apply` leaves out of gradients."""
         row = self._native.skipped_row
@@ -160,10 +181,9 @@ class DeviceMemory:
 
     def _stream(self) -> int:
         """Return torch's current stream, after all that earlier calls gave another."""
+        refuse_capture(self.tensor_device)
         if self.tensor_device.type != "cuda":
             return 0
-        if torch.cuda.is_current_stream_capturing():
-            raise RuntimeError(_CAPTURED)
         stream = torch.cuda.current_stream(self.tensor_device)
         if self._last_stream is not None and stream != self._last_stream:
             stream.wait_stream(self._last_stream)

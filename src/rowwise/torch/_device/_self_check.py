@@ -20,6 +20,7 @@ from rowwise import _native, rules
 from rowwise.rules import Rule
 from rowwise.store import Bags, HostStore, RowGradient
 from rowwise.torch._device._engine import engine_of
+from rowwise.torch._device._memory import refuse_capture
 from rowwise.torch._device._store import DeviceStore
 
 _ROWS = 40
@@ -42,11 +43,13 @@ def why_unusable(device: torch.device, rule: Rule | None = None) -> str | None:
 
     Raises:
         torch.OutOfMemoryError: the device has no room for small tables now.
+        RuntimeError: a CUDA graph is being captured, of which the check can be no part.
     """
     known = rules.SGD() if rule is None else rule
     key = device, known.family
     with _lock:
         if key not in _found:
+            refuse_capture(device)
             _found[key] = _checked(known, device)
         return _found[key]
 
