@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import rowwise
@@ -445,6 +446,22 @@ def test_a_check_that_cannot_run_is_the_reason_but_for_want_of_memory(error, rea
         assert not _self_check._found
     else:
         assert reason in why_unusable(torch.device(DEVICE))
+
+
+@pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
+@pytest.mark.parametrize(
+    "within",
+    [
+        lambda function: torch.func.grad(lambda x: function(x).sum())(torch.ones(2)),
+        lambda function: torch.jit.trace(function, torch.ones(2)),
+        lambda function: make_fx(function)(torch.ones(2)),
+    ],
+    ids=["transform", "trace", "make_fx"],
+)
+def test_the_check_is_no_part_of_what_its_caller_does(within, monkeypatch):
+    monkeypatch.setattr(_self_check, "_found", {})
+    within(lambda x: x if why_unusable(torch.device(DEVICE)) is None else x * 2)
+    assert list(_self_check._found.values()) == [None]
 
 
 def test_a_device_without_room_leaves_the_table_where_it_is(monkeypatch):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import _disable_current_modes
 
 from rowwise import _native, rules
 from rowwise.rules import Rule
@@ -56,13 +56,19 @@ def why_unusable(device: torch.device, rule: Rule | None = None) -> str | None:
 
 def _checked(rule: Rule, device: torch.device) -> str | None:
     try:
-        with _disable_current_modes():  # of traces, which would record it
-            difference = self_check(rule, device, engine_of(device))
+        with ThreadPoolExecutor(1) as apart:  # from the caller's traces, transforms and modes
+            difference = apart.submit(_check_here, rule, device).result()
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, IndexError, OSError) as error:
         return f"{device} cannot run rowwise's kernels ({error})"
     return None if difference is None else f"{device} failed rowwise's check ({difference})"
+
+
+def _check_here(rule: Rule, device: torch.device) -> str | None:
+    engine = engine_of(device)
+    with torch.cuda.device(-1 if device.index is None else device.index):  # -1: as it is
+        return self_check(rule, device, engine)
 
 
 @torch.no_grad()
