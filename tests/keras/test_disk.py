@@ -7,21 +7,22 @@ import pytest
 import rowwise.keras
 from rowwise.store import DiskStore
 
+pytestmark = pytest.mark.skipif(keras.backend.backend() == "jax", reason="is not on JAX")
 ROWS, DIM = 400, 4
 SMALL = 14_000  # bytes: a few dozen rows
-ON_TORCH = keras.backend.backend() == "torch"
-on_torch = pytest.mark.skipif(not ON_TORCH, reason="is about what torch alone has")
 
 
 def model_of(layer):
     keras.utils.set_random_seed(0)
-    return keras.Sequential([layer, keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(1)])
+    pooled = isinstance(layer, rowwise.keras.EmbedReduce)
+    layers = [layer] if pooled else [layer, keras.layers.GlobalAveragePooling1D()]
+    return keras.Sequential([*layers, keras.layers.Dense(1)])
 
 
-def pair(tmp_path, **options):
+def pair(tmp_path, kind=rowwise.keras.Embedding, **options):
     """Return a model in memory and the same on a disk."""
-    there = rowwise.keras.Embedding(ROWS, DIM, scratch=tmp_path, memory=SMALL, **options)
-    here = rowwise.keras.Embedding(ROWS, DIM, **options)
+    there = kind(ROWS, DIM, scratch=tmp_path, memory=SMALL, **options)
+    here = kind(ROWS, DIM, **options)
     models = [model_of(here), model_of(there)]
     for model in models:
         model.build((None, 3))
@@ -57,14 +58,12 @@ OPTIMIZERS = {
 }
 
 
-@on_torch
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_training_gives_the_bits_of_memory(optimizer, tmp_path):
     results = [(fit(model, optimizer), bits(model)) for model in pair(tmp_path)]
     assert results[0] == results[1]
 
 
-@on_torch
 def test_options_give_the_bits_of_memory(tmp_path):
     models = pair(tmp_path, mask_zero=True, freeze_mask_row=True, untrained="mean")
     results = []
@@ -76,7 +75,6 @@ def test_options_give_the_bits_of_memory(tmp_path):
     assert (results[0][1] == results[1][1]).all()
 
 
-@on_torch
 def test_rows_of_16_bits_give_the_bits_of_memory(tmp_path):
     results, start = [], keras.initializers.RandomNormal(stddev=0.3, seed=1)
     half = {"dtype": keras.DTypePolicy("bfloat16"), "embeddings_initializer": start}
@@ -92,7 +90,43 @@ def test_rows_of_16_bits_give_the_bits_of_memory(tmp_path):
         layer.build()
 
 
-@on_torch
+def test_bags_give_the_bits_of_memory(tmp_path):
+    models = pair(tmp_path, rowwise.keras.EmbedReduce, mask_zero=True, combiner="sqrtn")
+    results = [(fit(model, keras.optimizers.Adam), bits(model)) for model in models]
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("ids", "error"), [([[0, 1, ROWS]], IndexError), (np.arange(390).reshape(-1, 3), MemoryError)]
+)
+def test_a_batch_that_is_refused_changes_nothing(ids, error, tmp_path):
+    model = pair(tmp_path)[1]
+    fit(model, keras.optimizers.Adam, epochs=1)
+    before = bits(model), int(model.optimizer.iterations)
+    ids = np.array(ids)
+    with pytest.raises(error):
+        model.fit(ids, np.ones((len(ids), 1)), batch_size=len(ids), verbose=0)
+    assert (bits(model), int(model.optimizer.iterations)) == before
+    assert np.isfinite(model.evaluate(np.array([[0, 1, 2]]), np.ones((1, 1)), verbose=0))
+
+
+def test_training_goes_on_from_a_backup(tmp_path):
+    def stopping():
+        return rowwise.keras.BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+
+    def train(model, epochs, *callbacks):
+        x, y = np.arange(ROWS - 1).reshape(-1, 3)[:64], np.ones((64, 1))
+        model.fit(x, y, 16, epochs, shuffle=False, verbose=0, callbacks=callbacks)
+
+    whole, stopped, going_on = (pair(tmp_path)[1] for _ in range(3))
+    for model in (whole, stopped, going_on):
+        model.compile("adam", "mse")
+    train(whole, 2)
+    train(stopped, 1, stopping())
+    train(going_on, 2, stopping())
+    assert bits(going_on) == bits(whole)
+
+
 def test_a_file_holds_rows_and_slots(tmp_path):
     model = pair(tmp_path)[1]
     fit(model, keras.optimizers.Adam)
@@ -107,7 +141,6 @@ def test_a_file_holds_rows_and_slots(tmp_path):
     assert bits(again) == bits(model)
 
 
-@on_torch
 def test_files_of_weights_alone_are_refused_before_anything_is_written(tmp_path):
     model = pair(tmp_path)[1]
     whole, alone = tmp_path / "model.keras", tmp_path / "model.weights.h5"
@@ -120,7 +153,6 @@ def test_files_of_weights_alone_are_refused_before_anything_is_written(tmp_path)
     assert bits(model) == before
 
 
-@on_torch
 def test_rows_start_as_the_initializer_says(tmp_path):
     def rows(initializer):
         layer = rowwise.keras.Embedding(
@@ -138,7 +170,6 @@ def test_rows_start_as_the_initializer_says(tmp_path):
     assert (values == keras.ops.convert_to_numpy(expected)).all()
 
 
-@on_torch
 def test_what_needs_all_rows_is_an_error(tmp_path):
     model = pair(tmp_path)[1]
     layer = model.layers[0]
@@ -150,7 +181,12 @@ def test_what_needs_all_rows_is_an_error(tmp_path):
         rowwise.keras.Embedding(ROWS, DIM, scratch=tmp_path)
 
 
-@pytest.mark.skipif(ON_TORCH, reason="is about the other backends")
-def test_other_backends_refuse_rows_on_a_disk(tmp_path):
-    with pytest.raises(ValueError, match="rows on a disk need Keras's backend torch"):
-        rowwise.keras.Embedding(ROWS, DIM, scratch=tmp_path, memory=SMALL)
+def test_an_optimizer_whose_slots_are_gone_is_refused(tmp_path):
+    model = pair(tmp_path)[1]
+    first, second = keras.optimizers.Adagrad(), keras.optimizers.Adagrad()
+    fit(model, lambda: first)
+    fit(model, lambda: second)
+    before = bits(model)
+    with pytest.raises(ValueError, match="compile the model with a new optimizer"):
+        fit(model, lambda: first)
+    assert bits(model) == before

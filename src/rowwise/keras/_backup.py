@@ -18,7 +18,7 @@ from rowwise.files._atomic import replacing
 from rowwise.files._container import Container, write
 from rowwise.keras._backend import backend
 from rowwise.keras._dynamic_variable import DynamicVariableBase, named_after
-from rowwise.keras._variable import TableVariableBase
+from rowwise.keras._variable import DiskSlot, TableVariableBase
 from rowwise.table import Table
 
 _FORMAT = "rowwise backup 1"
@@ -168,7 +168,9 @@ class BackupAndRestore(keras.callbacks.Callback):
         everything = [*self.model.variables, *self.model.optimizer.variables]
         tables = [v for v in everything if isinstance(v, TableVariableBase)]
         return tables, [
-            v for v in everything if not isinstance(v, TableVariableBase | backend.SlotVariable)
+            v
+            for v in everything
+            if not isinstance(v, TableVariableBase | DiskSlot | backend.SlotVariable)
         ]
 
 

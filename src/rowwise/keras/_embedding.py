@@ -57,7 +57,7 @@ class Embedding(keras.layers.Embedding):
             is, whatever Keras optimizer trains the others. (Keras's layer has no such option, and
             does not open a file of a layer that uses it.)
         scratch, memory: for rows on a disk, of which those used lately are in memory; see
-            `rowwise.Table` and docs/larger-than-memory.md. On the backend torch.
+            `rowwise.Table` and docs/larger-than-memory.md. On torch and TensorFlow.
         rounding: keep variables of bfloat16 or float16 (`dtype="bfloat16"`) on a table, too, and
             round them so: "nearest" or "stochastic", see `rowwise.Table`. Slots and arithmetic are
             then float32, where Keras's have 16 bits: the numbers are those of the table, and are
@@ -157,10 +157,10 @@ class Embedding(keras.layers.Embedding):
             )
         if cached_bytes(memory, scratch) is None:
             return
-        if BACKEND != "torch" or TableVariableBase.refused:
+        if BACKEND == "jax" or TableVariableBase.refused:
             raise ValueError(
-                "rows on a disk need Keras's backend torch (KERAS_BACKEND=torch), of a version "
-                "that tables are built on"
+                "rows on a disk need Keras's backend torch or tensorflow, of a version that tables "
+                "are built on"
             )
 
     def add_weight(self, *args: Any, name: str | None = None, **options: Any) -> Any:
@@ -473,7 +473,7 @@ class Embedding(keras.layers.Embedding):
             super().save_own_variables(store)
 
     def _is_on_disk(self) -> bool:
-        return self._has_table() and self._embeddings.memory is not None
+        return self._has_table() and self._embeddings.on_disk
 
     def save_assets(self, folder: str) -> None:
         """Write into a `.keras` file how often and when each row was trained.

@@ -155,8 +155,17 @@ def ensure_bound(optimizer: Any, variable: TableVariableBase) -> bool:
 
 
 def _bind(optimizer: Any, variable: TableVariableBase) -> None:
-    """Give the table the optimizer's rule, with the slots it had here before, or new ones."""
+    """Give the table the optimizer's rule, with the slots it had here before, or new ones.
+
+    Raises:
+        ValueError: it had slots on a disk before, which are gone.
+    """
     slots = variable.slots.setdefault(optimizer, {})
+    if slots and variable.on_disk:
+        raise ValueError(
+            f"{variable.path}: the slots of the optimizer {optimizer.name!r} lay on the disk, and "
+            "went when the rows got another's; compile the model with a new optimizer"
+        )
     values = {name: slot.numpy() for name, slot in slots.items()}
     variable.binding.attach(optimizer, "dense")
     try:

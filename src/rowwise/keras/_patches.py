@@ -97,9 +97,10 @@ def _everywhere() -> list[Patch]:
     from keras.src.legacy.saving import legacy_h5_format
     from keras.src.models import Functional
     from keras.src.optimizers.base_optimizer import BaseOptimizer
-    from keras.src.saving import serialization_lib
+    from keras.src.saving import saving_lib, serialization_lib
     from keras.src.trainers.trainer import Trainer
 
+    alone = ("save_weights_only", "load_weights_only")
     opening = ("name", "registered_name", "module", "obj_type", "full_config", "custom_objects")
     flat = ("self", "flat_inputs")
     return [
@@ -107,6 +108,7 @@ def _everywhere() -> list[Patch]:
         Patch(Functional, "_convert_inputs_to_tensors", _ids.convert_inputs, flat),
         Patch(keras.Sequential, "build", _ids.build_sequential, ("self", "input_shape")),
         Patch(serialization_lib, "_retrieve_class_or_fn", _loading.retrieve_class, opening),
+        *(Patch(saving_lib, name, _loading.refuse_weights_alone) for name in alone),
         Patch(legacy_h5_format, "save_weights_to_hdf5_group", _dynamic.refuse_legacy_file),
         Patch(Trainer, "compile", _loading.compile_model),
         Patch(Trainer, "get_compile_config", _loading.compile_config, ("self",)),
@@ -115,14 +117,8 @@ def _everywhere() -> list[Patch]:
 
 
 def _on_torch() -> list[Patch]:
-    from keras.src.saving import saving_lib
-
-    names = ("save_weights_only", "load_weights_only")
-    return [
-        *(Patch(saving_lib, name, _loading.refuse_weights_alone) for name in names),
-        # Keras refuses the formats that it does not have on torch before anything is traced.
-        Patch(keras.Model, "export", _dynamic.refuse_export),
-    ]
+    # Keras refuses the formats that it does not have on torch before anything is traced.
+    return [Patch(keras.Model, "export", _dynamic.refuse_export)]
 
 
 def _on_jax() -> list[Patch]:

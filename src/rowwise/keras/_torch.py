@@ -19,7 +19,7 @@ from rowwise.keras import _scopes
 from rowwise.keras._dynamic_variable import NO_INDEX, DynamicVariableBase
 from rowwise.keras._gradients import RowAccumulator, SparseGradient, coalesce
 from rowwise.keras._ids import explain_float_ids
-from rowwise.keras._initial_values import Draw, Sampler, draw_of
+from rowwise.keras._initial_values import Draw, Sampler
 from rowwise.keras._optimizer import (
     SparseGradientOptimizer,
     TableOptimizer,
@@ -68,15 +68,6 @@ def sampler(draw: Draw, dtype: str) -> Sampler:
         return values.float().numpy()
 
     return sample
-
-
-# What `rowwise.Table` calls a distribution of Keras's.
-_NAMES = {
-    ("uniform", -0.05, 0.05): "uniform",
-    ("normal", 0.0, 0.05): "normal",
-    ("normal", 0.0, 1.0): "unit-normal",
-    ("constant", 0.0, 0.0): "zeros",
-}
 
 
 # ---------------------------------------------------------------------- variables
@@ -140,10 +131,10 @@ class TableVariable(TableVariableBase, keras.Variable):
             self.table = self._table_of(keras.ops.convert_to_numpy(value))
         self._device = _keras_device()
         self._move_to_device()
-        if self.memory is None:
-            self._value = _Value(self.table, requires_grad=self.trainable)
-        else:
+        if self.on_disk:
             self._value = DiskWeight.over(self.table, requires_grad=self.trainable)
+        else:
+            self._value = _Value(self.table, requires_grad=self.trainable)
         self.forget_optimizers()
 
     def _move_to_device(self) -> None:
@@ -159,21 +150,11 @@ class TableVariable(TableVariableBase, keras.Variable):
         if self.table.store is not host:
             self._value.rebind(self.table)
 
-    def _initialize_with_initializer(self, initializer: Any) -> None:
-        draw = draw_of(initializer, self.shape)
-        name = None if draw is None else _NAMES.get((draw.distribution, draw.a, draw.b))
-        if self.memory is None or draw is None or name is None:
-            super()._initialize_with_initializer(initializer)
-            return
-        # Rows on a disk are drawn when they are first read.
-        seed = draw.seed if isinstance(draw.seed, int) else None
-        self._initialize(self._new_table(self.shape, name, seed))
-
     def _direct_assign(self, value: Any) -> None:
-        if self.memory is None:
-            super()._direct_assign(value)
-        else:
+        if self.on_disk:
             self.table.store.write(value.detach().cpu().numpy())
+        else:
+            super()._direct_assign(value)
 
     def sampler(self, draw: Draw) -> Sampler | None:
         """Return what draws Keras's numbers block by block; None on a device."""
@@ -187,8 +168,8 @@ class TableVariable(TableVariableBase, keras.Variable):
         else:
             super().step_table(table, ids, _on_host(gradients), rate, number)
 
-    def make_slot(self, slot: str, name: str) -> SlotVariable:
-        """Return a variable `name` of a slot of the table."""
+    def slot_in_memory(self, slot: str, name: str) -> SlotVariable:
+        """Return a variable `name` over a slot of the table."""
         return SlotVariable(self.table, slot, name)
 
     def make_accumulator(self, name: str) -> AccumulatorVariable:
@@ -203,9 +184,7 @@ class TableVariable(TableVariableBase, keras.Variable):
         self._shape = self.table.shape
         for slots in self.slots.values():
             for slot in slots.values():
-                if self.memory is None:
-                    slot.value.rebind(self.table)
-                    slot._shape = slot_shape(self.table)
+                slot.rebind(self.table)
         for accumulator in self.accumulators.values():
             accumulator.reset(*self.table.shape)
 
@@ -237,11 +216,8 @@ class SlotVariable(keras.Variable):
         self.rebind(self.table)
 
     def rebind(self, table: Table) -> None:
-        """Take the slot's memory of `table`; of one on a disk the table alone has the slot."""
+        """Take the slot's memory of `table`."""
         self.table = table
-        if table.store.device == "disk":
-            self._value = torch.nn.Parameter(torch.zeros(()), requires_grad=False)
-            return
         self._value = TableParameter(table, self.slot, requires_grad=False)
         self._shape = slot_shape(table)
 
@@ -311,7 +287,7 @@ def lookup(variable: Any, ids: Any) -> Any:
     frozen = getattr(variable, "frozen_row", None)
     # In a stateless call the values are the caller's.
     if isinstance(variable, TableVariable) and value is variable._value:
-        by_row = variable.binding.mode == "sparse" or variable.memory is not None
+        by_row = variable.binding.mode == "sparse" or variable.on_disk
         rows = lookup_rows(value, ids, by_row, frozen)
     else:
         check_range(ids, value.shape[0])
@@ -344,7 +320,7 @@ def pool(variable: TableVariable, ids: Any, weights: Any, learned: bool) -> Any:
     value = uncast_value(variable)
     if value is not variable._value:
         return None
-    by_row = variable.binding.mode == "sparse" or variable.memory is not None
+    by_row = variable.binding.mode == "sparse" or variable.on_disk
     return pool_rows(value, ids, None, weights, by_row)
 
 
@@ -387,6 +363,7 @@ class OptimizerMixin(SparseGradientOptimizer):
             if (int(self._iterations.numpy()) + 1) % steps:
                 return None
             ids, gradients = sums.pop()
+        variable.check_batch(ids)
         return SparseGradient(ids, torch.as_tensor(gradients, device=gradient.device))
 
     def step_table(self, variable: Any, gradient: SparseGradient, learning_rate: Any) -> Any:

@@ -20,6 +20,14 @@ from rowwise.table import Table
 
 _NOT_COPIED = ("binding", "slots", "accumulators")
 
+# What `rowwise.Table` calls a distribution of Keras's.
+_NAMES = {
+    ("uniform", -0.05, 0.05): "uniform",
+    ("normal", 0.0, 0.05): "normal",
+    ("normal", 0.0, 1.0): "unit-normal",
+    ("constant", 0.0, 0.0): "zeros",
+}
+
 
 class TableVariableBase:
     """Mixed into each backend's `TableVariable`, before `keras.Variable`.
@@ -68,6 +76,12 @@ class TableVariableBase:
     def _initialize_with_initializer(self, initializer: Any) -> None:
         """Start the rows with what an initializer gives, drawn straight into the table."""
         draw = draw_of(initializer, self.shape)
+        name = None if draw is None else _NAMES.get((draw.distribution, draw.a, draw.b))
+        if self.on_disk and draw is not None and name is not None:
+            # Rows on a disk are drawn when they are first read.
+            seed = draw.seed if isinstance(draw.seed, int) else None
+            self._initialize(self._new_table(self.shape, name, seed))
+            return
         if draw is not None and draw.distribution == "constant":
             sample: Sampler | None = constant(draw.a)
         else:
@@ -108,6 +122,34 @@ class TableVariableBase:
             table.store.write(values[first:end], np.arange(first, end))
         return table
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether the rows lie on a disk."""
+        return self.memory is not None
+
+    def check_in_memory(self, what: str) -> None:
+        """Refuse what needs all rows as an array, where they lie on a disk.
+
+        Raises:
+            RuntimeError: with what to do instead.
+        """
+        if self.on_disk:
+            raise RuntimeError(
+                f"{self.path} does not support {what}: its rows lie on a disk, and memory may not "
+                "hold all rows. For vectors, call the layer with ids; layer.table.save(path) "
+                "writes all rows to a file"
+            )
+
+    def check_batch(self, ids: Any) -> None:
+        """Refuse a step of more distinct rows than memory holds of those on a disk.
+
+        Raises:
+            MemoryError: with their number.
+        """
+        if self.on_disk:
+            store: Any = self.table.store
+            store.check_batch(ids)
+
     # ------------------------------------------------------------------ what a backend defines
 
     def _initialize(self, value: Any) -> None:
@@ -118,8 +160,8 @@ class TableVariableBase:
         """Return what draws Keras's numbers block by block; None: it would draw others."""
         raise NotImplementedError
 
-    def make_slot(self, slot: str, name: str) -> Any:
-        """Return a variable `name` of a slot of the table."""
+    def slot_in_memory(self, slot: str, name: str) -> Any:
+        """Return a variable `name` over a slot of the table."""
         raise NotImplementedError
 
     def make_accumulator(self, name: str) -> Any:
@@ -147,6 +189,10 @@ class TableVariableBase:
 
     # ------------------------------------------------------------------ binding
 
+    def make_slot(self, slot: str, name: str) -> Any:
+        """Return a variable `name` of a slot of the table."""
+        return DiskSlot(name) if self.on_disk else self.slot_in_memory(slot, name)
+
     def detach_slots(self, optimizer: Any) -> None:
         """Copy the slots of every other optimizer out of the table, which gets new ones."""
         for other, slots in self.slots.items():
@@ -159,13 +205,21 @@ class TableVariableBase:
         Raises:
             ValueError: the rows lie on a disk.
         """
-        if self.memory is not None:
+        self.check_may_be_dense(reason)
+        self.table.rule = None
+        self.binding.fall_back_to_dense(reason, rows=self.shape[0], name=self.path, stacklevel=3)
+
+    def check_may_be_dense(self, reason: DenseFallback) -> None:
+        """Refuse steps over all rows where these lie on a disk.
+
+        Raises:
+            ValueError: with the reason for such steps.
+        """
+        if self.on_disk:
             raise ValueError(
                 f"{self.path}: {reason}; an embedding on a disk is stepped by a rule alone: choose "
                 "other options, or leave out scratch and memory"
             )
-        self.table.rule = None
-        self.binding.fall_back_to_dense(reason, rows=self.shape[0], name=self.path, stacklevel=3)
 
     def read_scalar(self, read: Callable[[], Any]) -> float | None:
         """Return a number that an optimizer keeps; None while a program is still making it."""
@@ -200,6 +254,19 @@ class TableVariableBase:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.forget_optimizers()
+
+
+class DiskSlot(keras.Variable):
+    """A slot that the table alone has, on the disk: to Keras a number, which nobody reads."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(0.0, dtype="float32", trainable=False, name=name)
+
+    def rebind(self, table: Table) -> None:
+        """Do nothing: the table has the slot."""
+
+    def detach(self) -> None:
+        """Do nothing: the slot goes when the table gets another optimizer's."""
 
 
 def slot_shape(table: Table) -> tuple[int, int]:

@@ -315,6 +315,14 @@ class DiskStore:
                 f"learning_rate * weight_decay = {1 - step.decay_factor:g} must be below 1 for a "
                 "table on disk"
             )
+        self.check_batch(ids)
+
+    def check_batch(self, ids: Ids) -> None:
+        """Refuse a batch of rows ids (...,) of which the cache cannot hold all at once.
+
+        Raises:
+            MemoryError: with the number of distinct rows.
+        """
         if ids.size > len(self._row_of):
             self._check_room(np.unique(ids).size)
 

@@ -205,8 +205,8 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
         """Return what draws Keras's numbers block by block; None: JAX is set to draw others."""
         return sampler(draw, self._dtype)
 
-    def make_slot(self, slot: str, name: str) -> SlotVariable:
-        """Return a variable `name` of a slot of the table."""
+    def slot_in_memory(self, slot: str, name: str) -> SlotVariable:
+        """Return a variable `name` over a slot of the table."""
         return SlotVariable(self.table, slot, name)
 
     def make_accumulator(self, name: str) -> AccumulatorVariable:

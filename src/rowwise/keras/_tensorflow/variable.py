@@ -78,6 +78,7 @@ class TableResource(BaseResourceVariable):
     def _read_variable_op(self, no_copy: bool = False) -> Any:
         """Return the whole array, differentiable."""
         owner = self.owner
+        owner.check_in_memory("a read of the whole array")
         array_now, shape = WeakCallback(type(owner).read_array, owner), owner._shape
 
         @custom_gradient
@@ -187,6 +188,9 @@ class TableBacked(keras.Variable):
         """Set the values (rows, dim) that lie with the table."""
         raise NotImplementedError
 
+    def check_in_memory(self, what: str) -> None:
+        """Refuse what needs the whole array where memory may not hold it."""
+
     def _make_token(self) -> None:
         self._value = TableResource(self, self.name, self.trainable, self._dtype)
         self.errors = deferred_errors()
@@ -284,8 +288,8 @@ class TableVariable(TableVariableBase, TableBacked):
         """Return what draws Keras's numbers block by block; None where there is a GPU."""
         return sampler(draw, self._dtype)
 
-    def make_slot(self, slot: str, name: str) -> SlotVariable:
-        """Return a variable `name` of a slot of the table."""
+    def slot_in_memory(self, slot: str, name: str) -> SlotVariable:
+        """Return a variable `name` over a slot of the table."""
         return SlotVariable(self.table, slot, name)
 
     def make_accumulator(self, name: str) -> AccumulatorVariable:
@@ -310,6 +314,7 @@ class TableVariable(TableVariableBase, TableBacked):
 
     def fall_back_to_dense(self, reason: DenseFallback) -> None:
         """Leave the steps to Keras from now on, over all rows."""
+        self.check_may_be_dense(reason)
         self._table.materialize()
         mine: list[Any] = [self, *self.accumulators.values()]
         mine += [slot for slots in self.slots.values() for slot in slots.values()]
@@ -319,6 +324,7 @@ class TableVariable(TableVariableBase, TableBacked):
 
     def read_array(self) -> Floats:
         """Return the present rows (rows, dim)."""
+        self.check_in_memory("a read of the whole array")
         return self.table.to_numpy()
 
     def write_array(self, values: Floats) -> None:
@@ -338,6 +344,10 @@ class TableVariable(TableVariableBase, TableBacked):
             def backward(gradients: Any) -> Any:
                 places = tf.cast(tf.reshape(ids, [-1]), "int64")
                 gradients = tf.reshape(gradients, [-1, dim])
+                if self.on_disk:  # a batch too large is to be found before any variable moves
+                    checked = call(WeakCallback(_fits, self), tf.float32, places, errors=errors)
+                    with tf.control_dependencies([checked]):
+                        gradients = tf.identity(gradients)
                 if frozen_row is not None:
                     moving = places != frozen_row
                     gradients = tf.where(moving[:, None], gradients, tf.zeros_like(gradients))
@@ -374,6 +384,11 @@ def _gather(variable: TableVariable, ids: Any) -> Any:
     vectors = _native.empty(ids.size, dim).reshape(*ids.shape, dim)
     variable.table.store.gather(ids, vectors)
     return vectors
+
+
+def _fits(variable: TableVariable, ids: Any) -> np.float32:
+    variable.check_batch(ids)
+    return np.float32(0)
 
 
 class SlotVariable(TableBacked):
