@@ -43,14 +43,16 @@ class DeferredErrors:
 
     Attributes:
         shape: (rows, ...).
-        program: what programs call natively.
+        program: what programs call.
+        is_native: whether they call it without Python, where they can.
         has_effects: whether JAX keeps calls that change something, and knows when they are done
             (`jax.effects_barrier`). Where not, programs start faster, half a millisecond a step;
             their results must be used, and waited for.
     """
 
     shape: Any
-    program: _native.Program
+    program: Any
+    is_native = True
     has_effects = False
 
     def forget_programs(self, path: str) -> None:

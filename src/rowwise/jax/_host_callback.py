@@ -137,7 +137,7 @@ def call_table(
         attributes: what the program is made with: rule, clip, keys, untrained; and raises, where
             nobody takes the errors of the program, which one then ends.
     """
-    if not calls_natively():
+    if not own.is_native or not calls_natively():
         callback = own.callback("call", method, *attributes.items())
         return call(callback, shape, dtype, *arrays, changes=changes)
     return call_native(

@@ -127,7 +127,8 @@ class TableInPrograms(DeferredErrors):
         """Return the gradient of the token, which counts the pass that `method` pushes."""
         # The order is an argument: where nothing is compiled, each pass has one of its own.
         batch = (jnp.int32(order), token, *batch)
-        if method == "push_rows" and not self.has_effects and calls_natively():
+        native = self.is_native and calls_natively()
+        if method == "push_rows" and native and not self.has_effects:
             return push_rows(self.program.key, self.token_size, *batch)
         return call_table(self, method, (self.token_size,), np.float32, *batch, changes=True)
 

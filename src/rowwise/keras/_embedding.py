@@ -13,7 +13,7 @@ import numpy as np
 from rowwise._checks import check_rounding
 from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
-from rowwise.keras._backend import BACKEND, backend
+from rowwise.keras._backend import backend
 from rowwise.keras._ids import takes_ids
 from rowwise.keras._optimizer import freeze_row
 from rowwise.keras._quantized import dequantize_int4, dequantize_int8
@@ -57,7 +57,7 @@ class Embedding(keras.layers.Embedding):
             is, whatever Keras optimizer trains the others. (Keras's layer has no such option, and
             does not open a file of a layer that uses it.)
         scratch, memory: for rows on a disk, of which those used lately are in memory; see
-            `rowwise.Table` and docs/larger-than-memory.md. On torch and TensorFlow.
+            `rowwise.Table` and docs/larger-than-memory.md.
         rounding: keep variables of bfloat16 or float16 (`dtype="bfloat16"`) on a table, too, and
             round them so: "nearest" or "stochastic", see `rowwise.Table`. Slots and arithmetic are
             then float32, where Keras's have 16 bits: the numbers are those of the table, and are
@@ -148,7 +148,7 @@ class Embedding(keras.layers.Embedding):
         """Refuse rows on a disk where they cannot be had.
 
         Raises:
-            ValueError: one of the two without the other; another backend than torch.
+            ValueError: one of the two without the other; there are no tables.
             TypeError: memory that is no size.
         """
         if memory is None and scratch is not None:
@@ -157,11 +157,8 @@ class Embedding(keras.layers.Embedding):
             )
         if cached_bytes(memory, scratch) is None:
             return
-        if BACKEND == "jax" or TableVariableBase.refused:
-            raise ValueError(
-                "rows on a disk need Keras's backend torch or tensorflow, of a version that tables "
-                "are built on"
-            )
+        if TableVariableBase.refused:
+            raise ValueError(f"rows on a disk need a table: {TableVariableBase.refused}")
 
     def add_weight(self, *args: Any, name: str | None = None, **options: Any) -> Any:
         """Make a variable, as Keras does; on a table, if it has one row per id."""
@@ -237,11 +234,14 @@ class Embedding(keras.layers.Embedding):
             ValueError: the layer is not built, or its weights are not kept in a table (quantized,
                 or of 16 bits without `rounding=`).
         """
+        return self._table_variable().table
+
+    def _table_variable(self) -> TableVariableBase:
         embeddings = getattr(self, "_embeddings", None)
         if not isinstance(embeddings, TableVariableBase):
             cause = TableVariableBase.refused or "is it built, and float32 or with rounding=?"
             raise ValueError(f"layer {self.name!r} has no table: {cause}")
-        return embeddings.table
+        return embeddings
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         """Return vectors (..., D) of the rows inputs (...,)."""
@@ -377,7 +377,7 @@ class Embedding(keras.layers.Embedding):
         Raises:
             IndexError, TypeError, ValueError: bad ids, see `rowwise.Table.lookup`.
         """
-        self.table.prefetch(keras.ops.convert_to_numpy(ids))
+        self._table_variable().prefetch(keras.ops.convert_to_numpy(ids))
 
     def _initial_rows(self, shape: tuple[int, int]) -> Any:
         return keras.ops.convert_to_numpy(self.embeddings_initializer(shape))

@@ -354,6 +354,7 @@ class OptimizerMixin(SparseGradientOptimizer):
         if not ensure_bound(self, variable):
             variable.table.store.record_external_step(ids)
             return gradient.to_dense() if gradient.is_sparse else gradient
+        variable.check_batch(ids)
         steps = self.gradient_accumulation_steps
         if steps or self.clipnorm or self.clipvalue or self.global_clipnorm:
             ids, gradients = coalesce(variable.table, ids, gradients)
@@ -363,7 +364,6 @@ class OptimizerMixin(SparseGradientOptimizer):
             if (int(self._iterations.numpy()) + 1) % steps:
                 return None
             ids, gradients = sums.pop()
-        variable.check_batch(ids)
         return SparseGradient(ids, torch.as_tensor(gradients, device=gradient.device))
 
     def step_table(self, variable: Any, gradient: SparseGradient, learning_rate: Any) -> Any:

@@ -6,7 +6,7 @@ import gc
 import random
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -140,15 +140,24 @@ class TableVariableBase:
                 "writes all rows to a file"
             )
 
+    def prefetch(self, ids: Any) -> None:
+        """Begin to read rows ids (...,) from the disk; see `rowwise.Table.prefetch`."""
+        self.table.prefetch(ids)
+
     def check_batch(self, ids: Any) -> None:
-        """Refuse a step of more distinct rows than memory holds of those on a disk.
+        """Refuse a gradient of rows ids (n,) on a disk of which memory cannot hold all at once.
+
+        The rows of gradients that it is to be summed up with count, too.
 
         Raises:
-            MemoryError: with their number.
+            MemoryError: with the number of distinct rows.
         """
-        if self.on_disk:
-            store: Any = self.table.store
-            store.check_batch(ids)
+        if not self.on_disk:
+            return
+        owner, store = self.binding.owner, cast(Any, self.table.store)
+        if owner is not None and owner in self.accumulators:
+            ids = np.concatenate([ids, self.accumulators[owner].sums.touched])
+        store.check_batch(ids)
 
     # ------------------------------------------------------------------ what a backend defines
 

@@ -22,11 +22,11 @@ from rowwise.keras import _gradients
 from rowwise.keras._dynamic_variable import NO_INDEX
 from rowwise.keras._ids import validate_ids, validate_ids_in_range
 from rowwise.keras._jax.deferred_errors import Rows, running
+from rowwise.keras._jax.disk_program import UNTRAINED
 from rowwise.keras._jax.variable import DynamicVariable, TableBacked, TableVariable, is_token
 from rowwise.keras._scopes import cast_like_variable, exporting, is_symbolic_call, uncast_value
 
 supports_jit = True
-_UNTRAINED = ("zeros", "mean", "error")  # as native/programs.hpp counts them
 
 
 def to_ids(inputs: Any) -> Any:
@@ -162,7 +162,7 @@ def fill_untrained(variable: TableVariable, ids: Any, vectors: Any, untrained: U
         vectors.dtype,
         ids,
         jax.lax.stop_gradient(vectors),
-        untrained=_UNTRAINED.index(untrained),
+        untrained=UNTRAINED.index(untrained),
         raises=not variable.holds_token,
     )
 

@@ -28,8 +28,10 @@ from rowwise.keras._dynamic_variable import DynamicVariableBase
 from rowwise.keras._gradients import nonzero_rows
 from rowwise.keras._ids import validate_ids_in_range
 from rowwise.keras._initial_values import Draw, Sampler
+from rowwise.keras._jax.disk_program import DiskProgram
 from rowwise.keras._jax.initial_values import sampler
 from rowwise.keras._variable import TableVariableBase, slot_shape
+from rowwise.rules import Rule
 from rowwise.store import in_memory
 from rowwise.table import Table
 
@@ -201,6 +203,10 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
         """Record the token that a program, which may still run, will give."""
         _in_flight[self._table] = token
 
+    def prefetch(self, ids: Any) -> None:
+        """Begin to read rows ids (...,) from the disk, while the steps asked for are made."""
+        self._table.prefetch(ids)
+
     def sampler(self, draw: Draw) -> Sampler | None:
         """Return what draws Keras's numbers block by block; None: JAX is set to draw others."""
         return sampler(draw, self._dtype)
@@ -212,6 +218,42 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
     def make_accumulator(self, name: str) -> AccumulatorVariable:
         """Return a variable `name` of sums of the table's gradients."""
         return AccumulatorVariable(self, name)
+
+    @property
+    def is_native(self) -> bool:  # type: ignore[override]
+        """Whether programs call the table without Python."""
+        return not self.on_disk
+
+    def serve_programs(self, path: str, frozen_row: int | None = None) -> None:
+        """Let new programs call the table, and none that were made before."""
+        if not self.on_disk:
+            super().serve_programs(path, frozen_row)
+            return
+        self.forget_programs(path)
+        self.program = DiskProgram(self.program, path, self._table)
+        self.frozen_row = frozen_row
+        self.token_size = CAPACITY + 2
+
+    def call(self, out: Any, method: str, *attributes_and_arrays: Any) -> None:
+        """Answer a program that calls the table by way of Python."""
+        if not self.on_disk:
+            super().call(out, method, *attributes_and_arrays)
+            return
+        made_with: dict[str, Any] = dict(a for a in attributes_and_arrays if isinstance(a, tuple))
+        arrays = attributes_and_arrays[len(made_with) :]
+        self.program.call(method, out, *arrays, **made_with)
+
+    def pop_errors(self) -> list[Exception]:
+        """Return the errors that programs have met, and forget them."""
+        errors = super().pop_errors()
+        if self.on_disk:
+            errors += self.program.errors
+            self.program.errors = []
+        return errors
+
+    def number_of(self, rule: Rule) -> int:
+        """Return the number by which programs know the table's present rule."""
+        return self.program.number_of(rule) if self.on_disk else super().number_of(rule)
 
     def forget_optimizers(self) -> None:
         """Start without an optimizer."""
@@ -267,6 +309,7 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
 
     def fall_back_to_dense(self, reason: DenseFallback) -> None:
         """Leave the steps to Keras from now on, over all rows."""
+        self.check_may_be_dense(reason)
         mine = [*self.accumulators.values()]
         mine += [slot for slots in self.slots.values() for slot in slots.values()]
         for variable in mine:
@@ -275,6 +318,7 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
 
     def read_array(self) -> Floats:
         """Return the present rows (rows, dim)."""
+        self.check_in_memory("a read of the whole array")
         return self._table.to_numpy()
 
     def write_array(self, values: Floats) -> None:
@@ -288,6 +332,7 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
 
     def _array_in_a_program(self, token: Any) -> Any:
         """Return the whole array, differentiable: the gradient is one of all rows."""
+        self.check_in_memory("a read of the whole array")
 
         @jax.custom_vjp
         def read(token: Any) -> Any:
@@ -322,6 +367,8 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
         self.token_size += 1  # JAX makes programs again where a size changes
         for accumulator in self.accumulators.values():
             accumulator.reset()
+        if self.on_disk:  # the program asks the table for its store
+            return
         store, before = in_memory(self._table.store), self.program.version
         store.serve(self.program)
         if store.version <= before:  # a table from elsewhere has counted for itself

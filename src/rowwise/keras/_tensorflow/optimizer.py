@@ -15,6 +15,7 @@ from rowwise.keras._gradients import SparseGradient, coalesce
 from rowwise.keras._optimizer import SparseGradientOptimizer, TableOptimizer, ensure_bound
 from rowwise.keras._tensorflow.host_callback import WeakCallback, call
 from rowwise.keras._tensorflow.variable import AccumulatorVariable, TableVariable
+from rowwise.keras._variable import variable_of
 from rowwise.rules import Rule
 from rowwise.store import in_memory
 
@@ -24,7 +25,10 @@ _MULTI_OPTIMIZER = getattr(keras.optimizers, "MultiOptimizer", ())  # newer than
 
 class _OrderedMixin(TableOptimizer):
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        """Make a step once all gradients are there: a graph that fails must not count it."""
+        """Make a step once all gradients are there: a graph that fails must not count it.
+
+        Gradients of too many rows on a disk are found before, too.
+        """
         apply = super().apply  # type: ignore[misc]
         if not self.built:  # what Keras builds in a graph stays as it is
             if not isinstance(self, _MULTI_OPTIMIZER):
@@ -32,7 +36,16 @@ class _OrderedMixin(TableOptimizer):
             self.build(trainable_variables)  # its apply builds, but leaves it unbuilt
             self.built = True
         grads = list(grads)
-        with tf.control_dependencies([gradient for gradient in grads if gradient is not None]):
+        variables = (
+            self._trainable_variables if trainable_variables is None else trainable_variables
+        )
+        checks = [
+            call(WeakCallback(_check_batch, v), tf.float32, _as_rows(g)[0], errors=v.errors)
+            for g, v in zip(grads, map(variable_of, variables), strict=True)
+            if g is not None and isinstance(v, TableVariable) and v.on_disk
+        ]
+        first = [gradient for gradient in grads if gradient is not None]
+        with tf.control_dependencies(first + checks):
             return apply(grads, trainable_variables)
 
 
@@ -95,6 +108,11 @@ def _as_rows(gradient: Any) -> tuple[Any, Any]:
 
 
 # ---------------------------------------------------------------------- what the host does
+
+
+def _check_batch(variable: TableVariable, ids: Any) -> np.float32:
+    variable.check_batch(ids)
+    return np.float32(0)
 
 
 def _coalesce(variable: TableVariable, ids: Any, gradients: Any) -> Any:

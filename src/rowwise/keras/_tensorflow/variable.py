@@ -344,10 +344,6 @@ class TableVariable(TableVariableBase, TableBacked):
             def backward(gradients: Any) -> Any:
                 places = tf.cast(tf.reshape(ids, [-1]), "int64")
                 gradients = tf.reshape(gradients, [-1, dim])
-                if self.on_disk:  # a batch too large is to be found before any variable moves
-                    checked = call(WeakCallback(_fits, self), tf.float32, places, errors=errors)
-                    with tf.control_dependencies([checked]):
-                        gradients = tf.identity(gradients)
                 if frozen_row is not None:
                     moving = places != frozen_row
                     gradients = tf.where(moving[:, None], gradients, tf.zeros_like(gradients))
@@ -384,11 +380,6 @@ def _gather(variable: TableVariable, ids: Any) -> Any:
     vectors = _native.empty(ids.size, dim).reshape(*ids.shape, dim)
     variable.table.store.gather(ids, vectors)
     return vectors
-
-
-def _fits(variable: TableVariable, ids: Any) -> np.float32:
-    variable.check_batch(ids)
-    return np.float32(0)
 
 
 class SlotVariable(TableBacked):
