@@ -3,6 +3,7 @@
 import re
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,10 @@ def test_kernels_are_compiled_once_and_kept(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # where nothing can be written
     assert _kernels.cached_kernels(sgd, (9, 0)) == b"compiled"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", lambda: Path("~nobody there").expanduser())  # without one
+    assert _kernels.cached_kernels(sgd, (9, 0)) == b"compiled"
+    assert len(calls) == 5
 
 
 def test_without_the_compiler_the_error_says_how_to_get_it(monkeypatch):

@@ -431,6 +431,7 @@ def test_a_rule_whose_kernels_fail_is_stepped_by_torch(place, monkeypatch):
     ("error", "reason"),
     [
         (RuntimeError("CUDA's cuLaunchKernel failed: too much"), "cuLaunchKernel failed"),
+        (ValueError("too many numbers for one launch"), "too many numbers"),
         (torch.OutOfMemoryError("no room"), None),
     ],
 )

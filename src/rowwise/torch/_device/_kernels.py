@@ -86,42 +86,47 @@ def cached_kernels(rule: _native.Rule, capability: tuple[int, int]) -> bytes:
     key = hashlib.sha256()
     about = (_native.rule_class(rule), known[-1], ptx, library.version, _OPTIONS)
     key.update(repr((about, sorted(_native.device_texts()), sorted(_HEADERS.items()))).encode())
-    path = cache_folder() / f"{key.hexdigest()[:32]}.{'ptx' if ptx else 'cubin'}"
-    kept = _kept(path)
+    name = f"{key.hexdigest()[:32]}.{'ptx' if ptx else 'cubin'}"
+    kept = _kept(name)
     if kept is not None:
         return kept
     compiled, _ = compile_kernels(rule, known[-1], ptx=ptx, compiler=library)
-    _keep(path, compiled)
+    _keep(name, compiled)
     return compiled
 
 
 def cache_folder() -> Path:
-    """Return the folder of compiled kernels: below XDG_CACHE_HOME, or ~/.cache."""
+    """Return the folder of compiled kernels: below XDG_CACHE_HOME, or ~/.cache.
+
+    Raises:
+        RuntimeError: the user has no home, as in some containers.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "rowwise" / "kernels"
 
 
-def _kept(path: Path) -> bytes | None:
+def _kept(name: str) -> bytes | None:
     """Return what `_keep` wrote; None where there is no such file, or a damaged one."""
     try:
-        content = path.read_bytes()
-    except OSError:
+        content = (cache_folder() / name).read_bytes()
+    except (OSError, RuntimeError):
         return None
     checksum, compiled = content[:_CHECKSUM], content[_CHECKSUM:]
     return compiled if checksum == hashlib.sha256(compiled).digest() else None
 
 
-def _keep(path: Path, compiled: bytes) -> None:
-    """Write a file of a checksum and the kernels; without room or permission, none."""
+def _keep(name: str, compiled: bytes) -> None:
+    """Write a file of a checksum and the kernels; without a place, room or permission, none."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent)
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(dir=folder)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(hashlib.sha256(compiled).digest() + compiled)
-            os.replace(name, path)
+            os.replace(draft, folder / name)
         except BaseException:
-            os.unlink(name)
+            os.unlink(draft)
             raise
-    except OSError:
+    except (OSError, RuntimeError):
         return
