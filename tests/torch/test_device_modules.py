@@ -449,7 +449,7 @@ def test_a_check_that_cannot_run_is_the_reason_but_for_want_of_memory(error, rea
         assert reason in why_unusable(torch.device(DEVICE))
 
 
-@pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is :DeprecationWarning")
 @pytest.mark.parametrize(
     "within",
     [
