@@ -712,6 +712,21 @@ def test_torch_s_default_dtype_is_not_that_of_a_table(dtype, options, monkeypatc
     assert all(state[name].itemsize >= 4 for name in ("step", "mu_product"))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_step_of_another_optimizer_trains_it_densely():
+    modules = pair()
+    for module in modules:
+        optimizer = torch.optim.Adam(module.parameters(), 0.1)
+        step_of = torch.compile if module is modules[1] else lambda made, backend: made
+        make_step = step_of(lambda made=optimizer: made.step(), backend="aot_eager")
+        for number in range(2):
+            optimizer.zero_grad()
+            loss_of(module(*on(module, [ids_of(number)]))).backward()
+            make_step()
+    ours, theirs = (host(module.weight) for module in modules)  # compiled, Adam rounds otherwise
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.skipif(ON_GPU, reason="no graph is captured")
 @pytest.mark.parametrize("kind", [rowwise.torch.Embedding, rowwise.torch.EmbeddingBag])
 def test_a_cuda_graph_holds_embeddings_that_none_of_our_optimizers_steps(kind, monkeypatch):

@@ -255,12 +255,14 @@ def _rescaled(gradients: Any, scale: torch.Tensor | None, maximize: bool) -> Any
     return -gradients if maximize else gradients
 
 
+@torch.compiler.disable
 def _make_gradients_dense(optimizer: Any, args: Any, kwargs: Any) -> None:
     """Give an optimizer of torch's own the dense gradients that it expects, before its step.
 
     Gradients are kept by row where one of ours has the weight among its parameters, too. On a GPU
     a weight that none of ours steps leaves its table: torch steps all parameters of a group at once
-    there (foreach, fused), unless one is of a class that it does not know.
+    there (foreach, fused), unless one is of a class that it does not know. A compiled
+    step calls this as it is, and then meets an ordinary parameter.
     """
     if isinstance(optimizer, TableOptimizer):
         return
