@@ -7,6 +7,7 @@ steps before they are measured, as in the middle of training: a dense peer's ste
 from the second on.
 
     python benchmarks/peers.py [--rows 100000 4000000] [--optimizers Adam] [--ids uniform]
+    python benchmarks/peers.py --ours "rowwise on JAX" --rows 10000    # beside its own peers alone
     python benchmarks/peers.py --write      # all cells, into docs/benchmarks.md and step-time.png
     python benchmarks/peers.py --write --resume    # with the cells that a run cut short has made
 """
@@ -106,16 +107,19 @@ class Cell:
     limit: float | None = None
 
 
-def take_up_frameworks(workers: dict[str, Worker]) -> None:
+Rivals = dict[Contender, list[Contender]]
+
+
+def take_up_frameworks(workers: dict[str, Worker], rivals: Rivals) -> None:
     """Lets all make a step first: what their libraries hold from then on is nobody's table."""
-    for ours, peers in RIVALS.items():
+    for ours, peers in rivals.items():
         for one in (ours, *peers):
             workers[one.backend]("make", one.name, one.optimizers[-1], 100)
             workers[one.backend]("run", one.name, 100, False, 2)
             workers[one.backend]("drop", one.name)
 
 
-def measure(cell: Cell, workers: dict[str, Worker]) -> None:
+def measure(cell: Cell, workers: dict[str, Worker], rivals: Rivals) -> None:
     """Fill a cell."""
 
     def run(one: Contender, count: int) -> list[float]:
@@ -130,7 +134,7 @@ def measure(cell: Cell, workers: dict[str, Worker]) -> None:
     def drop(one: Contender) -> None:
         workers[one.backend]("drop", one.name)
 
-    for ours, peers in RIVALS.items():
+    for ours, peers in rivals.items():
         make(ours)
         run(ours, WARM_UP)
         note_peak(ours)  # before a peer comes into the same process
@@ -292,27 +296,33 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10**4, 10**5, 10**6, 4 * 10**6])
     parser.add_argument("--optimizers", nargs="+", default=["SGD", "Adagrad", "RMSprop", "Adam"])
     parser.add_argument("--ids", nargs="+", default=["uniform", "Zipf"])
+    parser.add_argument("--ours", nargs="+", default=OURS, choices=OURS, help="and their peers")
     parser.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
     parser.add_argument("--resume", action="store_true", help="go on where a run was cut short")
     arguments = parser.parse_args()
+    rivals = {ours: peers for ours, peers in RIVALS.items() if ours.title in arguments.ours}
+    if arguments.write and len(rivals) < len(RIVALS):
+        parser.error("--write needs all of ours: leave out --ours")
     MEASURED.parent.mkdir(exist_ok=True)
     if not arguments.resume:
         MEASURED.unlink(missing_ok=True)
-    workers = {backend: Worker(backend) for backend in ("torch", "jax", "tensorflow")}
-    take_up_frameworks(workers)
+    workers = {backend: Worker(backend) for backend in {ours.backend for ours in rivals}}
+    take_up_frameworks(workers, rivals)
     cells = []
     for optimizer in arguments.optimizers:
         for ids in arguments.ids:
             for rows in arguments.rows:
                 cell = measured_before(optimizer, rows, ids) or Cell(optimizer, rows, ids)
                 if not cell.seconds:
-                    measure(cell, workers)
+                    measure(cell, workers, rivals)
                     with MEASURED.open("a") as file:
                         print(json.dumps(asdict(cell)), file=file)
                 cells.append(cell)
                 print(table_of([cell], time_entry)[-1], flush=True)
     for worker in workers.values():
         worker.close()
+    if len(rivals) < len(RIVALS):
+        return
     text = report(cells, sixteen_million() if arguments.write else "")
     print(text)
     if arguments.write:
