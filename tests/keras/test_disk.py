@@ -202,6 +202,8 @@ def test_what_needs_all_rows_is_an_error(tmp_path):
     layer = model.layers[0]
     with pytest.raises(RuntimeError, match="memory may not hold all rows"):
         layer.get_weights()
+    with pytest.raises(ValueError, match="has its rows on a disk, and LoRA would keep"):
+        layer.enable_lora(2)
     with pytest.raises(ValueError, match="an embedding on a disk is stepped by a rule alone"):
         fit(model, lambda: keras.optimizers.Adam(use_ema=True))
     with pytest.raises(ValueError, match="scratch= needs memory="):

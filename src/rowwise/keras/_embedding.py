@@ -273,7 +273,15 @@ class Embedding(keras.layers.Embedding):
         """Adapt the embeddings by A @ B, (V, rank) and (rank, D), and train these alone.
 
         Arguments and errors are Keras's: rank, lora_alpha, a_initializer, b_initializer.
+
+        Raises:
+            ValueError: the rows lie on a disk.
         """
+        if self.memory is not None:
+            raise ValueError(
+                f"layer {self.name!r} has its rows on a disk, and LoRA would keep rank numbers of "
+                "each of them in memory; leave out lora_rank, or scratch= and memory="
+            )
         super().enable_lora(rank, *args, **options)
         if self.freeze_mask_row:
             a = keras.ops.convert_to_numpy(self.lora_embeddings_a).copy()
