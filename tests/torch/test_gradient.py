@@ -28,6 +28,7 @@ READS = {
     "norm -inf": lambda g: torch.linalg.vector_norm(g, -float("inf")),
     "norm 0": lambda g: torch.linalg.vector_norm(g, 0),
     "norm of rows": lambda g: g.norm(dim=1),
+    "norm of columns": lambda g: g.norm(dim=0),
     "largest": lambda g: g.abs().max(),
     "mean": lambda g: g.mean(),
     "a row": lambda g: g[3],
@@ -52,6 +53,24 @@ def test_reading(name):
     mine, other = READS[name](ours.grad), READS[name](theirs.grad)
     mine = mine.to_dense() if mine.is_sparse else mine
     torch.testing.assert_close(mine, other, equal_nan=True)
+
+
+@pytest.mark.parametrize("memory", [None, "1MiB"])
+@pytest.mark.parametrize("foreach", [False, True])
+def test_gradients_set_to_zero_stay_by_row(foreach, memory, tmp_path):
+    on_disk = {} if memory is None else {"scratch": tmp_path, "memory": memory}
+    embedding, theirs = rowwise.torch.Embedding(9, 2, **on_disk), torch.nn.Embedding(9, 2)
+    with torch.no_grad():
+        theirs.weight.copy_(embedding(torch.arange(9)))
+    mine = rowwise.torch.optim.Adam(embedding.parameters(), foreach=foreach)
+    other = torch.optim.Adam(theirs.parameters(), foreach=foreach)
+    for module, optimizer in ((embedding, mine), (theirs, other)) * 3:
+        (module(IDS) * SCALE).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+        assert module.weight.grad.norm() == 0
+    assert embedding.weight.grad.is_sparse
+    torch.testing.assert_close(embedding(torch.arange(9)), theirs(torch.arange(9)))
 
 
 WRITES = {

@@ -114,7 +114,7 @@ _UNCHANGED = (
         for name in (
             "__hash__", "__len__", "size", "dim", "numel", "is_complex", "is_floating_point",
             "element_size", "coalesce", "is_coalesced", "indices", "values", "sparse_dim",
-            "dense_dim", "to_dense", "zero_", "neg_",
+            "dense_dim", "to_dense", "neg_",
         )
     }
     | {torch._has_compatible_shallow_copy_type}
@@ -124,6 +124,19 @@ _UNCHANGED = (
 def _itself(func: Any, gradient: Any) -> Any:
     """gradient.data, gradient.detach(): what changes one changes the other."""
     return NotImplemented if gradient.requires_grad else gradient
+
+
+def _kept_constant(func: Any, gradient: Any, requires_grad: bool = True) -> Any:
+    """Return the gradient, of which no gradient is asked: `zero_grad` says so of each."""
+    if requires_grad or gradient.requires_grad:
+        return NotImplemented
+    return gradient
+
+
+def _zeroed(func: Any, gradient: Any) -> Any:
+    """Make all numbers 0, those of the other rows too."""
+    gradient.lost_zeros = False
+    return func(gradient)
 
 
 def _with_sums(func: Any, gradient: Any) -> Any:
@@ -180,7 +193,9 @@ def _scaled(func: Any, gradient: Any, factor: Any = None, *rest: Any, **named: A
 def _norm(func: Any, gradient: Any, ord: Any = 2, *rest: Any, **named: Any) -> Any:
     """Return the norm of all numbers."""
     ord = named.pop("p", ord)
-    if rest or named or not isinstance(ord, int | float) or ord <= 0:
+    ord = 2 if ord in (None, "fro") else ord  # as `Tensor.norm` calls it
+    plain = all(value is None or value is False for value in (*rest, *named.values()))
+    if not plain or not isinstance(ord, int | float) or ord <= 0:
         return NotImplemented
     return torch.linalg.vector_norm(gradient.coalesce()._values(), ord)
 
@@ -236,6 +251,8 @@ _BY_ROW: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.Tensor.clone, torch.clone), _cloned),
     **dict.fromkeys((torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.cuda), _moved),
     torch.Tensor.data.__set__: _assigned,
+    torch.Tensor.requires_grad_: _kept_constant,
+    torch.Tensor.zero_: _zeroed,
     torch.mul: _scaled,
     torch.div: _scaled,
     torch.linalg.vector_norm: _norm,
@@ -249,6 +266,7 @@ _BY_ROW: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.Tensor._indices, torch.Tensor._values, torch.Tensor._nnz), _with_sums),
     # With foreach=True.
     torch._foreach_norm: _each(torch.linalg.vector_norm),
+    torch._foreach_zero_: _each(torch.Tensor.zero_),
     torch._foreach_mul_: _each(torch.Tensor.mul_),
     torch._foreach_clamp_min_: _each(torch.Tensor.clamp_min_),
     torch._foreach_clamp_max_: _each(torch.Tensor.clamp_max_),
