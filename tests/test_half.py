@@ -309,10 +309,10 @@ def test_what_16_bits_do_not_serve_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is for weights of 16 bits"):
         rowwise.Table(5, 2, rounding="stochastic")
     at_random = {"dtype": "bfloat16", "rounding": "stochastic"}
-    with pytest.raises(ValueError, match="rounded to nearest, not at random: leave out memory="):
+    with pytest.raises(ValueError, match="rounded to nearest, not at random: make the table"):
         rowwise.Table(500, 2, scratch=tmp_path, memory="1MB", **at_random)
     rowwise.Table(500, 2, **at_random).save(tmp_path / "half.safetensors")
-    with pytest.raises(ValueError, match="rounded to nearest, not at random: leave out memory="):
+    with pytest.raises(ValueError, match="rounded to nearest, not at random: make the table"):
         rowwise.Table.load(tmp_path / "half.safetensors", scratch=tmp_path, memory="1MB")
     with pytest.raises(ValueError, match="rows of bfloat16 cannot be trained in place"):
         rowwise.Table(5, 2, dtype="bfloat16").store.train_in_place(lambda *_: None)

@@ -178,7 +178,8 @@ class Embedding(keras.layers.Embedding):
         on_disk = self.memory is not None and name == "embeddings"
         reason = None if on_disk else backend.TableVariable.why_dense(dtype)
         if dtype in _HALVES and self.rounding is None:
-            reason = 'with rounding="nearest" or "stochastic" it is a table with slots of float32'
+            rounding = '"nearest"' if on_disk else '"nearest" or "stochastic"'
+            reason = f"with rounding={rounding} it is a table with slots of float32"
         elif dtype not in ("float32", *_HALVES):
             reason = "rowwise's tables are float32, bfloat16 or float16"
         if reason is not None and on_disk:

@@ -31,8 +31,8 @@ _FRAME_BOOKKEEPING = 8 + 8 + 1 + 1
 _FRAMES_AT_ONCE = 8  # one in so many frames may be on its way to the disk
 
 ROUNDS_AT_RANDOM = (
-    "rows on a disk are rounded to nearest, not at random: leave out memory=, or "
-    "rounding='stochastic'"
+    "rows on a disk are rounded to nearest, not at random: make the table with "
+    "rounding='nearest', or leave out scratch= and memory="
 )
 
 
