@@ -202,10 +202,14 @@ def test_rows_start_as_the_initializer_says(tmp_path):
 def test_what_needs_all_rows_is_an_error(tmp_path):
     model = pair(tmp_path)[1]
     layer = model.layers[0]
-    with pytest.raises(RuntimeError, match="memory may not hold all rows"):
+    with pytest.raises(RuntimeError, match=r"call the layer with ids; layer\.table\.save\(path\)"):
         layer.get_weights()
     with pytest.raises(ValueError, match="has its rows on a disk, and LoRA would keep"):
         layer.enable_lora(2)
+    for option, value in (("regularizer", "l2"), ("constraint", "non_neg")):
+        given = {f"embeddings_{option}": value, "scratch": tmp_path, "memory": SMALL}
+        with pytest.raises(ValueError, match=f"embeddings_{option} needs all rows"):
+            rowwise.keras.Embedding(ROWS, DIM, **given).build()
     with pytest.raises(ValueError, match="an embedding on a disk is stepped by a rule alone"):
         fit(model, lambda: keras.optimizers.Adam(use_ema=True))
     with pytest.raises(ValueError, match="scratch= needs memory="):

@@ -210,6 +210,12 @@ class Embedding(keras.layers.Embedding):
     ) -> Any:
         on_disk = self.memory is not None and name == "embeddings"
         place = {"scratch": self.scratch, "memory": self.memory} if on_disk else {}
+        for option, value in (("regularizer", regularizer), ("constraint", constraint)):
+            if on_disk and value is not None:
+                raise ValueError(
+                    f"{self.name}: embeddings_{option} needs all rows at every step, and they lie "
+                    "on a disk; leave it out, or leave out scratch= and memory="
+                )
         with keras.name_scope(self.name, caller=self):
             variable = backend.TableVariable(
                 initializer=keras.initializers.get(initializer or "glorot_uniform"),

@@ -28,7 +28,7 @@ from rowwise.keras._optimizer import (
     rule_of,
 )
 from rowwise.keras._scopes import cast_like_variable, is_symbolic_call, uncast_value
-from rowwise.keras._variable import TableVariableBase, slot_shape
+from rowwise.keras._variable import WITHOUT_AN_ARRAY, TableVariableBase, slot_shape
 from rowwise.store import HostStore, RowGradient
 from rowwise.table import Table
 from rowwise.torch._device import DeviceStore, is_device, why_unusable
@@ -98,6 +98,14 @@ class _Value(TableParameter):
         return result
 
 
+class _DiskValue(DiskWeight):
+    """The value of a variable whose table lies on a disk."""
+
+    instead = WITHOUT_AN_ARRAY
+    layer = "layer"
+    training = ""
+
+
 class TableVariable(TableVariableBase, keras.Variable):
     """The embeddings: a trainable (rows, dim) variable on a `rowwise.Table`.
 
@@ -132,7 +140,7 @@ class TableVariable(TableVariableBase, keras.Variable):
         self._device = _keras_device()
         self._move_to_device()
         if self.on_disk:
-            self._value = DiskWeight.over(self.table, requires_grad=self.trainable)
+            self._value = _DiskValue.over(self.table, requires_grad=self.trainable)
         else:
             self._value = _Value(self.table, requires_grad=self.trainable)
         self.forget_optimizers()

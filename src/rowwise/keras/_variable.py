@@ -18,6 +18,13 @@ from rowwise.keras._initial_values import Draw, Sampler, blocks, constant, draw_
 from rowwise.store import Folder, RowGradient
 from rowwise.table import Table
 
+# For messages of rows on a disk: how all of them are kept, and what cannot do it.
+WITHOUT_AN_ARRAY = (
+    "layer.table.save(path) writes all rows to a file, and model.save(path) the model. get_weights, "
+    ".weights.h5 and .h5 files, EarlyStopping(restore_best_weights=True) and model.export need all "
+    "rows in memory"
+)
+
 _NOT_COPIED = ("binding", "slots", "accumulators")
 
 # What `rowwise.Table` calls a distribution of Keras's.
@@ -136,8 +143,7 @@ class TableVariableBase:
         if self.on_disk:
             raise RuntimeError(
                 f"{self.path} does not support {what}: its rows lie on a disk, and memory may not "
-                "hold all rows. For vectors, call the layer with ids; layer.table.save(path) "
-                "writes all rows to a file"
+                f"hold all rows. For vectors, call the layer with ids; {WITHOUT_AN_ARRAY}"
             )
 
     def prefetch(self, ids: Any) -> None:

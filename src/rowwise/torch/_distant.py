@@ -11,8 +11,8 @@ from rowwise.sharded import ShardedTable
 from rowwise.table import Table
 
 _NOT_HERE = (
-    "the weight of {of} does not support {what}: {why}. For vectors, call the module with ids; "
-    "to train, step the weight with an optimizer of rowwise.torch.optim; {instead}"
+    "the weight of {of} does not support {what}: {why}. For vectors, call the {layer} with ids; "
+    "{training}{instead}"
 )
 
 
@@ -27,6 +27,7 @@ class DistantWeight(torch.Tensor):
         resumes: whether the table was loaded, so that its next optimizer goes on with its slots.
         of, why, instead: for errors: what it is the weight of, why its values are not here, and
             what gives all of them.
+        layer, training: for errors: what is called with ids, and how it is trained.
     """
 
     table: Any
@@ -34,6 +35,8 @@ class DistantWeight(torch.Tensor):
     of: str
     why: str
     instead: str
+    layer = "module"
+    training = "to train, step the weight with an optimizer of rowwise.torch.optim; "
 
     @classmethod
     def _over(
@@ -91,7 +94,14 @@ class DistantWeight(torch.Tensor):
             RuntimeError: with what to do instead.
         """
         raise RuntimeError(
-            _NOT_HERE.format(what=what, of=self.of, why=self.why, instead=self.instead)
+            _NOT_HERE.format(
+                what=what,
+                of=self.of,
+                why=self.why,
+                instead=self.instead,
+                layer=self.layer,
+                training=self.training,
+            )
         )
 
     def check_place(self, like: torch.Tensor) -> None:
