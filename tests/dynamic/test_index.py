@@ -102,6 +102,11 @@ def test_any_64_bits_are_an_id():
     assert rows.tolist() == [0, 1, 2, 3, 4, 5]
     assert index.find(ids.view(np.uint64)).tolist() == rows.tolist()
     assert index.find([2**63])[0] == rows[3]
+    assert index.find([[2**64 - 1], [1]]).tolist() == [[rows[1]], [rows[4]]]
+    assert index.find(np.array([2**64 - 1, 1], object)).tolist() == [rows[1], rows[4]]
+    for number in (2**64, -(2**63) - 1):
+        with pytest.raises(IndexError, match=f"id {number} has more than 64 bits"):
+            index.find([number])
     assert sorted(index.ids().tolist()) == sorted(ids.tolist())
 
 

@@ -25,6 +25,7 @@ def pack(ids: Any, kind: IdKind) -> tuple[Packed, tuple[int, ...]]:
 
     Raises:
         TypeError: ids of the other kind, or of neither.
+        IndexError: an integer of more than 64 bits.
         ValueError: floats that are not whole, see `rowwise._ids.as_ids`.
     """
     if kind == "integers":
@@ -34,8 +35,11 @@ def pack(ids: Any, kind: IdKind) -> tuple[Packed, tuple[int, ...]]:
                 f"ids must be integers here, not strings such as {array.flat[0].item()!r}; "
                 "ids='strings' takes those"
             )
+        made_floats = array.dtype.kind == "f" and not hasattr(ids, "dtype")
+        if made_floats or array.dtype.kind == "O":
+            array = _of_pythons_integers(ids, array)
         # The same 64 bits: hashes are often given as unsigned numbers.
-        whole = array.view(np.int64) if array.dtype == np.uint64 else as_ids(ids)
+        whole = array.view(np.int64) if array.dtype == np.uint64 else as_ids(array)
         return np.ascontiguousarray(whole).reshape(-1), whole.shape
     array = np.asarray(ids, dtype=object) if not isinstance(ids, np.ndarray) else ids
     strings = array.reshape(-1).tolist()
@@ -44,6 +48,21 @@ def pack(ids: Any, kind: IdKind) -> tuple[Packed, tuple[int, ...]]:
     except (AttributeError, TypeError):
         wrong = next(text for text in strings if not isinstance(text, str))
         raise TypeError(f"ids are strings here, not {wrong!r} ({type(wrong).__name__})") from None
+
+
+def _of_pythons_integers(ids: Any, array: NDArray[Any]) -> NDArray[Any]:
+    """Return Python's integers by their 64 bits, where NumPy made floats or objects of them.
+
+    It makes floats of a list with integers on both sides of 2^63. What holds anything else than
+    integers is returned as NumPy made it.
+    """
+    numbers = np.asarray(ids, dtype=object).reshape(-1).tolist()
+    if not numbers or any(type(number) is not int for number in numbers):
+        return array
+    for number in numbers:
+        if not -(2**63) <= number < 2**64:
+            raise IndexError(f"id {number} has more than 64 bits; give a hash of it")
+    return np.array([number % 2**64 for number in numbers], np.uint64).reshape(array.shape)
 
 
 def pack_strings(strings: list[str]) -> PackedStrings:
