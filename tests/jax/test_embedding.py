@@ -173,6 +173,8 @@ def test_bags_with_learned_weights_have_the_gradients_of_a_gather():
     np.testing.assert_allclose(of_weights, expected, rtol=1e-5)
     run.tx.update(of_token, run.state, run.params)
     np.testing.assert_allclose(run.array, START - 0.1 * of_rows, atol=1e-6)
+    with pytest.raises(TypeError, match="combiner= takes a name"):
+        run.embedding.pool(run.embedding.token(), ids, "sum")
     mean = run.embedding.pool(run.embedding.token(), ids)
     np.testing.assert_allclose(mean, run.embedding.table.pool(ids), rtol=1e-6)
 

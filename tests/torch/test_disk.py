@@ -300,6 +300,13 @@ def test_what_needs_all_rows_is_an_error_that_says_what_to_do(use, tmp_path):
         use(module)
 
 
+def test_prefetch_takes_what_the_module_takes(tmp_path):
+    module = on_disk(tmp_path)
+    for ids in ([1, 2], np.array([1, 2])):
+        with pytest.raises(TypeError, match="ids must be a tensor"):
+            module.prefetch(ids)
+
+
 def test_a_gradient_stays_by_row(tmp_path):
     module = on_disk(tmp_path)
     optim.Adam(module.parameters())

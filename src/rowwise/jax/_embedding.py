@@ -216,7 +216,7 @@ class Embedding(TableInPrograms):
             vectors (..., D) float32.
 
         Raises:
-            IndexError, TypeError: as for a lookup.
+            IndexError, TypeError: as for a lookup; a name for weights.
             ValueError: another combiner; weights of another shape than the ids.
         """
         version, ids = self._version_of(token), self._ids(ids)
@@ -227,6 +227,8 @@ class Embedding(TableInPrograms):
         if weights is None:
             sums = self.pooled(version, ids)
             return sums / max(1, ids.shape[-1]) if combiner == "mean" else sums
+        if isinstance(weights, str):
+            raise TypeError(f"weights must be numbers, not {weights!r}; combiner= takes a name")
         weights = jnp.asarray(weights, jnp.float32)
         if weights.shape != ids.shape:
             raise ValueError(f"weights of shape {weights.shape} for ids of shape {ids.shape}")

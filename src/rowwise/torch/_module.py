@@ -172,7 +172,10 @@ class TableBacked(torch.nn.Module):
         """
         if isinstance(self._parameters.get("weight"), Weight) and self.weight.is_cuda:
             return  # where all rows are; to look at the ids would wait
-        self.table.prefetch(whole_ids(next_batch[0]).cpu().numpy())
+        ids = next_batch[0]
+        if not isinstance(ids, torch.Tensor):
+            raise TypeError(f"ids must be a tensor, as they are for the module, not {type(ids)}")
+        self.table.prefetch(whole_ids(ids).cpu().numpy())
 
     @classmethod
     def _pretrained(cls, embeddings: Any, freeze: bool, words: Any, **options: Any) -> Self:
