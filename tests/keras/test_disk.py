@@ -178,7 +178,10 @@ def test_files_of_weights_alone_are_refused_before_anything_is_written(tmp_path)
     for call in (lambda: model.save_weights(alone), lambda: model.load_weights(whole)):
         with pytest.raises(ValueError, match=r"model\.save\(path\).*layer\.table\.save\(path\)"):
             call()
+    with pytest.raises(ValueError, match=r"save the model as \.keras"):
+        model.save(tmp_path / "model.h5")
     assert not alone.exists()
+    assert not (tmp_path / "model.h5").exists()
     assert bits(model) == before
 
 

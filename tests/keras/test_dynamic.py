@@ -178,6 +178,8 @@ def test_a_file_of_other_ids_is_refused(tmp_path):
     assert contents(layer) == before
     with pytest.raises(ValueError, match=r"as \.keras"):
         model.save(tmp_path / "a.h5")
+    assert not (tmp_path / "a.h5").exists()
+    assert "optimizer" in model.get_compile_config()
 
 
 def test_a_config_makes_the_same_layer():

@@ -310,17 +310,6 @@ class DynamicEmbedding(keras.layers.Layer):
         self._embeddings.load_file(path)
 
 
-def refuse_legacy_file(original: Any, group: Any, model: Any) -> Any:
-    """Write weights as Keras 2 did, which has no place for ids. Wraps Keras's function."""
-    found = [one for one in id_layers_in(model) if isinstance(one, DynamicEmbedding)]
-    if found:
-        raise ValueError(
-            f"an .h5 file of a whole model holds no ids, and {found[0].name!r} is a "
-            "DynamicEmbedding; save the model as .keras, or its weights as .weights.h5"
-        )
-    return original(group, model)
-
-
 def refuse_export(original: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
     """Write a model for serving, where it has no index. Wraps Keras's `Model.export`."""
     if any(isinstance(one, DynamicEmbedding) for one in id_layers_in(model)):

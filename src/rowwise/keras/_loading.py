@@ -125,3 +125,25 @@ def refuse_weights_alone(original: Any, model: Any, *args: Any, **kwargs: Any) -
                 "DynamicEmbedding) for the rows"
             )
     return original(model, *args, **kwargs)
+
+
+def refuse_legacy_file(original: Any, model: Any, *args: Any, **options: Any) -> Any:
+    """Write a model as Keras 2 did, which has no place for ids. Wraps Keras's function.
+
+    It refuses before Keras empties the file and takes the optimizer out of the model's config.
+
+    Raises:
+        ValueError: a layer has ids, or rows on a disk.
+    """
+    for layer in id_layers_in(model):
+        if isinstance(layer, DynamicEmbedding):
+            raise ValueError(
+                f"an .h5 file of a whole model holds no ids, and {layer.name!r} is a "
+                "DynamicEmbedding; save the model as .keras, or its weights as .weights.h5"
+            )
+        if isinstance(layer, Embedding) and layer._is_on_disk():
+            raise ValueError(
+                f"an .h5 file holds no rows from a disk, as those of layer {layer.name!r} are; "
+                "save the model as .keras"
+            )
+    return original(model, *args, **options)

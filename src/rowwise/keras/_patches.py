@@ -109,7 +109,7 @@ def _everywhere() -> list[Patch]:
         Patch(keras.Sequential, "build", _ids.build_sequential, ("self", "input_shape")),
         Patch(serialization_lib, "_retrieve_class_or_fn", _loading.retrieve_class, opening),
         *(Patch(saving_lib, name, _loading.refuse_weights_alone) for name in alone),
-        Patch(legacy_h5_format, "save_weights_to_hdf5_group", _dynamic.refuse_legacy_file),
+        Patch(legacy_h5_format, "save_model_to_hdf5", _loading.refuse_legacy_file),
         Patch(Trainer, "compile", _loading.compile_model),
         Patch(Trainer, "get_compile_config", _loading.compile_config, ("self",)),
         Patch(Trainer, "compile_from_config", _loading.compile_from_config, ("self", "config")),

@@ -20,9 +20,9 @@ from rowwise.table import Table
 
 # For messages of rows on a disk: how all of them are kept, and what cannot do it.
 WITHOUT_AN_ARRAY = (
-    "layer.table.save(path) writes all rows to a file, and model.save(path) the model. get_weights, "
-    ".weights.h5 and .h5 files, EarlyStopping(restore_best_weights=True) and model.export need all "
-    "rows in memory"
+    "layer.table.save(path) writes all rows to a file, and model.save(path) the model. "
+    "get_weights, .weights.h5 and .h5 files, EarlyStopping(restore_best_weights=True) and "
+    "model.export need all rows in memory"
 )
 
 _NOT_COPIED = ("binding", "slots", "accumulators")
