@@ -35,6 +35,8 @@ def encode_ids(ids: Any, width: int | None = None) -> NDArray[Any]:
     Example:
         >>> encode_ids([7, -1, 2**32]).tolist()
         [[7, 0], [-1, -1], [0, 1]]
+        >>> encode_ids([2**64 - 1, 5]).tolist()
+        [[-1, -1], [5, 0]]
         >>> encode_ids(["tea", "cup"], width=4).tolist()
         [[116, 101, 97, 0], [99, 117, 112, 0]]
     """
@@ -46,7 +48,7 @@ def encode_ids(ids: Any, width: int | None = None) -> NDArray[Any]:
     if kind == "S":
         array = as_texts(array)
     if array.dtype.kind not in "OU":
-        whole, shape = pack(array, "integers")
+        whole, shape = pack(ids, "integers")
         assert isinstance(whole, np.ndarray)
         return whole.astype("<i8", copy=False).view("<i4").reshape(*shape, 2).astype(np.int32)
     packed, shape = pack(array, "strings")
