@@ -45,6 +45,12 @@ def check_rounding(rounding: Any) -> None:
         raise ValueError(f"rounding={rounding!r} is not 'nearest', 'stochastic' or None")
 
 
+def check_has_memory(scratch: Any, memory: Any) -> None:
+    """Refuse a layer's folder for rows on a disk without memory for some of them."""
+    if scratch is not None and memory is None:
+        raise ValueError("scratch= needs memory=, bytes for the rows used lately, such as '8GiB'")
+
+
 def check_finite(gradients: NDArray[np.float32]) -> None:
     """Refuse gradients with NaN or infinity, and name the first."""
     bad = _native.first_nonfinite(gradients)

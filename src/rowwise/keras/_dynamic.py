@@ -11,6 +11,7 @@ from keras import ops
 from keras.initializers import RandomNormal, RandomUniform, Zeros
 from numpy.typing import NDArray
 
+from rowwise._checks import check_has_memory
 from rowwise.dynamic import DynamicTable, IdIndex
 from rowwise.dynamic._batches import IdKind
 from rowwise.dynamic._index import Evict
@@ -324,8 +325,7 @@ def _check_disk(scratch: Folder | None, memory: int | str | None) -> None:
         ValueError: one of the two without the other; another backend than torch.
         TypeError: memory that is no size.
     """
-    if memory is None and scratch is not None:
-        raise ValueError("scratch= needs memory=, bytes for the rows used lately, such as '8GiB'")
+    check_has_memory(scratch, memory)
     if cached_bytes(memory, scratch) is not None and BACKEND != "torch":
         raise ValueError(
             "a DynamicEmbedding with rows on a disk needs Keras's backend torch "

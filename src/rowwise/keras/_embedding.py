@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from rowwise._checks import check_rounding
+from rowwise._checks import check_has_memory, check_rounding
 from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
 from rowwise.keras._backend import backend
@@ -151,13 +151,8 @@ class Embedding(keras.layers.Embedding):
             ValueError: one of the two without the other; there are no tables.
             TypeError: memory that is no size.
         """
-        if memory is None and scratch is not None:
-            raise ValueError(
-                "scratch= needs memory=, bytes for the rows used lately, such as '8GiB'"
-            )
-        if cached_bytes(memory, scratch) is None:
-            return
-        if TableVariableBase.refused:
+        check_has_memory(scratch, memory)
+        if cached_bytes(memory, scratch) is not None and TableVariableBase.refused:
             raise ValueError(f"rows on a disk need a table: {TableVariableBase.refused}")
 
     def add_weight(self, *args: Any, name: str | None = None, **options: Any) -> Any:

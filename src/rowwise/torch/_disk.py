@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from rowwise._binding import OptimizerBinding
+from rowwise._checks import check_has_memory
 from rowwise.files._container import Container
 from rowwise.rules import Rule
 from rowwise.store import BagGradient, Folder
@@ -175,6 +176,23 @@ class DiskWeight(SteppedByRow, DistantWeight):
         self.remember(file["path"])
         self.resumes = True
 
+    def load_named(
+        self, state_dict: Any, prefix: str, missing_keys: list[str], error_msgs: list[str]
+    ) -> None:
+        """Take the file that a state_dict names; what is wrong is noted, as PyTorch's modules do.
+
+        Args:
+            state_dict, prefix, missing_keys, error_msgs: of a module's `_load_from_state_dict`.
+        """
+        file = state_dict.get(prefix + "weight.file")
+        if file is None:
+            missing_keys.append(prefix + "weight.file")
+            return
+        try:
+            self.load(file)
+        except (OSError, ValueError) as error:
+            error_msgs.append(f"{prefix}weight: {error}")
+
     def become(self, path: str, **place: Any) -> None:
         """Take over what a file holds.
 
@@ -267,8 +285,7 @@ def weight_on_disk(
     check_place(like, DiskWeight.of, like.dtype if like.dtype in HALVES else torch.float32)
     if isinstance(given, Table):
         return DiskWeight.over(given, not freeze)
-    if memory is None:
-        raise ValueError("scratch= needs memory=, bytes for the rows used lately, such as '8GiB'")
+    check_has_memory(scratch, memory)
     init = "unit-normal" if given is None else given.detach().float().numpy()
     seed = int(torch.randint(2**63 - 1, ()))  # so that torch.manual_seed decides
     stored: dict[str, Any] = {}

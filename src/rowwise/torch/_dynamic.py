@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 
+from rowwise._checks import check_has_memory
 from rowwise.dynamic import DynamicTable
 from rowwise.dynamic._batches import IdKind
 from rowwise.dynamic._index import Evict
@@ -26,7 +27,6 @@ _NEEDS_SPARSE_STEPS = (
     "pass, with options that it can step sparsely: any other keeps state of ids that lost their "
     "rows. For example rowwise.torch.optim.Adam(model.parameters())"
 )
-_NEEDS_MEMORY = "scratch= needs memory=, bytes for the rows used lately, such as '8GiB'"
 
 
 class DynamicEmbedding(torch.nn.Module):
@@ -101,8 +101,7 @@ class DynamicEmbedding(torch.nn.Module):
         if _dynamic is not None:
             self._lie_on(_dynamic)
             return
-        if scratch is not None and memory is None:
-            raise ValueError(_NEEDS_MEMORY)
+        check_has_memory(scratch, memory)
         if init == "normal" and init_scale is None:
             init_scale = 1.0
         if seed is None:  # so that torch.manual_seed decides
@@ -243,10 +242,10 @@ class DynamicEmbedding(torch.nn.Module):
     def _load_from_state_dict(
         self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
     ) -> None:
-        file = state_dict.get(prefix + "weight.file")
         if isinstance(self.weight, DynamicDiskWeight):
             self._load_on_disk(self.weight, state_dict, prefix, *args[1:])
             return
+        file = state_dict.get(prefix + "weight.file")
         if file is not None:
             args[3].append(
                 f"{prefix}weight is in a file, of a DynamicEmbedding on a disk: "
@@ -268,19 +267,13 @@ class DynamicEmbedding(torch.nn.Module):
         error_msgs: list[str],
     ) -> None:
         """Take the file that a state_dict names."""
-        file = state_dict.get(prefix + "weight.file")
         if prefix + "weight" in state_dict:
             error_msgs.append(
                 f"{prefix}weight is of a DynamicEmbedding in memory: call its save(path), and "
                 "DynamicEmbedding.load(path, scratch=..., memory=...), which brings slots, too"
             )
-        elif file is None:
-            missing_keys.append(prefix + "weight.file")
         else:
-            try:
-                weight.load(file)
-            except (OSError, ValueError) as error:
-                error_msgs.append(f"{prefix}weight: {error}")
+            weight.load_named(state_dict, prefix, missing_keys, error_msgs)
 
     def _apply(self, fn: Any, recurse: bool = True) -> DynamicEmbedding:
         return self

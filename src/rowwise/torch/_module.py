@@ -416,7 +416,7 @@ class TableBacked(torch.nn.Module):
         error_msgs: list[str],
     ) -> None:
         """Take the file that a state_dict names, or the values of a module in memory."""
-        file, values = state_dict.get(prefix + "weight.file"), state_dict.get(prefix + "weight")
+        values = state_dict.get(prefix + "weight")
         if values is not None and tuple(values.shape) == weight.table.shape:
             weight.table.store.write(values.detach().float().numpy())
             weight.table.mark_trained()
@@ -424,13 +424,8 @@ class TableBacked(torch.nn.Module):
             error_msgs.append(
                 f"{prefix}weight has shape {tuple(values.shape)}, the table {weight.table.shape}"
             )
-        elif file is None:
-            missing_keys.append(prefix + "weight.file")
         else:
-            try:
-                weight.load(file)
-            except (OSError, ValueError) as error:
-                error_msgs.append(f"{prefix}weight: {error}")
+            weight.load_named(state_dict, prefix, missing_keys, error_msgs)
 
     def _can_use_table(self, ids: Any) -> bool:
         """Return whether the table can answer; if not, its memory is brought up to date."""
