@@ -269,12 +269,6 @@ void replay(const Lag<R>& lag, const Rule& rule, const RowState& state, const Ro
     }
 }
 
-// Whether a row has missed steps. A damaged file's rows may be ahead of the clock.
-template <class R>
-bool lags(const Lag<R>& lag, const RowState& state) {
-    return state.last_step < lag.now;
-}
-
 // row.w <- the present weights of a row that lags, rounded to nearest.
 template <class R>
 void present_nearest(const Lag<R>& lag, const Rule& rule, const RowState& state, const Row<R>& row,
@@ -296,7 +290,7 @@ const float* present_half(const Lag<R>& lag, const Rule& rule, int64_t id,
     const TableView& table = lag.table;
     const RowState& state = table.states[id];
     read_row(table, id, scratch.weights);
-    if (!lags(lag, state)) return scratch.weights;
+    if (!lag.lags(state)) return scratch.weights;
     const Row<R> row(table, id, scratch.weights);
     if (!table.rounds_at_random) {
         present_nearest(lag, rule, state, row, scratch);
@@ -313,7 +307,7 @@ void apply_lag_half(const Lag<R>& lag, const Rule& rule, int64_t id, const HalfS
     const TableView& table = lag.table;
     const RowState& state = table.states[id];
     read_row(table, id, scratch.weights);
-    if (!lags(lag, state)) return;
+    if (!lag.lags(state)) return;
     const Row<R> row(table, id, scratch.weights);
     if (table.rounds_at_random) {
         apply_lag(lag, rule, state, row);
@@ -372,7 +366,7 @@ void gather_rows(const TableView& table, const Rule& rule, const Clock& clock, c
         if (i + 2 * kAhead < n) __builtin_prefetch(table.states + ids[i + 2 * kAhead]);
         const int64_t next = ids[i + kAhead < n ? i + kAhead : i];
         ask_row(table, next);
-        if (lag.now != 0 && lag.reads_slots(table.states[next]))
+        if (lag.lags(table.states[next]) && lag.reads_slots(table.states[next]))
             Row<R>(table, next, nullptr).ask_slots(table.dim);
         std::memcpy(out + (i - begin) * table.dim, present_half(lag, rule, ids[i], scratch),
                     table.dim * sizeof(float));
@@ -409,7 +403,7 @@ template <class R>
 void materialize_row(const Lag<R>& lag, const Rule& rule, int64_t id, const HalfScratch& scratch) {
     const TableView& table = lag.table;
     const RowState& state = table.states[id];
-    if (!lags(lag, state)) return;
+    if (!lag.lags(state)) return;
     if (R::slots > 0 && table.slots_pristine && state.update_count == 0) {
         if (!R::forgets && lag.clock.most_decay() == 0) return;  // its pages stay as they are
         store_row(table, id, present_half(lag, rule, id, scratch));

@@ -17,12 +17,11 @@ template <class R>
 const float* present(const Lag<R>& lag, const Rule& rule, const int64_t* ids, int64_t n, int64_t i,
                      float* out) {
     const TableView& table = lag.table;
-    const bool lazy = lag.now != 0;
-    if (lazy && i + 2 * kAhead < n) __builtin_prefetch(table.states + ids[i + 2 * kAhead]);
+    if (lag.now != 0 && i + 2 * kAhead < n) __builtin_prefetch(table.states + ids[i + 2 * kAhead]);
     const int64_t next = ids[i + kAhead < n ? i + kAhead : i];
     const Row<R> row(table, ids[i]), ahead(table, next);
-    const bool slots = lazy && lag.reads_slots(table.states[next]);
-    if (!lazy || table.states[ids[i]].last_step == lag.now) {
+    const bool slots = lag.lags(table.states[next]) && lag.reads_slots(table.states[next]);
+    if (!lag.lags(table.states[ids[i]])) {
         ahead.ask_all(table.dim, slots);
         return row.w;
     }

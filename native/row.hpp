@@ -62,6 +62,9 @@ struct Lag {
         : table(table), clock(clock), recent(clock.recent()), now(clock.now()),
           horizon(clock.horizon()) {}
 
+    // Whether a row has missed steps. A damaged file's rows may be ahead of the clock.
+    bool lags(const RowState& state) const { return now != 0 && state.last_step < now; }
+
     // Slots that cannot move the weight need not be read: those of an untouched row are zero.
     bool reads_slots(const RowState& state) const {
         return R::moves && !(table.slots_pristine && state.update_count == 0);
