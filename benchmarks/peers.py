@@ -22,6 +22,7 @@ import re
 import statistics
 import subprocess
 import sys
+import time
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,7 @@ DOCS = HERE.parent / "docs"
 LIMIT = HERE.parent / "build" / "tools" / "limit"
 MEASURED = HERE.parent / "build" / "cells.jsonl"  # of the latest run, a cell a line
 WARM_UP, ROUNDS = 300, 5
+PAUSE = 0.3  # seconds after a peer's turn, in which a thread of JAX's gives its memory back
 GIB = 2**30
 
 
@@ -144,10 +146,12 @@ def measure(cell: Cell, workers: dict[str, Worker], rivals: Rivals) -> None:
                 continue
             make(peer)
             slow = run(peer, 3)[-1] > 0.5
+            time.sleep(PAUSE)
             theirs, beside = [], []
             for _ in range(ROUNDS - 2 if slow else ROUNDS):
                 beside += run(ours, 7)[1:]
                 theirs += run(peer, 2 if slow else 7)[1:]
+                time.sleep(PAUSE)
             note_peak(peer)
             drop(peer)
             cell.seconds[peer.title] = statistics.median(theirs)
