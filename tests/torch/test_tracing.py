@@ -175,6 +175,61 @@ def test_a_compiled_step_of_another_optimizer():
     torch.testing.assert_close(*models)
 
 
+READS = {
+    "a tied layer": lambda model, ids: nn.functional.linear(model(ids), model.embedding.weight),
+    "a transpose": lambda model, ids: model.embedding(ids) @ model.embedding.weight.T,
+    "a list": lambda model, ids: torch.cat([model.embedding.weight, torch.ones(1, DIM)]),
+    "a list of one function": lambda model, ids: torch._foreach_mul([model.embedding.weight], 2)[0],
+}
+
+
+@pytest.mark.filterwarnings("ignore:a NumPy array", "ignore:the gradient is dense")
+@compiled_by
+@pytest.mark.parametrize("read", READS)
+def test_a_compiled_program_that_reads_the_weight_sees_it_up_to_date(backend, read):
+    model, optimizer = trained()
+    model.linear = nn.Linear(DIM, DIM)
+    compiled = torch.compile(READS[read], backend=backend)
+    for _ in range(3):
+        torch.testing.assert_close(compiled(model, IDS), READS[read](model, IDS))
+        optimizer.zero_grad()
+        model.embedding(OTHERS).square().sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.filterwarnings("ignore:a NumPy array", "ignore:the gradient is dense")
+def test_tied_weights_train_in_a_compiled_model_as_in_pytorch():
+    found = []
+    for library, optimizers, compiled in ((nn, torch.optim, False), (rowwise.torch, optim, True)):
+        torch.manual_seed(0)
+        embedding = library.Embedding(ROWS, DIM)
+        model = nn.Sequential(embedding, nn.Linear(DIM, DIM), nn.Linear(DIM, ROWS, bias=False))
+        model[2].weight = embedding.weight
+        optimizer = optimizers.Adam(model.parameters(), lr=0.05)
+        forward = torch.compile(model, backend="aot_eager") if compiled else model
+        for ids in (IDS, OTHERS, IDS):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(forward(ids).flatten(0, 1), ids.flatten()).backward()
+            optimizer.step()
+        found.append(model.state_dict())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:the gradient is dense")
+def test_a_compiled_step_of_pytorchs_optimizer():
+    found = []
+    for library in (nn, rowwise.torch):
+        model = Model(library)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+        step = torch.compile(lambda made=optimizer: made.step(), backend="aot_eager")
+        for ids in (IDS, OTHERS, IDS):
+            optimizer.zero_grad()
+            model(ids).square().sum().backward()
+            step()
+        found.append(model.state_dict())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
 def test_a_gradient_of_something_else_leaves_the_weights_alone():
     model = Model(rowwise.torch)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import torch
+from torch._dynamo.decorators import skip_code
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_map_only
@@ -217,6 +218,12 @@ class TableParameter(torch.Tensor):
             offset = alias.storage_offset() + self.storage_offset()
             return alias.as_strided(self.shape, self.stride(), offset)
 
+    def storage_for_a_graph(self) -> torch.UntypedStorage:
+        """Return the storage, of which a compiled graph will read and write the memory."""
+        self.memory.address_known = True
+        with unrecorded():
+            return self.as_ordinary().untyped_storage()
+
     def as_left(self) -> torch.Tensor:
         """Return an ordinary tensor in the same storage, which the table has left."""
         with torch._C.DisableTorchFunctionSubclass():
@@ -240,6 +247,12 @@ class TableParameter(torch.Tensor):
         if func in _METADATA:
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **kwargs)
+        return cls._on_memory(func, args, kwargs)
+
+    @classmethod
+    @torch.compiler.disable  # a compiled graph would read the memory as it lies there
+    def _on_memory(cls, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function of torch's that may read or write the memory."""
         first = args[0] if args else None
         if isinstance(first, TableParameter):
             if func == torch.Tensor.data.__set__:
@@ -250,6 +263,8 @@ class TableParameter(torch.Tensor):
                 first.memory.address_known = True
             if func == _CUDA_ARRAY and first.memory.data.is_cuda:
                 first.memory.address_known = True
+            if func is torch.Tensor.untyped_storage and _is_made_fake():
+                return first.storage_for_a_graph()
             if func in _UNWATCHED:
                 ordinary = first.as_ordinary().requires_grad_(first.requires_grad)
                 return func(ordinary, *args[1:], **kwargs)
@@ -360,6 +375,14 @@ class TableParameter(torch.Tensor):
         return type(self), (self.table, self.memory.slot, self.requires_grad)
 
 
+def leave_uncompiled(kind: type[torch.Tensor]) -> None:
+    """Let a class's `__torch_function__` run as it is where a compiled program breaks its graph."""
+    skip_code(kind.__torch_function__.__func__.__code__)
+
+
+leave_uncompiled(TableParameter)
+
+
 def materialize(tensor: Any) -> None:
     """Bring the table up to date that a tensor lies over, wrapped by torch.func or not."""
     while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
@@ -392,10 +415,17 @@ def users_of(storage: torch.UntypedStorage) -> int:
 
 def _caller_compares() -> bool:
     """Return whether the function that calls a torch function is of a package that compares."""
-    frame = sys._getframe(1)
-    while frame.f_code.co_name == "__torch_function__" and frame.f_back is not None:
+    frame, dispatch = sys._getframe(1), "__torch_function__"
+    while frame.f_code.co_name != dispatch and frame.f_back is not None:
+        frame = frame.f_back
+    while frame.f_code.co_name == dispatch and frame.f_back is not None:
         frame = frame.f_back
     return frame.f_globals.get("__name__", "").partition(".")[0] in _COMPARE_ADDRESSES
+
+
+def _is_made_fake() -> bool:
+    """Return whether a compiler is making its stand-in of a tensor, which a graph will be given."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 
 
 def _same_memory(one: torch.Tensor, other: torch.Tensor) -> bool:

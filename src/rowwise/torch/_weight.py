@@ -17,7 +17,7 @@ from rowwise.table import Table
 from rowwise.torch._device import DeviceStore, is_device, why_unusable
 from rowwise.torch._gradient import RowGradientTensor, as_row_gradient
 from rowwise.torch._half import HALVES, TABLES, array_over, host_table
-from rowwise.torch._parameter import TableMemory, TableParameter
+from rowwise.torch._parameter import TableMemory, TableParameter, leave_uncompiled
 
 # Where a weight's table lies: "host", in the host's memory, wherever the model is; "device", where
 # the weight is, or moving it is an error; None, where the weight is, or there is no table.
@@ -279,6 +279,7 @@ class Weight(SteppedByRow, TableParameter):
         return self.rounding, seed, 0 if seed is None else store.steps
 
 
+leave_uncompiled(Weight)
 _GRADIENT_SETTERS = (torch.Tensor.grad.__set__, torch.Tensor.grad.__delete__)
 
 
