@@ -34,9 +34,10 @@ Failure bad_ids(const ProgramArray& ids) {
             {bytes, bytes + ids.size() * size_of(ids.dtype)}};
 }
 
-// The share of a strict table's checksum that pass number `pushed` has, in [1/2, 1).
-float share_of(int64_t pushed) {
-    const uint64_t mixed = static_cast<uint64_t>(pushed) * 0x9E3779B97F4A7C15u;
+// The share of the checksum that pass number `pushed` of table `key` has, in [1/2, 1).
+float share_of(int64_t key, int64_t pushed) {
+    const uint64_t mixed = static_cast<uint64_t>(pushed) * 0x9E3779B97F4A7C15u +
+                           static_cast<uint64_t>(key) * 0xBF58476D1CE4E5B9u;
     return 0.5f + static_cast<float>(mixed >> 41) * 0x1p-24f;
 }
 
@@ -336,17 +337,21 @@ void ProgramTable::check_version(const ProgramArray& token) const {
     const auto* values = static_cast<const float*>(token.data);
     for (int64_t i = 0; i < token.size(); i += size) {
         const bool present = values[i] == static_cast<float>(now);
-        if (present && !strict_) continue;
-        const bool whole =
-            values[i + size - 1] == static_cast<float>(static_cast<int64_t>(values[i]) % kTurns) &&
-            std::all_of(values + i + 1, values + i + size - 1,
-                        [](float value) { return value == 0; });
+        const int64_t turn = strict_ ? static_cast<int64_t>(values[i]) % kTurns : 0;
+        const bool whole = values[i + size - 1] == static_cast<float>(turn) &&
+                           std::all_of(values + i + 1, values + i + size - 1,
+                                       [](float value) { return value == 0; });
         if (present && whole) continue;
         const std::string was = std::to_string(static_cast<int64_t>(values[i]));
-        if (!strict_)
+        if (!strict_ && whole)
             throw std::runtime_error("the state given is that of version " + was +
                                      " and the table is at " + std::to_string(now) +
                                      "; a table has one state, the present one");
+        if (!strict_)
+            throw std::runtime_error(
+                "the train_step of this model has changed the state of this table, which is a "
+                "token on JAX; optimizer.stateless_apply alone steps it. Look rows up in what it "
+                "gave, or use rowwise.jax, or keras.layers.Embedding");
         throw std::runtime_error(
             (whole && std::trunc(values[i]) == values[i]
                  ? "the token given is that of version " + was + " and the table is at " +
@@ -468,13 +473,13 @@ int64_t ProgramTable::push(int64_t order, RowGradients gradients) {
     while (pending_.contains(1 + pushed_ % capacity_)) ++pushed_;
     const int64_t place = 1 + pushed_ % capacity_;
     ++pushed_;
-    pending_[place] = {{order, pushed_}, std::move(gradients), share_of(pushed_)};
+    pending_[place] = {{order, pushed_}, std::move(gradients), share_of(key_, pushed_)};
     return place;
 }
 
 void ProgramTable::push_for(const ProgramCall& call, RowGradients gradients) {
     const auto order = static_cast<int64_t>(number(call.arguments[0]));
-    const bool finite = !strict_ || first_nonfinite(span_of(gradients.sums)) < 0;
+    const bool finite = first_nonfinite(span_of(gradients.sums)) < 0;
     const int64_t place = push(order, std::move(gradients));
     const std::span<float> out = floats_out(call.out);
     std::fill(out.begin(), out.end(), 0.0f);
@@ -545,7 +550,8 @@ RowGradients ProgramTable::weighted(std::span<const float> weights, bool distinc
                                  (strict_
                                       ? ", and of lookups the latest " + std::to_string(capacity_) +
                                             " (more with Embedding(..., pending=))"
-                                      : ""));
+                                      : ". (Or the train_step has added something to the gradient "
+                                        "of this table, which is a token on JAX)"));
     check_weights(weights);
     const auto factor = [&](int64_t place) { return double{weights[place]} / double{kWhole}; };
     if (used.size() == 1) {
@@ -590,9 +596,8 @@ void ProgramTable::check_weights(std::span<const float> weights) const {
         const float weight = weights[place];
         if (weight == 0) continue;
         // A NaN is a gradient that somebody has divided by a norm that is NaN.
-        if (strict_)
-            good &= std::isnan(weight) ||
-                    (weight >= kWhole / kLargestFactor && weight <= kWhole * kLargestFactor);
+        const float least = strict_ ? kWhole / kLargestFactor : -kWhole * kLargestFactor;
+        good &= std::isnan(weight) || (weight >= least && weight <= kWhole * kLargestFactor);
         expected += double{weight} * double{pending.share};
         size += std::abs(weight);
     }
@@ -602,8 +607,7 @@ void ProgramTable::check_weights(std::span<const float> weights) const {
     if (good) return;
     if (!strict_)
         throw std::runtime_error(
-            path_ +
-            ": the train_step of this model has changed the gradient of this table, which is a "
+            "the train_step of this model has changed the gradient of this table, which is a "
             "token on JAX, and not by a factor of 2^-30 to 2^30 or a sum alone. Clip with the "
             "optimizer's clipnorm, clipvalue or global_clipnorm, and let its weight_decay decay; "
             "or use rowwise.jax, or keras.layers.Embedding");

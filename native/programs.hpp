@@ -9,11 +9,10 @@
 // The last weight is a checksum: each pass adds a share of its own, of which everything linear
 // keeps the sum. A step refuses weights that have another, so that nothing which is not linear
 // (clipping by value, an optimizer's moments) passes for a gradient, nor does a pass that is
-// forgotten.
+// forgotten. The checksum of gradients that are not finite is NaN, for whoever looks for that.
 //
 // Programs that nobody watches call a strict table. There a call that fails ends its program with
-// an error, and weights are of a size. The checksum of gradients that are not finite is NaN, for
-// whoever looks for that. A strict token ends with its version modulo `kTurns`: the difference of
+// an error, and weights are of a size. A strict token ends with its version modulo `kTurns`: the difference of
 // two tokens then tells, by a number which no rounding hides, whether it was scaled on its way to
 // the one before.
 #pragma once

@@ -479,19 +479,18 @@ def clipped_by_norm(gradients):
     return [g / jax.numpy.maximum(norm, 1) for g in gradients]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda gradients, _: [g.clip(-1, 1) for g in gradients],
-        lambda gradients, _: [jax.numpy.sign(g) for g in gradients],
-        lambda gradients, _: clipped_by_norm(gradients),
-        lambda gradients, weights: [g + 0.1 * w for g, w in zip(gradients, weights, strict=True)],
-        lambda gradients, _: [-2 * g for g in gradients],  # linear: as in Keras
-    ],
-    ids=["clip", "sign", "norm", "decay", "linear"],
-)
-def test_a_train_step_that_changes_gradients_other_than_by_a_factor_is_refused(change, request):
-    class Own(keras.Sequential):
+def half_of(gradients):
+    return [g.astype("float16").astype("float32") for g in gradients]
+
+
+def without_nan(gradients):
+    return [jax.numpy.where(jax.numpy.isfinite(g), g, 0) for g in gradients]
+
+
+def trained_by_own_step(layer, change=None, apply=None, optimizer=None, labels=1.0, batches=3):
+    """Return weights after steps whose gradients, or whose state, a train_step changes."""
+
+    class Own(keras.Model):
         def train_step(self, state, data):
             trained, others, slots, metrics = state
 
@@ -500,25 +499,110 @@ def test_a_train_step_that_changes_gradients_other_than_by_a_factor_is_refused(c
                 return jax.numpy.mean((outputs - data[1]) ** 2)
 
             value, gradients = jax.value_and_grad(loss)(trained)
-            gradients = change(gradients, trained)
-            trained, slots = self.optimizer.stateless_apply(slots, gradients, trained)
+            if change is not None:
+                gradients = change(gradients, trained)
+            step = self.optimizer.stateless_apply
+            trained, slots = (
+                step(slots, gradients, trained)
+                if apply is None
+                else apply(step, slots, gradients, trained, value)
+            )
             return {"loss": value}, (trained, others, slots, metrics)
 
-    def trained(layer):
-        keras.utils.set_random_seed(0)
-        pool = keras.layers.GlobalAveragePooling1D()
-        model = Own([keras.Input((2,), dtype="int32"), layer(5, 2), pool, keras.layers.Dense(1)])
-        model.compile(keras.optimizers.Adam(0.1), "mse")
-        for _ in range(3):
-            model.train_on_batch(np.array([[1, 2], [3, 1]]), np.ones((2, 1)))
-        return model.get_weights()
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((2,), dtype="int32")
+    pooled = [keras.layers.GlobalAveragePooling1D()(layer(5, 2)(ids)) for _ in range(2)]
+    model = Own(ids, keras.layers.Dense(1)(keras.layers.Multiply()(pooled)))
+    adam = keras.optimizers.Adam(0.1)
+    model.compile(adam if optimizer is None else optimizer(adam), "mse")
+    for _ in range(batches):
+        model.train_on_batch(np.array([[1, 2], [3, 1]]), np.full((2, 1), labels))
+    return model.get_weights()
 
-    if "linear" in request.node.name:
-        for mine, kerass in zip(trained(Embedding), trained(keras.layers.Embedding), strict=True):
-            np.testing.assert_allclose(mine, kerass, rtol=1e-5, atol=1e-6)
-    else:
-        with pytest.raises(RuntimeError, match="clipnorm, clipvalue or global_clipnorm"):
-            trained(Embedding)
+
+@pytest.mark.parametrize(
+    ("change", "options"),
+    [
+        (lambda gradients, _: [g.clip(-1, 1) for g in gradients], {}),
+        (lambda gradients, _: [jax.numpy.sign(g) for g in gradients], {}),
+        (lambda gradients, _: clipped_by_norm(gradients), {}),
+        (
+            lambda gradients, _: clipped_by_norm(gradients),
+            {"optimizer": keras.optimizers.LossScaleOptimizer},
+        ),
+        (
+            lambda gradients, _: clipped_by_norm(gradients),
+            {"optimizer": lambda _: keras.optimizers.SGD(0.1, loss_scale_factor=2.0**15)},
+        ),
+        (lambda gradients, weights: [g + w for g, w in zip(gradients, weights, strict=True)], {}),
+        (lambda gradients, _: half_of(gradients), {}),
+        (
+            lambda gradients, _: half_of(gradients),
+            {"optimizer": keras.optimizers.LossScaleOptimizer},
+        ),
+        (lambda gradients, _: without_nan(gradients), {"labels": np.nan}),
+        (lambda gradients, _: [gradients[1], gradients[0], *gradients[2:]], {}),
+    ],
+    ids=[
+        *("clip", "sign", "norm", "norm-loss-scale", "norm-factor", "decay", "float16"),
+        *("float16-loss-scale", "nan", "another table's"),
+    ],
+)
+def test_a_train_step_that_changes_gradients_other_than_by_a_factor_is_refused(change, options):
+    with pytest.raises(RuntimeError, match="clipnorm, clipvalue or global_clipnorm"):
+        trained_by_own_step(Embedding, change, **options)
+
+
+@pytest.mark.parametrize(
+    ("apply", "labels"),
+    [
+        (lambda step, *state_and_loss: step(*state_and_loss[:3]), 1.0),
+        (
+            lambda step, slots, gradients, trained, _: step(
+                slots, [-2 * g for g in gradients], trained
+            ),
+            1.0,
+        ),
+        (
+            lambda step, slots, gradients, trained, loss: jax.lax.cond(
+                jax.numpy.isfinite(loss),
+                lambda: step(slots, gradients, trained),
+                lambda: (trained, slots),
+            ),
+            np.nan,
+        ),
+    ],
+    ids=["alone", "by a factor", "not at all"],
+)
+def test_a_train_step_may_scale_gradients_or_leave_out_the_step(apply, labels):
+    mine = trained_by_own_step(Embedding, apply=apply, labels=labels)
+    kerass = trained_by_own_step(keras.layers.Embedding, apply=apply, labels=labels)
+    for own, other in zip(mine, kerass, strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-6)
+
+
+def own_descent(_, slots, gradients, trained, __):
+    return [w - 0.1 * g for w, g in zip(trained, gradients, strict=True)], slots
+
+
+def averaged(step, slots, gradients, trained, _):
+    after, slots = step(slots, gradients, trained)
+    return [(a + b) / 2 for a, b in zip(after, trained, strict=True)], slots
+
+
+@pytest.mark.parametrize("apply", [own_descent, averaged])
+def test_a_train_step_that_changes_the_state_is_refused_at_once(apply):
+    with pytest.raises(RuntimeError, match="did not return the state"):
+        trained_by_own_step(Embedding, apply=apply, batches=1)
+
+
+def test_a_step_from_a_state_that_a_train_step_moved_is_refused():
+    def at_the_worst(step, slots, gradients, trained, _):
+        moved = [w + 0.1 * g for w, g in zip(trained, gradients, strict=True)]
+        return step(slots, gradients, moved)
+
+    with pytest.raises(RuntimeError, match="changed the state of this table"):
+        trained_by_own_step(Embedding, apply=at_the_worst)
 
 
 # ---------------------------------------------------------------------- native calls

@@ -28,6 +28,7 @@ Ids = NDArray[np.int64]
 UNTRAINED: tuple[Untrained, ...] = ("zeros", "mean", "error")  # as native/programs.hpp counts them
 _VERSIONS = 1 << 24  # a float32 counts no further
 _WHOLE = np.float32(_native.PROGRAM_WHOLE)
+_LARGEST = _native.PROGRAM_WHOLE * 2.0**30  # of a weight
 
 
 class _Pass(NamedTuple):
@@ -119,7 +120,7 @@ class DiskProgram:
                 self._pushed += 1
             place = 1 + self._pushed % capacity
             self._pushed += 1
-            share = _share_of(self._pushed)
+            share = _share_of(self.key, self._pushed)
             self._passes[place] = _Pass((order, self._pushed), ids, gradients, share)
         return place
 
@@ -270,6 +271,12 @@ class DiskProgram:
 
     def _check_version(self, token: Floats) -> None:
         versions = token[..., 0]
+        if token[..., 1:].any():
+            raise RuntimeError(
+                f"{self._path}: the train_step of this model has changed the state of this table, "
+                "which is a token on JAX; optimizer.stateless_apply alone steps it. Look rows up "
+                "in what it gave, or use keras.layers.Embedding"
+            )
         if (versions != self.version).any():
             raise RuntimeError(
                 f"{self._path}: the state given is that of version {int(versions.flat[0])} and the "
@@ -292,9 +299,10 @@ class DiskProgram:
         with self._lock:
             waiting = [one.ids for one in self._passes.values()]
         store.check_batch(np.concatenate([summed.ids, *waiting]))  # before any variable moves
+        finite = np.isfinite(summed.values).all()
         place = self.push(int(order), summed.ids, summed.values)
         out[...] = 0
-        out[place], out[-1] = _WHOLE, self.checksum(place)
+        out[place], out[-1] = _WHOLE, self.checksum(place) if finite else np.nan
 
     def _weighted(self, weights: Floats, *, distinct: bool) -> tuple[Ids, Floats]:
         """Return the gradients that wait, each weighted, in order: ids (n,), values (n, dim).
@@ -309,7 +317,9 @@ class DiskProgram:
             if missing:
                 raise RuntimeError(
                     f"{self._path}: {missing} of the gradients to be applied were computed before "
-                    "the table's last step; a table keeps gradients for one step"
+                    "the table's last step; a table keeps gradients for one step. (Or the "
+                    "train_step has added something to the gradient of this table, which is a "
+                    "token on JAX)"
                 )
             used = sorted((self._passes[place].order, place) for place in places)
             passes = [(self._passes[place], float(weights[place])) for _, place in used]
@@ -328,8 +338,10 @@ class DiskProgram:
     def _check_weights(self, weights: Floats, passes: list[tuple[_Pass, float]]) -> None:
         expected = sum(weight * float(one.share) for one, weight in passes)
         size, given = sum(abs(weight) for _, weight in passes), float(weights[-1])
-        lost = math.isnan(given) or not math.isfinite(expected)
-        if weights[0] != 0 or not (lost or abs(given - expected) <= size * 2.0**-14):
+        lost = math.isnan(given) or math.isnan(expected)
+        linear = lost or abs(given - expected) <= size * 2.0**-14
+        too_large = any(abs(weight) > _LARGEST for _, weight in passes)
+        if weights[0] != 0 or too_large or not linear:
             raise RuntimeError(
                 f"{self._path}: the train_step of this model has changed the gradient of this "
                 "table, which is a token on JAX, and not by a factor of 2^-30 to 2^30 or a sum "
@@ -344,9 +356,9 @@ class DiskProgram:
             self._passes = {place: one for place, one in self._passes.items() if place in kept}
 
 
-def _share_of(pushed: int) -> np.float32:
-    """Return the share of a checksum that pass number `pushed` has, in [1/2, 1)."""
-    mixed = pushed * 0x9E3779B97F4A7C15 % 2**64
+def _share_of(key: int, pushed: int) -> np.float32:
+    """Return the share of the checksum that pass `pushed` of program `key` has, in [1/2, 1)."""
+    mixed = (pushed * 0x9E3779B97F4A7C15 + key * 0xBF58476D1CE4E5B9) % 2**64
     return np.float32(0.5 + (mixed >> 41) * 2.0**-24)
 
 

@@ -29,8 +29,8 @@ class _TableStep:
     def __init__(self, optimizer: Any, weights: Any, variable: TableVariable) -> None:
         self.variable, self.weights, self._factor = variable, weights, None
         self.now, self._sums = True, None
-        if not (optimizer.loss_scale_factor or isinstance(_outermost.get(), LossScaleMixin)):
-            self.weights = weights = _checked_size(weights)
+        divided_by = optimizer.loss_scale_factor or _loss_scale.get()
+        self.weights = weights = _checked_size(weights, divided_by)
         if several := optimizer.gradient_accumulation_steps:
             self._sums = optimizer._accumulated_gradients[optimizer._get_variable_index(variable)]
             self.now = (optimizer._iterations + 1) % several == 0
@@ -66,6 +66,8 @@ class _TableStep:
 _clipping: ContextVar[list[_TableStep]] = ContextVar("clipping", default=[])  # noqa: B039
 # The optimizer whose step is being made, by itself or by several behind it.
 _outermost: ContextVar[Any] = ContextVar("outermost", default=None)
+# By what that one has divided the gradients.
+_loss_scale: ContextVar[Any] = ContextVar("loss_scale", default=1.0)
 
 
 class _StatelessMixin(TableOptimizer):
@@ -80,9 +82,11 @@ class _StatelessMixin(TableOptimizer):
 
         def step() -> Any:
             before = _outermost.set(self)
+            scale = _loss_scale.set(self._loss_scale_in(optimizer_variables))
             try:
                 return apply(optimizer_variables, grads, trainable_variables)
             finally:
+                _loss_scale.reset(scale)
                 _outermost.reset(before)
 
         def refuse() -> Any:
@@ -111,6 +115,10 @@ class _StatelessMixin(TableOptimizer):
             if _is_table(variable) and variable.binding.mode == "sparse" and not is_token(value):
                 variable.warn_of_dense_loop()
         return result
+
+    def _loss_scale_in(self, optimizer_variables: Any) -> Any:
+        """Return the loss scale in the optimizer's state; 1 where it has none."""
+        return 1.0
 
 
 class OptimizerMixin(_StatelessMixin):
@@ -151,6 +159,12 @@ class OptimizerMixin(_StatelessMixin):
 class LossScaleMixin(_StatelessMixin):
     """Loss scaling around sparse steps on JAX."""
 
+    def _loss_scale_in(self, optimizer_variables: Any) -> Any:
+        """Return the loss scale in the optimizer's state."""
+        state = zip(self.variables, optimizer_variables, strict=True)  # type: ignore[attr-defined]
+        scale = self.dynamic_scale  # type: ignore[attr-defined]
+        return next(_value(value) for v, value in state if v is scale)
+
     def check_finite(self, grads: Any) -> Any:
         """Return whether every number of every gradient is finite."""
         values = [
@@ -160,12 +174,13 @@ class LossScaleMixin(_StatelessMixin):
         return super().check_finite(values)  # type: ignore[misc]
 
 
-def _checked_size(weights: Any) -> Any:
+def _checked_size(weights: Any, divided_by: Any) -> Any:
     """Return weights whose step is refused where a factor is below 2^-30 or above 2^30.
 
     Such factors are of norms: of gradients among which a token is not what it stands for.
     """
-    largest, whole = jnp.max(jnp.abs(weights[1:-1])), _native.PROGRAM_WHOLE
+    largest = jnp.max(jnp.abs(weights[1:-1])) * divided_by
+    whole = _native.PROGRAM_WHOLE
     usual = (largest >= whole * 2.0**-30) & (largest <= whole * 2.0**30)
     good = (largest == 0) | usual | jnp.isnan(largest)
     return weights.at[-1].set(jnp.where(good, weights[-1], jnp.inf))

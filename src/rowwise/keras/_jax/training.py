@@ -108,11 +108,21 @@ def sync_state(original: Any, model: Any) -> None:
     watched = inner or _watched(model)
     if not watched:
         return original(model)
-    jax.block_until_ready(getattr(model, "_jax_state", None))
+    state = jax.block_until_ready(getattr(model, "_jax_state", None)) or {}
+    synced = model._jax_state_synced
     original(model)
     if inner is not None and sys.exc_info()[0] is None:  # nothing else is being raised
         raise_errors(watched)
+        if not synced and "optimizer_variables" in state:
+            _check_returned(model.trainable_variables, state["trainable_variables"])
     return None
+
+
+def _check_returned(variables: list[Any], values: list[Any]) -> None:
+    """Refuse a training step that gave back another state than its tables have."""
+    for variable, value in zip(variables, values, strict=False):
+        if isinstance(variable, TableVariable) and is_token(value):
+            variable.check_returned(value)
 
 
 def _restore_state(model: Any, state: Any) -> None:

@@ -196,8 +196,22 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
 
     def _is_present(self, restored: Any) -> bool:
         """Return whether a token from a program is what `token` would return."""
-        same_size = restored.shape == (self.token_size,)
-        return same_size and np.asarray(restored)[0] == self.program.version
+        return np.array_equal(np.asarray(restored), self.token())
+
+    def check_returned(self, token: Any) -> None:
+        """Refuse what a training step gave back, where it is not the token of the last step.
+
+        Raises:
+            RuntimeError: with what may have happened.
+        """
+        if not self._is_present(token):
+            raise RuntimeError(
+                f"{self.path}: the train_step of this model did not return the state that "
+                "optimizer.stateless_apply gave for this table (or a callback has written to the "
+                "table since then). To leave out a step, leave out the call: jax.lax.cond(good, "
+                "step, keep). A table's step cannot be taken back, scaled or mixed afterwards; "
+                "keras.layers.Embedding's can"
+            )
 
     def note_step(self, token: Any) -> None:
         """Record the token that a program, which may still run, will give."""
