@@ -61,6 +61,7 @@ OPTIMIZERS = {
     "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
     "clipped": lambda: keras.optimizers.Adam(global_clipnorm=0.1),
     "accumulated": lambda: keras.optimizers.Adam(gradient_accumulation_steps=2),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), 4.0),
 }
 if ON_TORCH:  # the rules are the same everywhere
     OPTIMIZERS |= {

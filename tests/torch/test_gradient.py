@@ -77,6 +77,8 @@ WRITES = {
     "mul_": lambda p: p.grad.mul_(0.5),
     "*= tensor": lambda p: p.grad.__imul__(torch.tensor(0.5)),
     "/=": lambda p: p.grad.div_(4),
+    "divide": lambda p: setattr(p, "grad", torch.divide(p.grad, torch.tensor(4.0))),
+    "multiply_": lambda p: p.grad.multiply_(0.5),
     "* nan": lambda p: p.grad.mul_(float("nan")),
     "clamp_": lambda p: p.grad.clamp_(-0.5, 0.5),
     "clamp_ above zero": lambda p: p.grad.clamp_(min=0.5),
@@ -113,6 +115,7 @@ def test_clipping_and_a_step_visit_no_other_rows(monkeypatch):
         torch.nn.utils.clip_grad_norm_([weight], 0.7, foreach=foreach)
         torch.nn.utils.clip_grad_value_([weight], 0.1, foreach=foreach)
     weight.grad.data.mul_(0.5)
+    weight.grad = torch.divide(weight.grad, 2.0)
     optimizer.step()
     assert weight.grad.is_sparse
 

@@ -241,20 +241,20 @@ def _each(one: Any) -> Callable[..., Any]:
     return of_many
 
 
-_IN_PLACE = {"mul_", "div_", "__imul__", "__itruediv__"}
+_FACTOR = ("mul", "div", "multiply", "divide", "true_divide")  # Keras has `divide`
+_IN_PLACE = {*(f"{name}_" for name in _FACTOR), "__imul__", "__itruediv__"}
 _BY_ROW: dict[Any, Callable[..., Any]] = {
     **{
         getattr(torch.Tensor, name): _scaled
-        for name in ("mul", "div", "__mul__", "__truediv__", *_IN_PLACE)
+        for name in (*_FACTOR, "__mul__", "__truediv__", *_IN_PLACE)
     },
+    **{getattr(torch, name): _scaled for name in _FACTOR},
     **dict.fromkeys((torch.Tensor.data.__get__, torch.Tensor.detach), _itself),
     **dict.fromkeys((torch.Tensor.clone, torch.clone), _cloned),
     **dict.fromkeys((torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.cuda), _moved),
     torch.Tensor.data.__set__: _assigned,
     torch.Tensor.requires_grad_: _kept_constant,
     torch.Tensor.zero_: _zeroed,
-    torch.mul: _scaled,
-    torch.div: _scaled,
     torch.linalg.vector_norm: _norm,
     torch.norm: _norm,
     torch.Tensor.norm: _norm,
