@@ -155,6 +155,17 @@ def test_a_disk_without_room_for_slots_changes_nothing(tmp_path, monkeypatch):
     assert contents(embedding) == before
 
 
+def test_a_batch_of_more_rows_than_memory_holds_takes_no_row_from_another_id(tmp_path):
+    embedding, optimizer = make(tmp_path)
+    train(embedding, optimizer, 60)
+    before, few = contents(embedding), embedding.dynamic.table.store.rows_in_memory
+    fresh = torch.arange(10**6, 10**6 + few + 1)
+    with pytest.raises(MemoryError, match="distinct rows"):
+        embedding(fresh.repeat(2))
+    assert contents(embedding) == before
+    embedding(fresh)  # once is not enough for a row of their own
+
+
 def test_an_optimizer_made_before_training_writes_unknown_rows_alone(tmp_path):
     embedding, _ = make(tmp_path)
     assert embedding.dynamic.table.store._written().tolist() == [400, 401, 402]
@@ -176,12 +187,13 @@ def test_an_admission_reads_nothing_from_the_disk(tmp_path, monkeypatch):
     assert not sum(reads)
 
 
-def test_a_batch_that_memory_does_not_hold_changes_no_row(tmp_path):
+def test_gradients_that_memory_does_not_hold_change_no_row(tmp_path):
     embedding, optimizer = make(tmp_path)
     ids = np.arange(300)
     embedding.dynamic.observe(np.repeat(ids, 2))
     before = embedding.dynamic.lookup(ids).tobytes()
-    embedding(torch.from_numpy(ids)).sum().backward()
+    for part in torch.from_numpy(ids).split(100):
+        embedding(part).sum().backward()
     with pytest.raises(MemoryError, match="300 distinct rows does not fit"):
         optimizer.step()
     assert embedding.dynamic.lookup(ids).tobytes() == before

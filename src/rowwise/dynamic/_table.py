@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from rowwise.dynamic._starts import RowInit, RowStarts
 from rowwise.files._container import Container
 from rowwise.rules import Rule
 from rowwise.store import Folder, TableState
-from rowwise.store._disk import check_copyable
+from rowwise.store._disk import DiskStore, check_copyable
 from rowwise.store._locks import new_lock
 from rowwise.store._table_file import load_state, save_state
 from rowwise.table import Floats, Table, cached_bytes
@@ -245,6 +246,22 @@ class DynamicTable:
                 if self.on_evict is not None and evicted is not None:
                     self.on_evict(changes.evicted, evicted)
             return changes.rows
+
+    def check_batch(self, ids: Any) -> None:
+        """Refuse a batch whose step memory has no room for, before an id loses its row for it.
+
+        Raises:
+            MemoryError: with the number of distinct rows, of a table on a disk.
+            TypeError, ValueError: ids of the other kind, or no ids.
+        """
+        store = self.table.store
+        if not isinstance(store, DiskStore):
+            return
+        array = ids if isinstance(ids, np.ndarray) else np.asarray(ids, dtype=object)
+        most = store.rows_in_memory
+        if array.size > most and len(set(array.ravel().tolist())) > most:
+            # Not every id gets a row. Which do, a copy of the index tells.
+            store.check_batch(copy.deepcopy(self.index).observe(ids, self.steps).rows)
 
     def update(
         self,

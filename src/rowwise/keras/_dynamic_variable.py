@@ -82,7 +82,10 @@ class DynamicVariableBase(TableVariableBase):
             ids = decode_ids(ids, self.dynamic.index.kind)
         elif ids.dtype.kind in "fV":  # V: bfloat16
             ids = validate_ids(ids)
-        return self.dynamic.observe(ids) if observe else self.dynamic.find(ids)
+        if not observe:
+            return self.dynamic.find(ids)
+        self.dynamic.check_batch(ids)
+        return self.dynamic.observe(ids)
 
     # ------------------------------------------------------------------ optimizers
 

@@ -317,6 +317,11 @@ class DiskStore:
             )
         self.check_batch(ids)
 
+    @property
+    def rows_in_memory(self) -> int:
+        """How many rows memory holds, at most."""
+        return len(self._row_of)
+
     def check_batch(self, ids: Ids) -> None:
         """Refuse a batch of rows ids (...,) of which the cache cannot hold all at once.
 

@@ -62,6 +62,7 @@ class DynamicEmbedding(torch.nn.Module):
     Raises:
         RuntimeError: in training, when no optimizer of `rowwise.torch.optim` steps the weight.
         TypeError, ValueError: ids of the other kind; arguments out of their bounds.
+        MemoryError: a batch of more rows than `memory` holds, in training. Nothing has changed.
         MemoryError, OSError: see `rowwise.Table`.
 
     Example:
@@ -184,6 +185,7 @@ class DynamicEmbedding(torch.nn.Module):
             if self.weight.binding.mode != "sparse":
                 raise RuntimeError(_NEEDS_SPARSE_STEPS)
             self._bind_loaded_slots()
+            self.dynamic.check_batch(ids)
             rows = self.dynamic.observe(ids)
         else:
             rows = self.dynamic.find(ids)
