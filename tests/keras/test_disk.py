@@ -169,6 +169,13 @@ def test_a_file_holds_rows_and_slots(tmp_path):
     for each in (model, again):
         each.fit(x, y, batch_size=16, shuffle=False, verbose=0)
     assert bits(again) == bits(model)
+    layer = again.layers[0]
+    layer.save_assets(tmp_path)
+    other = rowwise.keras.Embedding(ROWS + 1, DIM, scratch=tmp_path, memory=SMALL)
+    other.build()
+    with pytest.raises(ValueError, match="file's rows are"):
+        other.load_assets(tmp_path)
+    assert other.table.rows == ROWS + 1
 
 
 def test_files_of_weights_alone_are_refused_before_anything_is_written(tmp_path):

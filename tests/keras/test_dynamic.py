@@ -180,6 +180,14 @@ def test_a_file_of_other_ids_is_refused(tmp_path):
         model.save(tmp_path / "a.h5")
     assert not (tmp_path / "a.h5").exists()
     assert "optimizer" in model.get_compile_config()
+    # A file of plain rows, as many as this layer has.
+    plain = keras.layers.Embedding(*layer.dynamic.table.shape)
+    keras.Sequential([keras.Input((1,), dtype="int32"), plain, *other.layers[1:]]).save(
+        tmp_path / "a.h5"
+    )
+    with pytest.raises(ValueError, match="holds no ids"):
+        other.load_weights(tmp_path / "a.h5")
+    assert contents(layer) == before
 
 
 def test_a_config_makes_the_same_layer():

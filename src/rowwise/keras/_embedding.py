@@ -507,7 +507,13 @@ class Embedding(keras.layers.Embedding):
         if self._is_on_disk():
             if not os.path.exists(path):
                 raise ValueError(f"the file has no rows on a disk for layer {self.name!r}")
-            self.table.become(Table.load(path, scratch=self.scratch, memory=self.memory))
+            found, own = Table.load(path, scratch=self.scratch, memory=self.memory), self.table
+            if (found.shape, found.dtype) != (own.shape, own.dtype):
+                raise ValueError(
+                    f"layer {self.name!r}: the file's rows are {found.shape} of {found.dtype}, and "
+                    f"the layer's {own.shape} of {own.dtype}"
+                )
+            own.become(found)
             return
         path = os.path.join(folder or "", _STATISTICS)
         if self._has_table() and os.path.exists(path):

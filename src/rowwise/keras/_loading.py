@@ -139,7 +139,8 @@ def refuse_legacy_file(original: Any, model: Any, *args: Any, **options: Any) ->
         if isinstance(layer, DynamicEmbedding):
             raise ValueError(
                 f"an .h5 file of a whole model holds no ids, and {layer.name!r} is a "
-                "DynamicEmbedding; save the model as .keras, or its weights as .weights.h5"
+                "DynamicEmbedding; save the model as .keras"
+                + ("" if layer._is_on_disk() else ", or its weights as .weights.h5")
             )
         if isinstance(layer, Embedding) and layer._is_on_disk():
             raise ValueError(
@@ -147,3 +148,18 @@ def refuse_legacy_file(original: Any, model: Any, *args: Any, **options: Any) ->
                 "save the model as .keras"
             )
     return original(model, *args, **options)
+
+
+def refuse_legacy_weights(original: Any, group: Any, model: Any, *args: Any, **options: Any) -> Any:
+    """Read the weights of a file as Keras 2 wrote it, without ids. Wraps Keras's functions.
+
+    Raises:
+        ValueError: a layer has ids, of which the file's rows would be other ones'.
+    """
+    for layer in id_layers_in(model):
+        if isinstance(layer, DynamicEmbedding):
+            raise ValueError(
+                f"an .h5 file of a whole model holds no ids, and {layer.name!r} is a "
+                "DynamicEmbedding; load a .keras file, or weights from .weights.h5"
+            )
+    return original(group, model, *args, **options)

@@ -103,6 +103,7 @@ def _everywhere() -> list[Patch]:
     alone = ("save_weights_only", "load_weights_only")
     opening = ("name", "registered_name", "module", "obj_type", "full_config", "custom_objects")
     flat = ("self", "flat_inputs")
+    legacy = ("load_weights_from_hdf5_group", "load_weights_from_hdf5_group_by_name")
     return [
         Patch(BaseOptimizer, "build", build_optimizer, ("self", "variables")),
         Patch(Functional, "_convert_inputs_to_tensors", _ids.convert_inputs, flat),
@@ -110,6 +111,7 @@ def _everywhere() -> list[Patch]:
         Patch(serialization_lib, "_retrieve_class_or_fn", _loading.retrieve_class, opening),
         *(Patch(saving_lib, name, _loading.refuse_weights_alone) for name in alone),
         Patch(legacy_h5_format, "save_model_to_hdf5", _loading.refuse_legacy_file),
+        *(Patch(legacy_h5_format, name, _loading.refuse_legacy_weights) for name in legacy),
         Patch(Trainer, "compile", _loading.compile_model),
         Patch(Trainer, "get_compile_config", _loading.compile_config, ("self",)),
         Patch(Trainer, "compile_from_config", _loading.compile_from_config, ("self", "config")),
