@@ -112,6 +112,30 @@ def test_rows_are_those_of_optax_training_the_whole_matrix(name, rate, options):
     assert_same(run, dense_training(dense, BATCHES))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [("bfloat16", "nearest"), ("float16", "stochastic")]
+)
+def test_a_table_of_16_bits_trains_to_the_bits_of_its_own_updates(dtype, rounding):
+    rows = rj.adam(0.125)
+    alone, table = (
+        rowwise.Table(ROWS, DIM, rows.rule, init=START, seed=0, dtype=dtype, rounding=rounding)
+        for _ in range(2)
+    )
+    run = Run(rows=rows)
+    run.embedding = rj.Embedding(table=table)
+    run.params["rows"] = run.embedding.token()
+    run.loss = lambda params, ids, answers: run.embedding(params["rows"], ids).sum(-1) @ answers
+    for ids, answers in BATCHES:
+        run.train((ids, answers))
+        alone.update(ids, np.repeat(np.asarray(answers)[:, None], DIM, 1))
+    assert alone.dtype == dtype
+    assert (run.array == alone.to_numpy()).all()
+    assert (table.slot("exp_avg_sq") == alone.slot("exp_avg_sq")).all()
+    vectors = run.embedding(run.params["rows"], IDS)
+    assert vectors.dtype == jnp.float32
+    assert (vectors == alone.lookup(IDS)).all()
+
+
 def test_rules_and_optimizers_in_each_others_place_are_refused():
     with pytest.raises(TypeError, match=r"dense must be an optimizer such as optax\.adam"):
         rj.optimizer(rj.adam(0.05), rj.adam(0.05))

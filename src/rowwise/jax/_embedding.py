@@ -53,7 +53,7 @@ class Embedding(TableInPrograms):
         num_embeddings: number of rows, V; ids are 0..V-1.
         features: length of a row's vector, D.
         init, seed: what the rows start with, see `rowwise.Table`.
-        table: a `rowwise.Table` to take instead of a new one.
+        table: a `rowwise.Table` to take instead of a new one; its weights may have 16 bits.
         frozen_row: a row that training leaves as it is, for padding.
         pending: how many lookups' gradients wait for a step at once; of more, the oldest are
             dropped, and an error if a step is to apply them. Accumulating over n batches, or a
