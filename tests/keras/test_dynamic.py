@@ -331,8 +331,9 @@ def test_gradients_summed_over_batches_are_the_rows_own():
 )
 def test_an_optimizer_that_steps_every_row_is_refused(optimizer):
     model, layer = make(optimizer())
-    with pytest.raises(ValueError, match="that it can step sparsely"):
-        fit(model, *log(1))
+    for _ in range(2):  # the first refusal leaves nothing behind
+        with pytest.raises(ValueError, match="that it can step sparsely"):
+            fit(model, *log(1))
     assert len(layer.dynamic) == 0
 
 
@@ -343,8 +344,9 @@ def test_an_optimizer_that_returns_after_evictions_is_refused():
     model.compile(OPTIMIZERS["adam"](), Product())
     fit(model, *log(30, seed=1))
     model.compile(first, Product())
-    with pytest.raises(ValueError, match="compile with a new optimizer"):
-        fit(model, *log(1))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="compile with a new optimizer"):
+            fit(model, *log(1))
 
 
 def test_an_error_of_on_evict_goes_to_fit():

@@ -158,16 +158,16 @@ def _bind(optimizer: Any, variable: TableVariableBase) -> None:
     """Give the table the optimizer's rule, with the slots it had here before, or new ones.
 
     Raises:
-        ValueError: it had slots on a disk before, which are gone.
+        ValueError: it had slots on a disk before, which are gone; or the table takes no dense
+            steps, and the optimizer needs them. Nothing has changed then.
     """
-    slots = variable.slots.setdefault(optimizer, {})
+    slots = variable.slots.get(optimizer, {})
     if slots and variable.on_disk:
         raise ValueError(
             f"{variable.path}: the slots of the optimizer {optimizer.name!r} lay on the disk, and "
             "went when the rows got another's; compile the model with a new optimizer"
         )
     values = {name: slot.numpy() for name, slot in slots.items()}
-    variable.binding.attach(optimizer, "dense")
     try:
         variable.check_supported(optimizer)
         rule = rule_of(optimizer, variable)
@@ -175,8 +175,11 @@ def _bind(optimizer: Any, variable: TableVariableBase) -> None:
             raise DenseFallback("its slots were made for dense steps")
     except DenseFallback as reason:
         variable.fall_back_to_dense(reason)
+        variable.binding.attach(optimizer, "dense")
+        variable.slots[optimizer] = slots
         return
     variable.detach_slots(optimizer)
+    variable.slots[optimizer] = slots
     if variable.regularizer is not None:  # a sparse step like any other, but of all rows
         cause = "embeddings_regularizer gives every row a gradient"
         variable.binding.warn(cause, rows=variable.shape[0], name=variable.path, stacklevel=3)
