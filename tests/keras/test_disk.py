@@ -188,9 +188,15 @@ def test_files_of_weights_alone_are_refused_before_anything_is_written(tmp_path)
             call()
     with pytest.raises(ValueError, match=r"save the model as \.keras"):
         model.save(tmp_path / "model.h5")
+    variables, layer = {}, model.layers[0]
+    with pytest.raises(ValueError, match=r"have no rows from a disk, as those of layer"):
+        layer.save_own_variables(variables)
+    assert not variables
     assert not alone.exists()
     assert not (tmp_path / "model.h5").exists()
     assert bits(model) == before
+    layer.load_own_variables({"0": np.ones((ROWS, DIM), np.float32)})
+    assert (layer.table.to_numpy() == 1).all()
 
 
 def test_rows_start_as_the_initializer_says(tmp_path):

@@ -592,6 +592,10 @@ def test_a_file_holds_rows_and_ids_of_a_disk(tmp_path):
     assert contents(there) == contents(layer)
     with pytest.raises(ValueError, match=r"layer\.dynamic\.save\(path\)"):
         model.save_weights(tmp_path / "model.weights.h5")
+    with pytest.raises(ValueError, match=r"layer\.dynamic\.save\(path\)"):
+        layer.save_own_variables({})
+    with pytest.raises(ValueError, match=r"layer\.dynamic\.save\(path\)"):
+        layer.load_own_variables({"about": 1})
     copied = copy.deepcopy(layer)  # by way of a file, as Keras copies layers
     fit(model, *log(5))
     assert contents(copied) == contents(there)

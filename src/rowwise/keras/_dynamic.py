@@ -20,6 +20,8 @@ from rowwise.dynamic._table import OnEvict
 from rowwise.keras._backend import BACKEND, backend
 from rowwise.keras._dynamic_variable import NO_INDEX, DynamicVariableBase
 from rowwise.keras._ids import id_layers_in, takes_ids
+from rowwise.keras._scopes import saving_assets
+from rowwise.keras._variable import refuse_without_assets
 from rowwise.store import Folder
 from rowwise.table import cached_bytes
 
@@ -259,8 +261,13 @@ class DynamicEmbedding(keras.layers.Layer):
         """Write embeddings, ids, counts and sketch to a file of weights.
 
         Those of rows on a disk are in the table's file, see `save_assets`.
+
+        Raises:
+            ValueError: rows on a disk, and no assets are saved.
         """
         if self._is_on_disk():
+            if not saving_assets.get():
+                refuse_without_assets(self)
             return
         # So that what is loaded goes on to the bits of what was saved: the rows that a file holds
         # are up to date, rounded.
@@ -273,11 +280,14 @@ class DynamicEmbedding(keras.layers.Layer):
         """Read what `save_own_variables` wrote.
 
         Raises:
-            ValueError: a file without ids, of other ids, or of another number of rows.
+            ValueError: a file without ids, of other ids, or of another number of rows; one of rows
+                in memory for rows on a disk.
         """
-        if self._is_on_disk():
-            return
         names = set(store.keys())
+        if self._is_on_disk():
+            if names:
+                refuse_without_assets(self)
+            return  # `load_assets` has them
         if not {_WEIGHTS, "about"} <= names:
             raise ValueError(
                 f"layer {self.name!r}: the file holds no ids of a DynamicEmbedding, but {names}"

@@ -17,8 +17,8 @@ from rowwise.keras._backend import backend
 from rowwise.keras._ids import takes_ids
 from rowwise.keras._optimizer import freeze_row
 from rowwise.keras._quantized import dequantize_int4, dequantize_int8
-from rowwise.keras._scopes import is_symbolic_call
-from rowwise.keras._variable import TableVariableBase
+from rowwise.keras._scopes import is_symbolic_call, saving_assets
+from rowwise.keras._variable import TableVariableBase, refuse_without_assets
 from rowwise.store import Folder
 from rowwise.table import Table, cached_bytes
 from rowwise.text import Vocabulary
@@ -463,8 +463,8 @@ class Embedding(keras.layers.Embedding):
 
     def load_own_variables(self, store: Any) -> None:
         """Load the weights from a file; the rows count as trained."""
-        if self._is_on_disk():
-            return  # `load_assets` loads them; Keras's files of weights alone are refused
+        if self._is_on_disk() and not store.keys():
+            return  # `load_assets` has them
         super().load_own_variables(store)
         self._mark_trained()
 
@@ -476,11 +476,18 @@ class Embedding(keras.layers.Embedding):
         return isinstance(getattr(self, "_embeddings", None), TableVariableBase)
 
     def save_own_variables(self, store: Any) -> None:
-        """Save the weights; those on a disk are in the table's file, see `save_assets`."""
+        """Save the weights; those on a disk are in the table's file, see `save_assets`.
+
+        Raises:
+            ValueError: rows on a disk, and no assets are saved.
+        """
+        if self._is_on_disk():
+            if not saving_assets.get():
+                refuse_without_assets(self)
+            return
         if self._has_table() and self.table.rounding == "stochastic":
             self.table.materialize()  # what is loaded goes on from the numbers that were drawn now
-        if not self._is_on_disk():
-            super().save_own_variables(store)
+        super().save_own_variables(store)
 
     def _is_on_disk(self) -> bool:
         return self._has_table() and self._embeddings.on_disk

@@ -104,12 +104,14 @@ def _everywhere() -> list[Patch]:
     opening = ("name", "registered_name", "module", "obj_type", "full_config", "custom_objects")
     flat = ("self", "flat_inputs")
     legacy = ("load_weights_from_hdf5_group", "load_weights_from_hdf5_group_by_name")
+    stores = ("saveable", "weights_store", "assets_store", "inner_path", "visited_saveables")
     return [
         Patch(BaseOptimizer, "build", build_optimizer, ("self", "variables")),
         Patch(Functional, "_convert_inputs_to_tensors", _ids.convert_inputs, flat),
         Patch(keras.Sequential, "build", _ids.build_sequential, ("self", "input_shape")),
         Patch(serialization_lib, "_retrieve_class_or_fn", _loading.retrieve_class, opening),
         *(Patch(saving_lib, name, _loading.refuse_weights_alone) for name in alone),
+        Patch(saving_lib, "_save_state", _loading.save_state, stores),
         Patch(legacy_h5_format, "save_model_to_hdf5", _loading.refuse_legacy_file),
         *(Patch(legacy_h5_format, name, _loading.refuse_legacy_weights) for name in legacy),
         Patch(Trainer, "compile", _loading.compile_model),
