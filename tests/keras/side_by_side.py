@@ -118,7 +118,7 @@ def float64_there_is(wanted=True):
 
 
 def _trained(train, make):
-    keras.backend.clear_session()  # so that names agree
+    keras.backend.clear_session(free_memory=False)  # so that names agree
     model = make()
     train(model)
     return model

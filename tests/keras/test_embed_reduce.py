@@ -348,7 +348,7 @@ def test_a_layer_is_made_again_from_its_config():
 
 def test_training_goes_on_from_a_file_as_if_never_stopped(tmp_path):
     train = fit(lambda: keras.optimizers.Adam(0.01), weighted=True)
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     model = bag_model(Embedding, "sqrtn", weighted=True)
     train(model)
     model.save(tmp_path / "model.keras")

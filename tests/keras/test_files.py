@@ -26,7 +26,7 @@ def fit(model, epochs=2, **options):
 
 
 def trained(layer, optimizer):
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     model = classifier(layer)
     model.compile(OPTIMIZERS[optimizer](), "mse")
     fit(model)
@@ -62,7 +62,7 @@ def test_weights_files_go_both_ways(tmp_path, writer, reader):
 
 def test_checkpoints_written_while_training_change_nothing(tmp_path):
     plain = trained(Embedding, "adam")
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     saved = classifier(Embedding)
     saved.compile(OPTIMIZERS["adam"](), "mse")
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras", save_freq=3)

@@ -185,7 +185,7 @@ def test_a_bad_id_in_the_middle_of_fit_leaves_everything_as_after_the_step_befor
     """And the model trains on. Where several steps are one program, those before count too."""
 
     def start():
-        keras.backend.clear_session()
+        keras.backend.clear_session(free_memory=False)
         model = classifier(Embedding)
         model.compile(optimizer, "mse", **options)
         fit(model, 0, 3)

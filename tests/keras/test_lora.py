@@ -35,7 +35,7 @@ def fit(model, epochs=4):
 
 
 def trained(layer, optimizer="adam", make=adapted):
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     model = make(layer)
     model.compile(OPTIMIZERS[optimizer](), "mse")
     fit(model)

@@ -107,7 +107,7 @@ def test_tables_of_other_dtypes_are_kerass_own_with_one_warning(dtype, optimizer
 )
 def test_configs_are_kerass_and_make_the_layer_again(options):
     def config(layer):
-        keras.backend.clear_session()
+        keras.backend.clear_session(free_memory=False)
         return layer(5, 2, **options).get_config()
 
     ours, theirs = map(config, LAYERS)
@@ -138,7 +138,7 @@ def test_shapes_specs_and_masks_are_kerass(dtype, mask_zero):
 @pytest.mark.parametrize("options", [{}, {"lora_rank": 2}, {"dtype": "int4_from_float32"}])
 def test_summaries_are_kerass(options):
     def summary(layer):
-        keras.backend.clear_session()
+        keras.backend.clear_session(free_memory=False)
         lines = []
         model = classifier(layer, **options)
         model.summary(print_fn=lines.append)

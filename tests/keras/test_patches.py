@@ -186,7 +186,7 @@ def test_what_accumulation_and_nadam_keep_is_where_it_was():
 
 def test_slots_are_named_as_keras_names_them():
     def paths(layer):
-        keras.backend.clear_session()
+        keras.backend.clear_session(free_memory=False)
         model = keras.Sequential([keras.Input((2,), dtype="int32"), layer(5, 2, name="e")])
         model.compile(keras.optimizers.RMSprop(momentum=0.9, centered=True), "mse")
         model.optimizer.build(model.trainable_variables)

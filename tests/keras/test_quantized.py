@@ -31,7 +31,7 @@ every_rank = pytest.mark.parametrize("rank", [None, 2], ids=["plain", "lora"])
 
 def quantized(layer, way, rank=None, dtype=None, dim=DIM):
     """A model whose rows are quantized, and adapted after that; its dims odd or even."""
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     embed = layer(ROWS, dim, embeddings_initializer="normal", dtype=dtype)
     ids = keras.Input((5,), dtype="int32")

@@ -213,7 +213,7 @@ def test_of_a_model_that_is_dropped_tensorflow_keeps_neither_gradients_nor_graph
 
     def train_and_drop():
         model_of(Embedding).train_on_batch(IDS, ANSWERS)
-        keras.backend.clear_session()
+        keras.backend.clear_session(free_memory=False)
 
     train_and_drop()
     before = left()

@@ -334,7 +334,7 @@ def test_torch_writes_into_the_table_in_the_middle_of_training():
 @not_on_tensorflow
 def test_a_stateless_step_is_the_callers_and_changes_nothing_here():
     def stateless_step(layer):
-        keras.backend.clear_session()
+        keras.backend.clear_session(free_memory=False)
         model = classifier(layer)
         model.compile("adam", "mse")
         fit(model)

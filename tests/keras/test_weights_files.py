@@ -11,7 +11,7 @@ from rowwise.keras import Embedding
 
 
 def compiled(layer):
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)
     model = classifier(layer)
     model.compile("adam", "mse")
     return model
