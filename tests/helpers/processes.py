@@ -1,5 +1,6 @@
-"""Programs on several processes of `torch.distributed`, with gloo."""
+"""Child processes that start quickly, and programs on several processes of `torch.distributed`."""
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -15,6 +16,18 @@ import rowwise.torch
 dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
 rank, ranks = dist.get_rank(), dist.get_world_size()
 """
+
+
+def forkserver() -> multiprocessing.context.BaseContext:
+    """Return torch's context whose children are forks of one process, in which torch is imported.
+
+    A child imports rowwise itself when it unpickles what it is given, as a spawned one does.
+    """
+    import torch
+
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "torch._dynamo"])
+    return context
 
 
 def run_processes(ranks: int, program: str, *arguments: object, timeout: float = 150) -> list[str]:

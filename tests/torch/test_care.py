@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import rowwise.torch
+from helpers.processes import forkserver
 from rowwise.torch import Embedding, optim
 
 IDS = torch.tensor([1, 2, 1])
@@ -196,16 +197,19 @@ def _worker(rank, folder, sparse):
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_two_processes_train_to_the_numbers_of_one(sparse, tmp_path):
-    torch.multiprocessing.spawn(_worker, (str(tmp_path), sparse), nprocs=2)
+    forkserver()  # is what start_processes goes by
+    torch.multiprocessing.start_processes(
+        _worker, (str(tmp_path), sparse), nprocs=2, start_method="forkserver"
+    )
     model = Model(nn, bag=True)
     train(model, torch.optim.Adam(model.parameters(), lr=0.01), 20, seed=0)
     together = torch.load(tmp_path / "state.pt")
     torch.testing.assert_close(together, model.state_dict(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("parent_trains", [True, False])
-def test_a_forks_child_can_train_after_torch_has_used_its_threads(parent_trains):
-    code = f"""
+def test_a_forks_child_can_train_after_torch_has_used_its_threads():
+    """The parent has not trained when it forks for the first time, and has for the second."""
+    code = """
 import os, numpy as np, torch
 torch.set_num_threads(2)
 torch.ones(1_000_000).exp()
@@ -215,13 +219,14 @@ def train():
     rowwise.set_num_threads(2)
     rowwise.Table(5000, 8, "adam").update(np.arange(5000), np.ones((5000, 8)))
 
-if {parent_trains}:
-    train()
-child = os.fork()
-if child == 0:
-    train()
-    os._exit(0)
-_, status = os.waitpid(child, 0)
-assert os.waitstatus_to_exitcode(status) == 0
+for parent_trains in (False, True):
+    if parent_trains:
+        train()
+    child = os.fork()
+    if child == 0:
+        train()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)

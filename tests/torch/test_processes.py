@@ -5,17 +5,19 @@ import torch
 from torch import nn
 
 import rowwise.torch
+from helpers.processes import forkserver
 
 IDS = torch.arange(6)
 
 
-def add_one(module, results):
+def add_one(modules, results):
     """Train in a child: every row loses 1 where the memory is shared."""
-    before = module(IDS).detach().clone()
-    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
-    module(IDS).sum().backward()
-    optimizer.step()
-    results.put((before.numpy(), module(IDS).detach().numpy()))
+    for module in modules:
+        before = module(IDS).detach().clone()
+        optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+        module(IDS).sum().backward()
+        optimizer.step()
+        results.put((before.numpy(), module(IDS).detach().numpy()))
 
 
 def change_what_comes(inbox, results):
@@ -28,23 +30,25 @@ def change_what_comes(inbox, results):
 @pytest.mark.filterwarnings("ignore:.*trained densely")
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_child_process_trains_the_same_memory(method):
-    context = torch.multiprocessing.get_context(method)
-    found = []
+    context = forkserver() if method == "forkserver" else torch.multiprocessing.get_context(method)
+    modules, results = [], context.SimpleQueue()
     for library in (rowwise.torch, nn):
         torch.manual_seed(0)
-        module, results = library.Embedding(6, 3), context.SimpleQueue()
-        process = context.Process(target=add_one, args=(module, results))
-        process.start()
-        found.append([*results.get(), module(IDS).detach().numpy()])
-        process.join()
-        assert process.exitcode == 0
+        modules.append(library.Embedding(6, 3))
+    process = context.Process(target=add_one, args=(modules, results))
+    process.start()
+    found = [[*results.get()] for _ in modules]
+    process.join()
+    assert process.exitcode == 0
+    for values, module in zip(found, modules, strict=True):
+        values.append(module(IDS).detach().numpy())
     for mine, other in zip(*found, strict=True):
         torch.testing.assert_close(torch.from_numpy(mine), torch.from_numpy(other))
 
 
 @pytest.mark.parametrize("sent", ["weight.data", "state_dict"])
 def test_a_tensor_sent_to_another_process_shares_its_memory(sent):
-    context = torch.multiprocessing.get_context("spawn")
+    context = forkserver()
     module, inbox, results = (
         rowwise.torch.Embedding(6, 3),
         context.SimpleQueue(),
@@ -77,7 +81,7 @@ class Encoded(torch.utils.data.Dataset):
 
 
 @pytest.mark.filterwarnings("ignore:.*trained densely")
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
 def test_a_loaders_worker_may_hold_a_module(method):
     module = rowwise.torch.Embedding(6, 3)
     loader = torch.utils.data.DataLoader(
@@ -85,7 +89,7 @@ def test_a_loaders_worker_may_hold_a_module(method):
         batch_size=2,
         num_workers=1,
         persistent_workers=True,
-        multiprocessing_context=method,
+        multiprocessing_context=forkserver() if method == "forkserver" else method,
     )
     for _ in range(2):
         rows = torch.cat(list(loader))
@@ -99,7 +103,7 @@ def test_hogwild_trains_shared_memory():
     context = torch.multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     for _ in range(2):
-        process = context.Process(target=add_one, args=(module, results))
+        process = context.Process(target=add_one, args=([module], results))
         process.start()
         process.join()
     torch.testing.assert_close(module.weight.detach(), before - 2)
@@ -114,10 +118,9 @@ def train_on(module, optimizer, results):
 
 
 @pytest.mark.filterwarnings("ignore:.*trained densely")
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
 @pytest.mark.parametrize("kind", ["Adam", "RowwiseAdagrad"])
-def test_an_optimizer_goes_along_to_a_child_process(kind, method):
-    context = torch.multiprocessing.get_context(method)
+def test_an_optimizer_goes_along_to_a_child_process(kind):
+    context = forkserver()
     found = []
     for sent in (True, False):
         torch.manual_seed(0)
