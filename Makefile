@@ -11,7 +11,7 @@
 # make test-versions: a short test of every supported version of the frameworks, each in an environment.
 # make test-gpu: the tests of tables on a GPU, on the GPU, in .venv or with PYTHON_GPU, an interpreter that
 #                has rowwise, its tests' needs and a CUDA build of PyTorch. make bench-gpu: us beside peers.
-# make test-oldest: the same of the oldest NumPy and the oldest Keras, a minute.
+# make test-oldest: the same of the oldest NumPy and the oldest Keras, half a minute.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -144,7 +144,10 @@ build/peers/.installed: $(SOURCES) benchmarks/requirements.txt
 $(VENV)/.installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	ROWWISE_JAX=1 $(BIN)/pip install --quiet --constraint constraints.txt ".[dev,bench]"
+	rm -rf $(VENV)/wheel
+	ROWWISE_JAX=1 $(BIN)/pip wheel --quiet --no-deps --wheel-dir $(VENV)/wheel .
+	$(BIN)/pip install --quiet --constraint constraints.txt "$$(echo $(VENV)/wheel/*.whl)[dev,bench]"
+	$(BIN)/pip install --quiet --no-deps --force-reinstall $(VENV)/wheel/*.whl  # its version is there
 	@touch $@
 
 clean:

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 from collections import Counter
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -10,6 +11,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job
     signal.signal(signal.SIGINT, signal.default_int_handler)  # programs under test get Ctrl-C
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -43,7 +45,10 @@ def pytest_collection_modifyitems(config, items):
     items[:] = kept
 
 
-def pytest_collection_finish():
-    """Leaves the modules out of later collections: Keras asks for one at every clear_session."""
+@pytest.fixture(scope="session", autouse=True)
+def _modules_left_out_of_collections():
+    """Have the collections that Keras asks for, as a layer is quantized, pass over all modules."""
+    if "side_by_side" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)  # imports TensorFlow, whatever the backend
     gc.collect()
     gc.freeze()

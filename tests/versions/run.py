@@ -3,10 +3,11 @@
     python tests/versions/run.py              # every environment: minutes for each
     python tests/versions/run.py --ends       # the oldest and the newest
     python tests/versions/run.py --oldest     # the oldest NumPy, and the oldest Keras with the
-                                              # PyTorch that runs this: a minute
+                                              # PyTorch that runs this: half a minute
     python tests/versions/run.py keras-3.8    # those named
 
-Environments lie in build/versions and are used again. The wheel is built once, of this tree.
+Environments lie in build/versions and are used again. The wheel is the one that `make` built for
+the environment that runs this.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ BETWEEN = {
 OLDEST = ["numpy-1.26", "keras-3.8"]
 
 
-def build_wheel() -> Path:
-    """Build the wheel of this tree, and return its path."""
-    folder = BUILT / "wheel"
-    for old in folder.glob("*.whl"):
-        old.unlink()
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder]
-    subprocess.run([*pip, ROOT], check=True)
-    return next(folder.glob("*.whl"))
+def installed_wheel() -> Path:
+    """Return the wheel that is installed in the environment that runs this."""
+    folder = Path(sys.prefix) / "wheel"
+    if not (wheels := list(folder.glob("*.whl"))):
+        sys.exit(
+            f"no wheel in {folder}: run `make .venv/.installed`, then this with .venv/bin/python"
+        )
+    return wheels[0]
 
 
 def see_this_environment(folder: Path) -> None:
@@ -66,8 +67,8 @@ def passes(name: str, wheel: Path, oldest: bool) -> bool:
     folder = BUILT / (f"{name}-here" if oldest and backend else name)
     python = folder / "bin" / "python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [python, "-m", "pip", "install", "--quiet"]
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
     if oldest and backend:
         see_this_environment(folder)
         needed = subprocess.run([*pip, "--no-deps", packages[0]])
@@ -102,7 +103,7 @@ def main() -> None:
     names = arguments.names or ([n for n in ENVIRONMENTS if not (arguments.ends and n in BETWEEN)])
     if arguments.oldest:
         names = OLDEST
-    wheel = build_wheel()
+    wheel = installed_wheel()
     results = {name: passes(name, wheel, arguments.oldest) for name in names}
     for name, passed in results.items():
         print(f"{name:20} {'passes' if passed else 'FAILS'}   {' '.join(ENVIRONMENTS[name][1])}")
