@@ -55,6 +55,10 @@ struct RowState {
         update_count += update_count != UINT32_MAX;
         set_last_update(iteration);
     }
+    ROWWISE_HD bool last_update_is(int64_t iteration) const {
+        return last_update[0] == static_cast<uint32_t>(iteration) &&
+               last_update[1] == static_cast<uint32_t>(static_cast<uint64_t>(iteration) >> 32);
+    }
     ROWWISE_HD void set_last_update(int64_t iteration) {
         last_update[0] = static_cast<uint32_t>(iteration);
         last_update[1] = static_cast<uint32_t>(static_cast<uint64_t>(iteration) >> 32);

@@ -94,6 +94,7 @@ void bind_device(nb::module_& m) {
             "rule"_a, "binary"_a, "Load the compiled kernels of a rule's family.");
     m.attr("DEVICE_BLOCK") = kBlockSum;
     m.attr("DEVICE_PARTIALS") = kPartials;
+    m.attr("DEVICE_OPEN_STEPS") = kOpenSteps;
     m.def(
         "device_texts", [] { return kTexts; },
         "Return the source of the device's kernels: (name, content) of each file; NVRTC compiles\n"
@@ -114,7 +115,9 @@ void bind_device(nb::module_& m) {
         "A batch in a device's memory, by addresses. `arrays` may hold what lies there.");
     batch.def(nb::init<>())
         .def_rw("n", &DeviceBatch::n, "Number of ids.")
-        .def_rw("bags", &DeviceBatch::bags, "Number of bags.");
+        .def_rw("bags", &DeviceBatch::bags, "Number of bags.")
+        .def_rw("skipped_row", &DeviceBatch::skipped_row,
+                "A row that an update leaves out, or -1; the number of rows stands for none.");
     def_address<const int64_t, &DeviceBatch::batch>(batch, "batch", "(n,) ids.");
     def_address<const int64_t, &DeviceBatch::ids>(batch, "ids", "(n,) the same, ascending.");
     def_address<const int64_t, &DeviceBatch::sources>(
@@ -126,6 +129,10 @@ void bind_device(nb::module_& m) {
     def_address<float, &DeviceBatch::blocks>(batch, "blocks", "Working memory of sums.");
     def_address<float, &DeviceBatch::partials>(batch, "partials", "(n, 16) working memory.");
     def_address<int64_t, &DeviceBatch::argmax>(batch, "argmax", "(bags, dim).");
+    def_address<const float, &DeviceBatch::found_inf>(batch, "found_inf",
+                                                      "(1,) not 0: the step is skipped; or 0.");
+    def_address<const float, &DeviceBatch::others>(
+        batch, "others", "(1,) NaN: the gradient of all other rows; or 0.");
 
     nb::class_<DeviceTable>(
         m, "DeviceTable",
@@ -190,12 +197,18 @@ void bind_device(nb::module_& m) {
              "Return whether an update brings every row up to date as well.")
         .def(
             "update",
-            [](DeviceTable& table, const DeviceBatch& batch, const StepParams& params,
+            [](DeviceTable& table, const DeviceBatch& batch, const std::vector<StepParams>& choices,
                Address stream) {
                 const WithoutGil unlocked;
-                table.update(batch, params, at<void>(stream));
+                table.update(batch, choices, at<void>(stream));
             },
-            "batch"_a, "params"_a, "stream"_a, "Make one step of the whole table.")
+            "batch"_a, "choices"_a, "stream"_a,
+            "Make one step of the whole table, or skip it if the batch's found_inf is not 0.\n\n"
+            "choices: its numbers if 0, 1, ... of the open steps turn out to be skipped.")
+        .def("settle", &DeviceTable::settle, "Take up what is known by now of the open steps.")
+        .def_prop_ro("open_steps", &DeviceTable::open_steps,
+                     "Steps of which it is not known yet whether they were skipped.")
+        .def_prop_ro("skipped", &DeviceTable::skipped, "Steps that are known to be skipped.")
         .def(
             "materialize_all",
             [](DeviceTable& table, Address stream) {
@@ -213,7 +226,6 @@ void bind_device(nb::module_& m) {
             },
             "history"_a, "Take up what `step_history` gave; then place the clock.")
         .def_prop_ro("now", &DeviceTable::now, "Steps that the clock remembers.")
-        .def_rw("skipped_row", &DeviceTable::skipped_row, "A row that updates leave out, or -1.")
         .def_rw("steps", &DeviceTable::steps, "Updates so far.")
         .def_prop_rw("slots_pristine", &DeviceTable::slots_pristine,
                      &DeviceTable::set_slots_pristine,

@@ -7,6 +7,7 @@ namespace rowwise {
 
 constexpr int64_t kBlockSum = 64;  // gradients of one id that are summed before the next such sum
 constexpr int kPartials = 16;      // partial sums of a product of two rows
+constexpr int64_t kStrided = 1 << 14;  // threads that share out all rows, one after the other
 
 // The first id outside the table that a kernel met. From then on kernels write nothing to the
 // table, until the host has raised the error and cleared this.
@@ -15,20 +16,37 @@ struct Trouble {
     int64_t id;     // what stood there
     int64_t steps;  // the table's steps before that call
     uint32_t now;   // the clock's reading before that call
-    uint32_t unused;
+    // Steps that were not made, as their gradients were not finite, since the last error; only the
+    // last kernel of a step writes this.
+    uint32_t skipped;
 };
 constexpr uint64_t kNoTrouble = ~uint64_t{0};
+
+// Steps in a row of which the host does not know yet whether they are made.
+constexpr uint32_t kOpenSteps = 8;
+
+// A step, and as the clock remembers it.
+struct StepChoice {
+    Step step;
+    StepRecord record;
+};
 
 struct DeviceCall {
     TableView table;
     ClockView clock;
     Hyperparameters hyper;
-    Step step;
-    StepRecord record;  // the step, as the clock remembers it
-    int64_t steps;      // of the table, before this call
-    uint64_t key;       // number of the call << 32
+    // choices[k]: the step, if k more than the host knows of were skipped before it. The clock's
+    // reading and `steps` are here as if there were none.
+    StepChoice choices[kOpenSteps];
+    uint32_t known_skipped;  // that the host knows of
+    uint32_t turn;           // of the step among those that may be skipped
+    int64_t steps;           // of the table, before this call
+    uint64_t key;            // number of the call << 32
     Trouble* trouble;
     volatile uint32_t* alarm;  // in the host's memory, 1 once there is trouble
+    volatile uint32_t* made;   // (kOpenSteps,) there, by turn: 2 turn, or 2 turn + 1 if skipped
+    const float* found_inf;    // (1,) not 0: the step is skipped; null: it is made
+    const float* others;       // (1,) NaN: the gradient of all other rows; null or a number: 0
 
     int64_t n;               // ids of the batch
     const int64_t* batch;    // (n,) ids in the batch's order
@@ -44,10 +62,10 @@ struct DeviceCall {
     float* partials;  // (n, kPartials)
     int64_t skipped_row;
     int slot;
-    bool advances;  // whether the clock takes the step
+    bool advances;  // whether the clock takes steps
 };
 // The host's compiler and the device's lay it out alike.
-static_assert(sizeof(DeviceCall) == 472 && sizeof(LaggedUpdate) == 64);
+static_assert(sizeof(DeviceCall) == 896 && sizeof(LaggedUpdate) == 64);
 static_assert(sizeof(HorizonSum) == 88 && sizeof(RunningProduct) == 16 && sizeof(Trouble) == 32);
 
 // Every kernel: X(name, class in kernels.hpp), those whose lanes share out the numbers of a row and
@@ -68,7 +86,9 @@ static_assert(sizeof(HorizonSum) == 88 && sizeof(RunningProduct) == 16 && sizeof
     X(sum_partials, SumPartials)              \
     X(square_partials, SquarePartials)        \
     X(finish, Finish)                         \
+    X(update_others, UpdateOthers)            \
     X(advance, Advance)                       \
+    X(count_skipped, CountSkipped)            \
     X(record_current, RecordCurrent)
 
 #define ROWWISE_KERNEL_NAME(name, ...) name,

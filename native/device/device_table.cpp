@@ -64,7 +64,7 @@ DeviceTable::DeviceTable(std::shared_ptr<Engine> engine, int64_t rows, int64_t d
     view_.dim = view_.slot_dim = dim;
     const Trouble none{kNoTrouble, 0, 0, 0, 0};
     engine_->upload(trouble_, &none, sizeof none, stream);
-    *alarm_ = 0;
+    std::fill_n(alarm_, 1 + kOpenSteps, 0);
 }
 
 void DeviceTable::set_rule(const TrainingRule& rule, const std::vector<float*>& slots,
@@ -132,10 +132,14 @@ DeviceCall DeviceTable::begin(const DeviceBatch& batch) {
     call.clock.decays = clock_->view().decays;
     call.hyper = rule_.hyper;
     call.steps = steps;
-    call.skipped_row = skipped_row;
+    call.advances = advances_;
+    call.known_skipped = known_skipped_;
     call.key = static_cast<uint64_t>(++calls_) << 32;
     call.trouble = trouble_;
     call.alarm = alarm_;
+    call.made = alarm_ + 1;
+    call.found_inf = batch.found_inf;
+    call.others = batch.others;
     call.n = batch.n;
     call.batch = batch.batch;
     call.ids = batch.ids;
@@ -143,6 +147,7 @@ DeviceCall DeviceTable::begin(const DeviceBatch& batch) {
     call.weights = batch.weights;
     call.gradients = batch.gradients;
     call.bags = batch.bags;
+    call.skipped_row = batch.skipped_row;
     call.offsets = batch.offsets;
     call.out = batch.out;
     call.argmax = batch.argmax;
@@ -207,28 +212,70 @@ bool DeviceTable::restarts(const StepParams& params) const {
     return clock_->restarts_before(params.record());
 }
 
-void DeviceTable::update(const DeviceBatch& batch, const StepParams& params, void* stream) {
-    if (restarts(params)) materialize_all(stream);
+void DeviceTable::update(const DeviceBatch& batch, const std::vector<StepParams>& choices,
+                         void* stream) {
+    if (choices.size() <= open_.size() || choices.size() > kOpenSteps)
+        throw std::invalid_argument("a step's numbers for each of the open steps that it follows");
+    const StepParams& params = choices.front();
+    if (restarts(params)) {
+        if (!open_.empty()) throw std::invalid_argument("the clock starts anew with open steps");
+        materialize_all(stream);
+    }
     DeviceCall call = begin(batch);
-    call.advances = advances_;
-    call.record = params.record();
-    call.step = params.rounded(rule_, clock_->now() + (advances_ ? 1 : 0));
-    if (batch.n > kBlockSum) launch_rows(DeviceKernel::sum_blocks, call, batch.n, stream);
+    for (std::size_t i = 0; i < choices.size(); ++i)
+        call.choices[i] = {choices[i].rounded(rule_, 0), choices[i].record()};
+    if (batch.n > kBlockSum && batch.blocks != nullptr)
+        launch_rows(DeviceKernel::sum_blocks, call, batch.n, stream);
     if (has_row_slots(rule_.family))
         launch(DeviceKernel::square_partials, call, batch.n, kPartials, stream);
     launch_rows(DeviceKernel::update, call, batch.n, stream);
     launch(DeviceKernel::finish, call, std::max<int64_t>(batch.n, 1), 1, stream);
+    if (batch.others != nullptr)
+        launch(DeviceKernel::update_others, call, std::min(view_.rows, kStrided), 1, stream);
     ++steps;
-    if (!advances_) return;
-    const int64_t reach = std::min(clock_->now() + 1, clock_->horizon());
-    launch(DeviceKernel::advance, call, reach, 1, stream);
-    clock_->advance(call.record);
-    if (params.decay_factor <= 0) materialize_all(stream);
+    if (advances_) {
+        const int64_t reach = std::min(clock_->now() + 1, clock_->horizon());
+        launch(DeviceKernel::advance, call, reach, 1, stream);
+        clock_->advance(params.record());
+    }
+    if (batch.found_inf != nullptr) {
+        call.turn = ++turn_;
+        launch(DeviceKernel::count_skipped, call, 1, 1, stream);
+        Open open{turn_, {}};
+        for (const StepParams& choice : choices) open.records.push_back(choice.record());
+        open_.push_back(std::move(open));
+    }
+    if (advances_ && params.decay_factor <= 0) materialize_all(stream);
+}
+
+void DeviceTable::settle() {
+    while (!open_.empty()) {
+        const Open step = open_.front();
+        const uint32_t told = alarm_[1 + step.turn % kOpenSteps];
+        if (told / 2 != step.turn) return;
+        open_.pop_front();
+        if (told % 2 == 0) continue;
+        --steps;
+        ++known_skipped_;
+        ++skipped_;
+        for (Open& later : open_) later.records.erase(later.records.begin());
+        if (!advances_) continue;
+        rewind(clock_->now() - open_steps() - 1);
+        for (const Open& later : open_) clock_->advance(later.records.front());
+    }
+}
+
+void DeviceTable::rewind(uint32_t now) {
+    StepHistory history = clock_->history();
+    history.steps.resize(std::min<std::size_t>(now, history.steps.size()));
+    const bool closes = clock_->view().closes() && history.steps.size() >= clock_->horizon();
+    history.closed.resize(closes ? (history.steps.size() - clock_->horizon() + 1) * (kTerms + 1)
+                                 : 0);
+    clock_->restore(history);
 }
 
 void DeviceTable::materialize(const DeviceBatch& batch, void* stream) {
-    DeviceCall call = begin(batch);
-    call.step.last_step = clock_->now();
+    const DeviceCall call = begin(batch);
     launch_rows(DeviceKernel::materialize, call, batch.n, stream);
     launch(DeviceKernel::record_current, call, batch.n, 1, stream);
 }
@@ -250,16 +297,13 @@ void DeviceTable::materialize_all(void* stream) {
 std::optional<DeviceTable::Outside> DeviceTable::trouble(void* stream) {
     Trouble found{};
     engine_->download(&found, trouble_, sizeof found, stream);
+    settle();
     if (found.key == kNoTrouble) return {};
     const Trouble none{kNoTrouble, 0, 0, 0, 0};
     engine_->upload(trouble_, &none, sizeof none, stream);
     *alarm_ = 0;
-    StepHistory history = clock_->history();
-    history.steps.resize(std::min<std::size_t>(found.now, history.steps.size()));
-    const bool closes = clock_->view().closes() && history.steps.size() >= clock_->horizon();
-    history.closed.resize(closes ? (history.steps.size() - clock_->horizon() + 1) * (kTerms + 1)
-                                 : 0);
-    clock_->restore(history);  // the device's arrays never took the later steps
+    known_skipped_ = 0;
+    rewind(found.now);  // the device's arrays never took the later steps
     steps = found.steps;
     return Outside{static_cast<int64_t>(found.key >> 32),
                    static_cast<int64_t>(found.key & 0xffffffffu), found.id};

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,23 +19,24 @@ namespace rowwise {
 // A batch in the device's memory; a kernel reads what its comment in device/kernels.hpp names.
 struct DeviceBatch {
     int64_t n = 0, bags = 0;
+    int64_t skipped_row = -1;  // that an update leaves out; the number of rows stands for none
     const int64_t *batch = nullptr, *ids = nullptr, *sources = nullptr, *offsets = nullptr;
     const float *weights = nullptr, *gradients = nullptr;
     float *out = nullptr, *blocks = nullptr, *partials = nullptr;
     int64_t* argmax = nullptr;
+    const float *found_inf = nullptr, *others = nullptr;
 };
 
 // The memory is its owner's. Calls take a stream of the device, in whose order all of them happen;
 // they are made by one thread at a time. Ids are checked by the kernels: see `trouble`.
 class DeviceTable {
   public:
-    // weights (rows, dim), states (rows,), `trouble` in the device's memory; alarm in the host's,
-    // where the device can write.
+    // weights (rows, dim), states (rows,), `trouble` in the device's memory; alarm (1 +
+    // kOpenSteps,) in the host's, where the device can write.
     DeviceTable(std::shared_ptr<Engine> engine, int64_t rows, int64_t dim, float* weights,
                 RowState* states, Trouble* trouble, volatile uint32_t* alarm, void* stream);
 
-    int64_t steps = 0;         // updates so far
-    int64_t skipped_row = -1;  // that updates leave out
+    int64_t steps = 0;  // updates so far
 
     // Every row must be up to date; the clock must be placed anew.
     void set_rule(const TrainingRule& rule, const std::vector<float*>& slots, bool slots_pristine);
@@ -55,7 +57,14 @@ class DeviceTable {
     void spread_max(const DeviceBatch& batch, void* stream);
     void read_slot(int slot, float* out, void* stream);
     void sum_runs(const DeviceBatch& batch, void* stream);
-    void update(const DeviceBatch& batch, const StepParams& params, void* stream);
+    // Makes one step; or skips it, if batch.found_inf is not 0, of which the host hears later.
+    // Until then the step is open. choices[k]: its numbers if k of the open steps turn out to be
+    // skipped.
+    void update(const DeviceBatch& batch, const std::vector<StepParams>& choices, void* stream);
+    // Takes up what is known by now of the open steps; waits for nothing.
+    void settle();
+    uint32_t open_steps() const { return static_cast<uint32_t>(open_.size()); }
+    int64_t skipped() const { return skipped_; }  // steps so far, of which that is known
     // Whether an update brings every row up to date as well, for which there must be no trouble.
     bool restarts(const StepParams& params) const;
     void materialize(const DeviceBatch& batch, void* stream);
@@ -80,7 +89,14 @@ class DeviceTable {
     std::optional<Outside> trouble(void* stream);
 
   private:
+    // A step that may turn out to be skipped, with its records for each number skipped before it.
+    struct Open {
+        uint32_t turn;
+        std::vector<StepRecord> records;
+    };
     DeviceCall begin(const DeviceBatch& batch);
+    // Forgets all but the clock's first `now` steps.
+    void rewind(uint32_t now);
     void launch(DeviceKernel kernel, const DeviceCall& call, int64_t items, int lanes,
                 void* stream);
     void launch_rows(DeviceKernel kernel, const DeviceCall& call, int64_t items, void* stream);
@@ -89,6 +105,10 @@ class DeviceTable {
     TableView view_{};
     Trouble* trouble_;
     volatile uint32_t* alarm_;
+    std::deque<Open> open_;  // the clock and `steps` count them as made
+    uint32_t turn_ = 0;
+    uint32_t known_skipped_ = 0;  // since the last error
+    int64_t skipped_ = 0;
     Rule rule_{};
     bool advances_ = false;
     std::unique_ptr<Clock> clock_;

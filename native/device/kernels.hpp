@@ -31,8 +31,30 @@ ROWWISE_HD inline const Pack<W>& pack_at(const float* p) {
 
 // ------------------------------------------------------------------ ids outside the table
 
+// Whether an id is no row's; the number of rows may be the one that an update leaves out.
 ROWWISE_HD inline bool outside(const DeviceCall& c, int64_t id) {
-    return static_cast<uint64_t>(id) >= static_cast<uint64_t>(c.table.rows);
+    return static_cast<uint64_t>(id) >= static_cast<uint64_t>(c.table.rows) &&
+           !(id == c.table.rows && id == c.skipped_row);
+}
+
+// How many steps were skipped that the host had counted when it made this call.
+ROWWISE_HD inline uint32_t lag_of_host(const DeviceCall& c) {
+    return c.trouble->skipped - c.known_skipped;
+}
+
+// The clock as the last call left it that was good.
+ROWWISE_HD inline ClockView clock_of(const DeviceCall& c) {
+    ClockView clock = c.clock;
+    if (c.trouble->key < c.key)
+        clock.now = c.trouble->now;
+    else if (c.advances)
+        clock.now -= lag_of_host(c);
+    return clock;
+}
+
+// The step of this call.
+ROWWISE_HD inline const StepChoice& choice_of(const DeviceCall& c) {
+    return c.choices[lag_of_host(c)];
 }
 
 // *to <- the lesser of it and value; returns what it was.
@@ -50,8 +72,9 @@ ROWWISE_HD inline uint64_t lower(uint64_t* to, uint64_t value) {
 ROWWISE_HD inline void report(const DeviceCall& c, int64_t position) {
     Trouble& trouble = *c.trouble;
     if (lower(&trouble.key, c.key | static_cast<uint64_t>(position)) < c.key) return;
-    trouble.steps = c.steps;
-    trouble.now = c.clock.now;
+    const uint32_t lag = lag_of_host(c);
+    trouble.steps = c.steps - lag;
+    trouble.now = c.advances ? c.clock.now - lag : c.clock.now;
     // Whoever writes last has seen that no earlier position came meanwhile.
     uint64_t key;
     do {
@@ -64,16 +87,19 @@ ROWWISE_HD inline void report(const DeviceCall& c, int64_t position) {
     *c.alarm = 1;
 }
 
-// The clock as the last call left it that did something.
-ROWWISE_HD inline ClockView clock_of(const DeviceCall& c) {
-    ClockView clock = c.clock;
-    if (c.trouble->key < c.key) clock.now = c.trouble->now;
-    return clock;
+ROWWISE_HD inline bool is_skipped(const DeviceCall& c) {
+    return c.found_inf != nullptr && *c.found_inf != 0;
 }
 
-// Whether this call must change nothing: an id of an earlier batch is outside, or one of this.
+// Whether a factor made NaN of the zeros that a dense gradient has in all rows but the batch's.
+ROWWISE_HD inline bool spoils_others(const DeviceCall& c) {
+    return c.others != nullptr && *c.others != *c.others;
+}
+
+// Whether this call must change nothing: an id of an earlier batch is outside, or one of this, or
+// the step is skipped.
 ROWWISE_HD inline bool is_off(const DeviceCall& c) {
-    if (c.trouble->key < c.key) return true;
+    if (c.trouble->key < c.key || is_skipped(c)) return true;
     return c.ids != nullptr && c.n > 0 && (outside(c, c.ids[0]) || outside(c, c.ids[c.n - 1]));
 }
 
@@ -222,14 +248,21 @@ ROWWISE_HD inline float* block_at(const DeviceCall& c, int64_t first, int64_t en
     return c.blocks + (2 * (first / kBlockSum) + (last ? 1 : 0)) * c.table.dim;
 }
 
-// The sum of a run's gradients.
+// The sum of a run's gradients. One that is a number has come since the zeros became NaN.
 template <int W>
 ROWWISE_HD Pack<W> sum_run(const DeviceCall& c, int64_t begin, int64_t end, int64_t d) {
-    if (end - begin <= kBlockSum) return sum_block<W>(c, begin, end, d);
-    Pack<W> sum = pack_at<W>(block_at(c, begin, end) + d);
-    for (int64_t p = begin + kBlockSum; p < end; p += kBlockSum) {
-        const Pack<W> block = pack_at<W>(block_at(c, p, end) + d);
-        for (int j = 0; j < W; ++j) sum.v[j] += block.v[j];
+    const bool is_block = end - begin <= kBlockSum;
+    Pack<W> sum =
+        is_block ? sum_block<W>(c, begin, end, d) : pack_at<W>(block_at(c, begin, end) + d);
+    if (!is_block) {
+        for (int64_t p = begin + kBlockSum; p < end; p += kBlockSum) {
+            const Pack<W> block = pack_at<W>(block_at(c, p, end) + d);
+            for (int j = 0; j < W; ++j) sum.v[j] += block.v[j];
+        }
+    }
+    if (spoils_others(c)) {
+        for (int j = 0; j < W; ++j)
+            if (sum.v[j] - sum.v[j] == 0) sum.v[j] = *c.others;
     }
     return sum;
 }
@@ -404,7 +437,7 @@ template <class R>
 struct SquarePartials {
     ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int lane, int) {
         if constexpr (R::row_slots) {
-            if (!starts_run(c, place)) return;
+            if (!starts_run(c, place) || c.ids[place] == c.skipped_row) return;
             const int64_t end = end_of_run(c, place);
             float sum = 0;
             for (int64_t d = lane; d < c.table.dim; d += kPartials) {
@@ -420,11 +453,32 @@ struct SquarePartials {
 
 // Steps the slot of a row that has one number; returns what its gradients are multiplied by.
 template <class R>
-ROWWISE_HD float step_row(const DeviceCall& c, int64_t place, const LaggedUpdate& k,
+ROWWISE_HD float step_row(const DeviceCall& c, float squares, const LaggedUpdate& k,
                           Slots<R::slots>& slots) {
-    const float squares = sum_of_partials(c.partials + place * kPartials);
     R::lag_slots(k, c.hyper, slots);
-    return R::step_row(c.step, c.hyper, squares / static_cast<float>(c.table.dim), slots);
+    return R::step_row(choice_of(c).step, c.hyper, squares / static_cast<float>(c.table.dim),
+                       slots);
+}
+template <class R>
+ROWWISE_HD float step_row_at(const DeviceCall& c, int64_t place, const LaggedUpdate& k,
+                             Slots<R::slots>& slots) {
+    return step_row<R>(c, sum_of_partials(c.partials + place * kPartials), k, slots);
+}
+
+// Brings an element up to date and makes one step with its gradient; `rate`: what `step_row` gave.
+template <class R, int W>
+ROWWISE_HD void step_element(const DeviceCall& c, const ClockView& clock, const LaggedUpdate& k,
+                             uint32_t last_step, float rate, float g, Elements<R, W>& row, int j) {
+    const Step& step = choice_of(c).step;
+    auto slots = row.slots(j);
+    float w = present<R>(c.hyper, clock, k, last_step, row.w.v[j], slots);
+    if constexpr (R::row_slots) {
+        R::step(step, rate, g, w);
+    } else {
+        R::lag_slots(k, c.hyper, slots);
+        R::step(step, c.hyper, g, w, slots);
+    }
+    row.set(j, w, slots);
 }
 
 // Brings the batch's rows up to date and makes one step with the sums of their gradients; `Finish`
@@ -433,33 +487,32 @@ template <class R, int W>
 struct Update {
     ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int lane, int lanes) {
         if (!starts_run(c, place) || is_off(c)) return;
-        const int64_t id = c.ids[place], end = end_of_run(c, place), dim = c.table.dim;
+        const int64_t id = c.ids[place], dim = c.table.dim;
         if (id == c.skipped_row) return;
-        const RowState state = c.table.states[id];
-        const LaggedUpdate k = c.clock.since(state.last_step);
+        const int64_t end = end_of_run(c, place);
+        const uint32_t last_step = c.table.states[id].last_step;
+        const ClockView clock = clock_of(c);
+        const LaggedUpdate k = clock.since(last_step);
         float rate = 0;
         if constexpr (R::row_slots) {
             auto slots = Elements<R, 1>(c.table, id, 0).slots(0);
-            rate = step_row<R>(c, place, k, slots);
+            rate = step_row_at<R>(c, place, k, slots);
         }
         for (int64_t d = lane * W; d < dim; d += lanes * W) {
             const Pack<W> g = sum_run<W>(c, place, end, d);
             Elements<R, W> row(c.table, id, d);
-            for (int j = 0; j < W; ++j) {
-                auto slots = row.slots(j);
-                float w = present<R>(c.hyper, c.clock, k, state.last_step, row.w.v[j], slots);
-                if constexpr (R::row_slots) {
-                    R::step(c.step, rate, g.v[j], w);
-                } else {
-                    R::lag_slots(k, c.hyper, slots);
-                    R::step(c.step, c.hyper, g.v[j], w, slots);
-                }
-                row.set(j, w, slots);
-            }
+            for (int j = 0; j < W; ++j)
+                step_element<R, W>(c, clock, k, last_step, rate, g.v[j], row, j);
             row.store(c.table, id, d);
         }
     }
 };
+
+// Records in a row the step of this call.
+ROWWISE_HD inline void record_step(const DeviceCall& c, const ClockView& clock, RowState& state) {
+    state.last_step = clock.now + (c.advances ? 1 : 0);
+    state.count_update(choice_of(c).step.iteration);
+}
 
 // Records the step in the rows of the batch, and in the clock's arrays.
 template <class R>
@@ -467,20 +520,46 @@ struct Finish {
     ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int, int) {
         if (place < c.n && outside(c, c.batch[place])) report(c, place);
         if (is_off(c)) return;
+        const ClockView clock = clock_of(c);
         if (place == 0 && c.advances) {
-            ClockView clock = c.clock;
-            ++clock.now;
-            clock.push(c.record);
+            ClockView next = clock;
+            ++next.now;
+            next.push(choice_of(c).record);
         }
         if (place >= c.n || !starts_run(c, place) || c.ids[place] == c.skipped_row) return;
         RowState& state = c.table.states[c.ids[place]];
         if constexpr (R::row_slots) {
             auto slots = Elements<R, 1>(c.table, c.ids[place], 0).slots(0);
-            step_row<R>(c, place, c.clock.since(state.last_step), slots);
+            step_row_at<R>(c, place, clock.since(state.last_step), slots);
             c.table.slots[0][c.ids[place]] = slots.z[0];
         }
-        state.last_step = c.step.last_step;
-        state.count_update(c.step.iteration);
+        record_step(c, clock, state);
+    }
+};
+
+// Steps the rows that are not in the batch, where the zeros of their gradient became NaN. Each of
+// kStrided threads has its own.
+template <class R>
+struct UpdateOthers {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t item, int, int) {
+        if (!spoils_others(c) || is_off(c)) return;
+        const ClockView clock = clock_of(c);
+        const float g = *c.others;
+        for (int64_t id = item; id < c.table.rows; id += kStrided) {
+            RowState& state = c.table.states[id];
+            if (state.last_update_is(choice_of(c).step.iteration)) continue;
+            const LaggedUpdate k = clock.since(state.last_step);
+            auto slots = Elements<R, 1>(c.table, id, 0).slots(0);
+            float rate = 0;
+            if constexpr (R::row_slots) rate = step_row<R>(c, g, k, slots);
+            for (int64_t d = 0; d < c.table.dim; ++d) {
+                Elements<R, 1> row(c.table, id, d);
+                step_element<R, 1>(c, clock, k, state.last_step, rate, g, row, 0);
+                row.store(c.table, id, d);
+            }
+            if constexpr (R::row_slots) c.table.slots[0][id] = slots.z[0];
+            record_step(c, clock, state);
+        }
     }
 };
 
@@ -489,18 +568,29 @@ struct Finish {
 template <class R>
 struct Advance {
     ROWWISE_HD static void run(const DeviceCall& c, int64_t item, int, int) {
-        if (c.trouble->key <= (c.key | 0xffffffffu)) return;
-        ClockView clock = c.clock;
+        if (c.trouble->key <= (c.key | 0xffffffffu) || is_skipped(c)) return;
+        ClockView clock = clock_of(c);
         ++clock.now;
-        clock.decays = clock.decays || c.record.decay_factor != 1.0;
+        clock.decays = clock.decays || choice_of(c).record.decay_factor != 1.0;
+        const auto k = static_cast<uint32_t>(item + 1);
+        if (k > clock.now) return;  // the host has counted a step that was skipped
         const int64_t half = int64_t{clock.horizon} + 1;
         const HorizonSum* before = clock.sums + (clock.now & 1 ? 0 : half);
-        const auto k = static_cast<uint32_t>(item + 1);
         HorizonSum& sum = clock.sums[(clock.now & 1 ? half : 0) + k];
         clock.extend(clock.addend(clock.now), before[k - 1], k, sum);
         clock.write(clock.recent[k], sum.decay, 1.0, sum.terms);
         // A row at the horizon's far end gains nothing from later steps but their weight decay.
         if (k == clock.horizon && clock.closes()) clock.closed[clock.now - k] = sum.terms;
+    }
+};
+
+// Counts a step that was skipped, and tells the host.
+template <class R>
+struct CountSkipped {
+    ROWWISE_HD static void run(const DeviceCall& c, int64_t, int, int) {
+        const uint32_t skipped = is_skipped(c) ? 1 : 0;
+        c.trouble->skipped += skipped;
+        c.made[c.turn % kOpenSteps] = 2 * c.turn + skipped;
     }
 };
 
@@ -511,9 +601,10 @@ struct Materialize {
         if (is_off(c) || (c.ids != nullptr && !starts_run(c, place))) return;
         const int64_t id = c.ids != nullptr ? c.ids[place] : place, dim = c.table.dim;
         const RowState state = c.table.states[id];
-        const LaggedUpdate k = c.clock.since(state.last_step);
+        const ClockView clock = clock_of(c);
+        const LaggedUpdate k = clock.since(state.last_step);
         const bool untrained = R::slots > 0 && c.table.slots_pristine && state.update_count == 0;
-        if (untrained ? R::lag_untrained(k, 1.0f) == 1.0f : state.last_step == c.clock.now) return;
+        if (untrained ? R::lag_untrained(k, 1.0f) == 1.0f : state.last_step == clock.now) return;
         for (int64_t d = lane * W; d < dim; d += lanes * W) {
             if (untrained) {
                 Pack<W>& w = pack_at<W>(c.table.weights + id * dim + d);
@@ -523,7 +614,7 @@ struct Materialize {
             Elements<R, W> row(c.table, id, d);
             for (int j = 0; j < W; ++j) {
                 auto slots = row.slots(j);
-                const float w = present<R>(c.hyper, c.clock, k, state.last_step, row.w.v[j], slots);
+                const float w = present<R>(c.hyper, clock, k, state.last_step, row.w.v[j], slots);
                 if constexpr (!R::row_slots) R::lag_slots(k, c.hyper, slots);
                 row.set(j, w, slots);
             }
@@ -532,17 +623,17 @@ struct Materialize {
     }
 };
 
-// Records that rows are up to date.
+// Records that rows are up to date; if all of them are, the clock starts anew.
 template <class R>
 struct RecordCurrent {
     ROWWISE_HD static void run(const DeviceCall& c, int64_t place, int, int) {
         if (c.ids == nullptr) {
-            if (!is_off(c)) c.table.states[place].last_step = c.step.last_step;
+            if (!is_off(c)) c.table.states[place].last_step = 0;
             return;
         }
         if (outside(c, c.batch[place])) report(c, place);
         if (!is_off(c) && starts_run(c, place))
-            c.table.states[c.ids[place]].last_step = c.step.last_step;
+            c.table.states[c.ids[place]].last_step = clock_of(c).now;
     }
 };
 

@@ -225,6 +225,8 @@ DEVICE_BLOCK: int = 64
 
 DEVICE_PARTIALS: int = 16
 
+DEVICE_OPEN_STEPS: int = 8
+
 def device_texts() -> list[tuple[str, str]]:
     """
     Return the source of the device's kernels: (name, content) of each file; NVRTC compiles
@@ -268,6 +270,15 @@ class DeviceBatch:
 
     @bags.setter
     def bags(self, arg: int, /) -> None: ...
+
+    @property
+    def skipped_row(self) -> int:
+        """
+        A row that an update leaves out, or -1; the number of rows stands for none.
+        """
+
+    @skipped_row.setter
+    def skipped_row(self, arg: int, /) -> None: ...
 
     @property
     def batch(self) -> int:
@@ -338,6 +349,20 @@ class DeviceBatch:
 
     @argmax.setter
     def argmax(self, arg: int, /) -> None: ...
+
+    @property
+    def found_inf(self) -> int:
+        """(1,) not 0: the step is skipped; or 0."""
+
+    @found_inf.setter
+    def found_inf(self, arg: int, /) -> None: ...
+
+    @property
+    def others(self) -> int:
+        """(1,) NaN: the gradient of all other rows; or 0."""
+
+    @others.setter
+    def others(self, arg: int, /) -> None: ...
 
 class DeviceTable:
     """
@@ -411,8 +436,23 @@ class DeviceTable:
     def restarts(self, params: StepParams) -> bool:
         """Return whether an update brings every row up to date as well."""
 
-    def update(self, batch: DeviceBatch, params: StepParams, stream: int) -> None:
-        """Make one step of the whole table."""
+    def update(self, batch: DeviceBatch, choices: Sequence[StepParams], stream: int) -> None:
+        """
+        Make one step of the whole table, or skip it if the batch's found_inf is not 0.
+
+        choices: its numbers if 0, 1, ... of the open steps turn out to be skipped.
+        """
+
+    def settle(self) -> None:
+        """Take up what is known by now of the open steps."""
+
+    @property
+    def open_steps(self) -> int:
+        """Steps of which it is not known yet whether they were skipped."""
+
+    @property
+    def skipped(self) -> int:
+        """Steps that are known to be skipped."""
 
     def materialize_all(self, stream: int) -> None:
         """Bring every row up to date in place, and start the clock anew."""
@@ -426,13 +466,6 @@ class DeviceTable:
     @property
     def now(self) -> int:
         """Steps that the clock remembers."""
-
-    @property
-    def skipped_row(self) -> int:
-        """A row that updates leave out, or -1."""
-
-    @skipped_row.setter
-    def skipped_row(self, arg: int, /) -> None: ...
 
     @property
     def steps(self) -> int:

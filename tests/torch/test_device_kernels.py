@@ -56,6 +56,13 @@ def train(rule, stores, given, iterations=0):
             store.apply(RowGradient(ids, gradients), params)
 
 
+def skip_a_step(rule, device, iteration, rate=0.01):
+    """Give a device a step of which it finds that its gradients are not finite."""
+    gradient = RowGradient(np.array([5, 7]), np.ones((2, 4), np.float32))
+    params = rule.step_params(rate, iteration + 1)
+    device.apply_unread(gradient, lambda skipped: params, found_inf=torch.ones((), device=DEVICE))
+
+
 @every_rule
 def test_a_device_has_the_bits_of_the_cpu(rule):
     for order, dim in zip(ORDERS, (12, 5, 3), strict=True):
@@ -79,10 +86,13 @@ def test_a_clock_grows_and_starts_anew(name):
     cpu, device = both(rule, 4, "shuffled")
     ids = np.array([5, 9, 5])
     for step in range(1100):  # more than the device's arrays hold at first
+        if step % 64 == 0:
+            skip_a_step(rule, device, step)
         train(rule, (cpu, device), [(ids + step % 90, np.ones((3, 4), np.float32), 0.01)], step)
     require_same(cpu, device)
     # set back: the clock cannot go on; a rate so large that a decay leaves nothing
     for rate, iteration in ((0.01, 0), (100.0, 1), (0.01, 2)):
+        skip_a_step(rule, device, iteration, rate)
         train(rule, (cpu, device), [(ids, np.ones((3, 4), np.float32), rate)], iteration)
     require_same(cpu, device)
 

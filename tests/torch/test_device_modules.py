@@ -3,7 +3,6 @@
 The device's kernels run on this processor, over tensors of the CPU; or on a GPU.
 """
 
-import contextlib
 import copy
 import io
 import types
@@ -13,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import rowwise
 import rowwise.torch
-from helpers.device import DEVICE, ON_GPU, finished, host
+from helpers.device import DEVICE, ON_GPU, finished, host, waits
 from rowwise.store import HostStore
 from rowwise.torch import _module, optim
 from rowwise.torch._device import DeviceStore, _kernels, _memory, _nvrtc, _self_check, why_unusable
@@ -33,6 +31,13 @@ OPTIMIZERS = {
     "rmsprop": lambda p: optim.RMSprop(p, 0.1, momentum=0.5),
     "rowwise-adagrad": lambda p: optim.RowwiseAdagrad(p, 0.1),
     "adamax": lambda p: optim.Adamax(p, 0.1, maximize=True),
+}
+
+
+FUSED = {
+    "adam": lambda p: optim.AdamW(p, 0.1, fused=True),
+    "sgd": lambda p: optim.SGD(p, 0.1, momentum=0.9, dampening=0.5, fused=True),
+    "plain sgd": lambda p: optim.SGD(p, 0.1, weight_decay=0.1, fused=True),
 }
 
 
@@ -75,6 +80,12 @@ def require_equal(ours, theirs):
     np.testing.assert_array_equal(host(ours).view(np.int32), host(theirs).view(np.int32))
 
 
+def require_close(ours, theirs):
+    """Require the same numbers to rounding: sums of a norm come in another order."""
+    ours, theirs = (torch.from_numpy(host(tensor)) for tensor in (ours, theirs))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
 def require_same(cpu, device):
     require_equal(cpu.weight, device.weight)
     assert (cpu.table.update_counts == device.table.update_counts).all()
@@ -88,7 +99,7 @@ def on(module, batch):
     return [part.to(place) if isinstance(part, torch.Tensor) else part for part in batch]
 
 
-def step(modules, optimizers, *batch, between=lambda module: None):
+def step(modules, optimizers, *batch, between=lambda module: None, compare=require_equal):
     """Make one step of each with the same batch, and compare what they look up."""
     found = []
     for module, optimizer in zip(modules, optimizers, strict=True):
@@ -98,7 +109,7 @@ def step(modules, optimizers, *batch, between=lambda module: None):
         between(module)
         optimizer.step()
         found.append(vectors)
-    require_equal(*found)
+    compare(*found)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -183,46 +194,249 @@ def test_bags_that_wait_for_a_step_move_with_their_table(monkeypatch):
     require_same(*modules)
 
 
-class Waits(TorchDispatchMode):
-    """Names the operations for which a GPU's host waits: those that read a number or a size."""
+def scaled_step(loss, module, optimizer, scaler):
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
 
-    def __init__(self):
-        super().__init__()
-        self.found = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        by_mask = func is torch.ops.aten.index.Tensor and any(
-            index is not None and index.dtype is torch.bool for index in args[1]
-        )
-        if by_mask or func.overloadpacket.__name__ in (
-            "_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_consecutive",
-            "unique_dim", "equal", "repeat_interleave", "_coalesce",
-        ):  # fmt: skip
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
+def clipped_step(loss, module, optimizer, scaler):
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5)
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5, norm_type=torch.inf, foreach=False)
+    optimizer.step()
+
+
+def clamped_step(loss, module, optimizer, scaler):
+    loss.backward()
+    torch.nn.utils.clip_grad_value_(module.parameters(), 0.1)
+    optimizer.step()
+
+
+def scaled_and_clipped_step(loss, module, optimizer, scaler):
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5)
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def dense_step(loss, module, optimizer, scaler):
+    (loss + module.weight[3:5].square().sum()).backward()
+    optimizer.step()
+
+
+def plain_step(loss, module, optimizer, scaler):
+    loss.backward()
+    optimizer.step()
+
+
+STEPS = [
+    plain_step, clipped_step, clamped_step, scaled_step, scaled_and_clipped_step, dense_step
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
+    ("kind", "options", "make_step"),
     [
-        (rowwise.torch.Embedding, {"padding_idx": 2, "scale_grad_by_freq": True}),
-        (rowwise.torch.Embedding, {"max_norm": 1.0}),
-        (rowwise.torch.EmbeddingBag, {"padding_idx": 2, "mode": "mean"}),
-        (rowwise.torch.EmbeddingBag, {"padding_idx": 2, "mode": "max"}),
+        (rowwise.torch.Embedding, {"padding_idx": 2, "scale_grad_by_freq": True}, plain_step),
+        (rowwise.torch.Embedding, {"max_norm": 1.0}, plain_step),
+        (rowwise.torch.EmbeddingBag, {"padding_idx": 2, "mode": "mean"}, plain_step),
+        (rowwise.torch.EmbeddingBag, {"padding_idx": 2, "mode": "max"}, plain_step),
+        *((rowwise.torch.Embedding, {}, make_step) for make_step in STEPS),
+        *((rowwise.torch.EmbeddingBag, {"mode": "sum"}, make_step) for make_step in STEPS),
     ],
     ids=str,
 )
-def test_no_step_waits_for_the_device(kind, options):
+@pytest.mark.parametrize("name", FUSED)
+def test_no_step_waits_for_the_device(kind, options, make_step, name):
     _, device = pair(kind, **options)
-    optimizer = optim.SGD(device.parameters(), 0.1, momentum=0.9)  # Adam's count is the host's
-    waits = Waits()
-    for number in range(3):
+    optimizer = FUSED[name](device.parameters())
+    scaler = torch.amp.GradScaler(torch.device(DEVICE).type, init_scale=8.0, growth_interval=2)
+    for number in range(4):
         (ids,) = on(device, [ids_of(number, (8, 5))])
         optimizer.zero_grad()
-        with waits if number else contextlib.nullcontext():  # the first makes the slots
-            device(ids).sum().backward()
-            optimizer.step()
-    assert not waits.found
+        with waits() as found:
+            make_step(device(ids).sum(), device, optimizer, scaler)
+        assert number == 0 or not found  # the first makes the slots
+
+
+@pytest.mark.parametrize("name", ["adam", "sgd", "rowwise-adagrad"])
+@pytest.mark.parametrize("padding_idx", [None, 3])
+def test_dense_gradients_train_the_rows_that_are_not_zero(name, padding_idx):
+    modules = pair(padding_idx=padding_idx)
+    optimizers = [OPTIMIZERS[name](module.parameters()) for module in modules]
+
+    def more(module):  # as of weights that an output layer shares
+        (module.weight[3:5].square().sum() + module.weight[-1].sum()).backward()
+
+    for number in range(5):
+        step(modules, optimizers, ids_of(number), between=more)
+    for module, optimizer in zip(modules, optimizers, strict=True):
+        module.weight.grad = torch.zeros_like(module.weight)
+        optimizer.step()
+    step(modules, optimizers, ids_of(5))
+    require_same(*modules)
+
+
+def require_numbers(ours, theirs):
+    """Require the same bits, but of NaNs."""
+    np.testing.assert_array_equal(host(ours), host(theirs))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "factor", [lambda g: g.mul_(g.norm() * torch.nan), lambda g: g.div_(g.norm() * 0)]
+)
+def test_a_factor_that_makes_nan_of_zeros_does_so_in_every_row(name, factor):
+    modules = pair(padding_idx=2)
+    optimizers = [OPTIMIZERS[name](module.parameters()) for module in modules]
+    for number in range(3):
+        step(modules, optimizers, ids_of(number))
+
+    def spoil(module):
+        gradient = module.weight.grad
+        factor(gradient)
+        loss_of(module(*on(module, [torch.tensor([50, 51])]))).backward()
+        assert gradient.is_sparse == (module is modules[1])  # which nobody has read
+
+    step(modules, optimizers, ids_of(3), between=spoil)
+    for module, optimizer in zip(modules, optimizers, strict=True):
+        module.weight.grad = None
+        loss_of(module(*on(module, [ids_of(4)]))).backward()
+        optimizer.step()
+    require_numbers(*(module.weight for module in modules))
+    assert np.isnan(host(modules[1].weight)[ROWS - 1]).all()  # of no batch
+    for slot in modules[0].table.slot_names:
+        require_numbers(*(module.table.slot(slot) for module in modules))
+    assert (modules[0].table.update_counts == modules[1].table.update_counts).all()
+
+
+def test_a_spoiled_gradient_is_so_to_whoever_reads_it():
+    modules = pair()
+    optimizers = [optim.SGD(module.parameters(), 0.1) for module in modules]
+    for module, optimizer in zip(modules, optimizers, strict=True):
+        optimizer.zero_grad()
+        loss_of(module(*on(module, [torch.tensor([1, 2, 1])]))).backward()
+        module.weight.grad.mul_(module.weight.grad.norm() * torch.inf)
+    assert modules[1].weight.grad.is_sparse
+    read = [
+        lambda g: g.clone(),
+        lambda g: g.to_dense(),
+        lambda g: g.norm(),
+        lambda g: torch.clamp(g, -1, 1),
+        lambda g: g + 1,
+    ]
+    for function in read:
+        require_numbers(*(function(module.weight.grad) for module in modules))
+
+
+class Late:
+    """A GPU that has not come so far: the host does not hear of skipped steps until it waits."""
+
+    def __init__(self, store):
+        self.told, self.held = store._alarm[1:], store._alarm[1:].clone()
+        self.wait, store._raise_trouble = store._raise_trouble, self.wait_and_come
+        store._wait_for_an_open_step = store.synchronize
+
+    def wait_and_come(self, stream):
+        self.come()
+        self.wait(stream)
+
+    def come(self):
+        self.told.copy_(torch.maximum(self.told, self.held))
+
+    def hold(self):
+        self.held = torch.maximum(self.told, self.held)
+        self.told.zero_()
+
+
+def scaled_pair(name, modules):
+    """Return a fused optimizer and a scaler for each module."""
+    optimizers = [FUSED[name](module.parameters()) for module in modules]
+    scalers = [
+        torch.amp.GradScaler(m.weight.device.type, init_scale=8.0, growth_interval=3)
+        for m in modules
+    ]
+    return optimizers, scalers
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("every", [1, 3, 30])
+def test_steps_that_a_scaler_skips_never_were(name, every):
+    """The host learns of them late: after so many steps, or because it has to."""
+    modules = pair()
+    optimizers, scalers = scaled_pair(name, modules)
+    late = None if ON_GPU else Late(modules[1].table.store)
+    schedules = [torch.optim.lr_scheduler.ExponentialLR(o, 0.9) for o in optimizers]
+    for number in range(40):
+        found = []
+        for module, optimizer, scaler in zip(modules, optimizers, scalers, strict=True):
+            optimizer.zero_grad()
+            vectors = module(*on(module, [ids_of(number)]))
+            found.append(vectors)
+            loss = loss_of(vectors) * (torch.inf if number in (0, 4, 9, 10, 11, 30) else 1.0)
+            scaled_step(loss, module, optimizer, scaler)
+        require_equal(*found)
+        for schedule in schedules:
+            schedule.step()
+        if late is not None and number > 2:
+            late.come() if number % every == 0 else late.hold()
+        if number == 20:
+            require_same(*modules)
+            for module in modules:
+                module.grow(ROWS + 1, seed=1)
+            late = None if ON_GPU else Late(modules[1].table.store)
+    require_same(*modules)
+    assert modules[0].table.steps == modules[1].table.steps == 34
+    for key, mine in optimizers[0].state[modules[0].weight].items():
+        require_equal(mine, optimizers[1].state[modules[1].weight][key])
+
+
+@pytest.mark.skipif(ON_GPU, reason="the alarm comes when it comes")
+def test_a_bad_id_among_skipped_steps_takes_back_those_that_were_made():
+    modules = pair()
+    device = modules[1]
+    optimizers, scalers = scaled_pair("adam", modules)
+    late = Late(device.table.store)
+
+    def train(number, ids, which):
+        for i in which:
+            optimizers[i].zero_grad()
+            loss = loss_of(modules[i](ids)) * (torch.inf if number in (2, 5) else 1.0)
+            device.table.store._alarm[0] = 0  # as on a GPU that has not come so far
+            scaled_step(loss, modules[i], optimizers[i], scalers[i])
+        device.table.store._alarm[0] = 0
+        late.hold()
+
+    for number in range(4):
+        train(number, ids_of(number), (0, 1))
+    scale = scalers[1].state_dict()
+    train(4, torch.tensor([1, -1]), (1,))
+    for number in (5, 6):
+        train(number, ids_of(number), (1,))
+    with pytest.raises(IndexError, match="id -1 at position 1 is outside"):
+        device.table.store.synchronize()
+    scalers[1].load_state_dict(scale)
+    assert optimizers[1].state[device.weight]["step"] == 3
+    for number in (7, 8):
+        train(number, ids_of(number), (0, 1))
+    require_same(*modules)
+
+
+@pytest.mark.parametrize("untrained", ["zeros", "mean"])
+def test_untrained_rows_are_filled_without_waiting(untrained):
+    _, device = modules = pair(untrained=untrained)
+    for module in modules:
+        module.table.store.load_counts(np.array(3), *np.zeros((2, ROWS), np.int64))
+        module.table.mark_trained([1, 2, 40])
+    optimizers = [optim.Adam(module.parameters(), 0.1) for module in modules]
+    step(modules, optimizers, torch.tensor([7, 2]))
+    require_equal(*(module.eval()(*on(module, [ids_of(1)])) for module in modules))
+    (ids,) = on(device, [ids_of(2)])
+    with waits() as found:
+        device(ids)
+    assert not found
 
 
 @pytest.mark.parametrize("padding_idx", [None, 2])
@@ -251,8 +465,14 @@ def test_clipping_accumulation_and_scaling_of_gradients(kind):
         loss_of(module(*on(module, [ids_of(9, (8, 5))]))).backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5)
 
+    def more_and_half(module):
+        more(module)
+        loss_of(module(*on(module, [torch.tensor([[4, 4, 1, 4, 4]])]))).backward()
+        module.weight.grad.mul_(0.5)
+
     for number in range(4):
-        step(modules, optimizers, ids_of(number, (8, 5)), between=more)
+        between = more_and_half if number == 2 else more
+        step(modules, optimizers, ids_of(number, (8, 5)), between=between, compare=require_close)
     for module in modules:
         assert module.weight.grad.to_dense().norm().item() == pytest.approx(0.5)
     scalers = [torch.amp.GradScaler(m.weight.device.type, init_scale=8.0) for m in modules]
@@ -261,8 +481,7 @@ def test_clipping_accumulation_and_scaling_of_gradients(kind):
         scaler.scale(loss_of(module(*on(module, [ids_of(3, (8, 5))])))).backward()
         scaler.step(optimizer)
         scaler.update()
-    ours, theirs = (torch.from_numpy(host(module.weight)) for module in modules)
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)  # norms sum in other orders
+    require_close(*(module.weight for module in modules))
 
 
 def test_files_copies_and_growth_go_on_to_the_same_bits(tmp_path):

@@ -93,17 +93,16 @@ def check_distant(optimizer: Any) -> None:
 def step_distant(optimizer: Any) -> None:
     """Make one step of every distant weight: of a sharded one on every rank, in the same order."""
     scale, found_inf = getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None)
-    factor = 1.0 if scale is None else 1.0 / float(scale)
     for group in optimizer.param_groups:
         for weight in distant_weights(group):
             if not weight.requires_grad:
                 continue
             # A gradient scaler leaves it to us to pass over a step.
             if found_inf is None or not weight.is_skipped(float(found_inf)):
-                _step(optimizer, group, weight, factor)
+                _step(optimizer, group, weight, scale)
 
 
-def _step(optimizer: Any, group: Group, weight: DistantWeight, factor: float) -> None:
+def _step(optimizer: Any, group: Group, weight: DistantWeight, scale: Any) -> None:
     table, state = weight.table, optimizer.state[weight]
     if weight.resumes:
         bind_distant(optimizer, group)
@@ -114,7 +113,7 @@ def _step(optimizer: Any, group: Group, weight: DistantWeight, factor: float) ->
     if rule != table.rule:
         table.set_hyperparameters(rule)
     iteration = next_iteration(state)
-    factor *= -1.0 if group["maximize"] else 1.0
+    factor = (-1.0 if group["maximize"] else 1.0) / (1.0 if scale is None else float(scale))
     before = table.steps
     weight.step(learning_rate(group, iteration), iteration, factor)
     if table.steps > before:

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+from rowwise.store import HostStore, RowGradient
+from rowwise.torch._device import DeviceStore
+
 
 class RowGradientTensor(torch.Tensor):
     """A (rows, dim) gradient as a sparse tensor of ids (n,) and values (n, dim).
@@ -22,6 +25,9 @@ class RowGradientTensor(torch.Tensor):
     parameter: weakref.ref[torch.Tensor] | None = None  # whose gradient it is
     never_dense = False
     lost_zeros = False  # whether the zeros of other rows became NaN, which is not written out
+    # () of a device, NaN if they did; None: they did not. To know it here would wait.
+    others: torch.Tensor | None = None
+    summed_at = -1  # the version that has each id's sum once, of a device
 
     @classmethod
     def __torch_function__(
@@ -48,7 +54,7 @@ class RowGradientTensor(torch.Tensor):
             RuntimeError: something else in torch holds this tensor too, and would not follow.
         """
         with torch._C.DisableTorchFunctionSubclass():
-            if not self._become(self.to_dense()):
+            if not self._become(dense(self)):
                 raise RuntimeError(
                     "this gradient is held by a graph or by another parameter too, which would "
                     "not see it become dense; give them a copy: gradient.clone()"
@@ -59,8 +65,21 @@ class RowGradientTensor(torch.Tensor):
     def sum_repeated(self) -> None:
         """Sum the gradients of each id, in place, unless something else holds this tensor too."""
         with torch._C.DisableTorchFunctionSubclass():
-            if not self.is_coalesced():
-                self._become(self.coalesce())
+            if not self.is_summed() and self._become(_summed(self)):
+                self.summed_at = self._version
+
+    def store(self) -> HostStore | DeviceStore | None:
+        """Return the store of the parameter's table, if it is where the gradient is."""
+        parameter = None if self.parameter is None else self.parameter()
+        store = getattr(getattr(parameter, "table", None), "store", None)
+        if isinstance(store, DeviceStore):
+            return store if store.tensor_device == self.device else None
+        is_here = isinstance(store, HostStore) and self.is_cpu and self.dtype is torch.float32
+        return store if is_here else None
+
+    def is_summed(self) -> bool:
+        """Return whether each id's sum stands once."""
+        return self.is_coalesced() or self._version == self.summed_at
 
     def _become(self, tensor: torch.Tensor) -> bool:
         """Become `tensor`; return False, with nothing done, where another holder would not."""
@@ -72,6 +91,7 @@ class RowGradientTensor(torch.Tensor):
             alone = self._use_count() == 1
             if alone:
                 torch._C._swap_tensor_impl(self, tensor)
+                self.summed_at = -1
         finally:
             if held:
                 parameter.grad = self  # type: ignore[union-attr]
@@ -91,7 +111,17 @@ class RowGradientTensor(torch.Tensor):
 
     def _as_ordinary(self) -> torch.Tensor:
         """Return what is shown, and sent to others; outside of dispatch."""
-        return self.to_dense()
+        return dense(self)
+
+
+def dense(gradient: Any) -> torch.Tensor:
+    """Return a sparse gradient as a dense one, with what its other rows have become."""
+    values: torch.Tensor = gradient.to_dense()
+    others = getattr(gradient, "others", None)
+    if others is None:
+        return values
+    # What is a number has come since the zeros became NaN, or is one of them.
+    return torch.where(others.isnan() & values.isfinite(), others.to(values.dtype), values)
 
 
 def as_row_gradient(gradient: torch.Tensor, parameter: torch.Tensor) -> None:
@@ -114,7 +144,7 @@ _UNCHANGED = (
         for name in (
             "__hash__", "__len__", "size", "dim", "numel", "is_complex", "is_floating_point",
             "element_size", "coalesce", "is_coalesced", "indices", "values", "sparse_dim",
-            "dense_dim", "to_dense", "neg_",
+            "dense_dim", "neg_",
         )
     }
     | {torch._has_compatible_shallow_copy_type}
@@ -135,7 +165,7 @@ def _kept_constant(func: Any, gradient: Any, requires_grad: bool = True) -> Any:
 
 def _zeroed(func: Any, gradient: Any) -> Any:
     """Make all numbers 0, those of the other rows too."""
-    gradient.lost_zeros = False
+    gradient.lost_zeros, gradient.others = False, None
     return func(gradient)
 
 
@@ -147,7 +177,12 @@ def _with_sums(func: Any, gradient: Any) -> Any:
 
 def _cloned(func: Any, gradient: Any, **named: Any) -> Any:
     """Return an ordinary copy; the gradient stays by row."""
-    return gradient.to_dense()
+    return dense(gradient)
+
+
+def _made_dense(func: Any, gradient: Any, *args: Any, **named: Any) -> Any:
+    """Return gradient.to_dense(); the gradient stays by row."""
+    return dense(gradient) if gradient.others is not None else func(gradient, *args, **named)
 
 
 def _moved(func: Any, gradient: Any, *args: Any, **named: Any) -> Any:
@@ -157,6 +192,8 @@ def _moved(func: Any, gradient: Any, *args: Any, **named: Any) -> Any:
         return NotImplemented
     if values.device == gradient.device:
         return gradient
+    if gradient.others is not None and gradient.others.isnan():
+        return NotImplemented
     there = _like(gradient, gradient._indices().to(values.device), values)
     there.lost_zeros = gradient.lost_zeros
     return there
@@ -167,6 +204,7 @@ def _assigned(func: Any, gradient: Any, values: Any) -> Any:
     by_row = isinstance(gradient, RowGradientTensor) and isinstance(values, RowGradientTensor)
     if not by_row or not (values is gradient or gradient._become(values)):
         return NotImplemented
+    gradient.lost_zeros, gradient.others = values.lost_zeros, values.others
     return None
 
 
@@ -179,14 +217,29 @@ def _scaled(func: Any, gradient: Any, factor: Any = None, *rest: Any, **named: A
     if isinstance(factor, torch.Tensor) and (factor.dim() or factor.requires_grad):
         return NotImplemented
     divides = "div" in func.__name__
-    zeros_stay = math.isfinite(float(factor)) and not (divides and not factor)
+    # Not to be read here, if it is a GPU's: NaN or infinity is found out by the step. That takes
+    # sums, as of numbers that became infinite one by one there is none.
+    is_summed = gradient.is_summed()
+    later = (
+        is_summed and isinstance(factor, torch.Tensor) and isinstance(gradient.store(), DeviceStore)
+    )
+    zeros_stay = later or (math.isfinite(float(factor)) and not (divides and not factor))
     if not zeros_stay and not gradient.never_dense:
         return NotImplemented
-    result: Any = gradient
+    others, result = gradient.others, gradient
     values = func(gradient._values(), factor)
+    if later:
+        others = values.new_zeros(()) if others is None else others
+        others = others / factor if divides else others * factor
+        ids = gradient._indices()[0]  # ascending; where one stands again there are zeros
+        again = torch.zeros_like(ids, dtype=torch.bool)
+        torch.eq(ids[1:], ids[:-1], out=again[1:])
+        values.masked_fill_(again[:, None], -0.0)
     if func.__name__ not in _IN_PLACE:
         result = _like(gradient, gradient._indices(), values)
-    result.lost_zeros = gradient.lost_zeros or not zeros_stay
+    result.lost_zeros, result.others = gradient.lost_zeros or not zeros_stay, others
+    if is_summed:
+        result.summed_at = result._version
     return result
 
 
@@ -197,7 +250,9 @@ def _norm(func: Any, gradient: Any, ord: Any = 2, *rest: Any, **named: Any) -> A
     plain = all(value is None or value is False for value in (*rest, *named.values()))
     if not plain or not isinstance(ord, int | float) or ord <= 0:
         return NotImplemented
-    return torch.linalg.vector_norm(gradient.coalesce()._values(), ord)
+    gradient.sum_repeated()
+    norm = torch.linalg.vector_norm(_summed(gradient)._values(), ord)
+    return norm if gradient.others is None else norm + gradient.others
 
 
 def _clamped(func: Any, gradient: Any, min: Any = None, max: Any = None, **named: Any) -> Any:
@@ -206,7 +261,9 @@ def _clamped(func: Any, gradient: Any, min: Any = None, max: Any = None, **named
         return NotImplemented
     if (min is not None and min > 0) or (max is not None and max < 0):
         return NotImplemented
-    whole = gradient.coalesce()
+    if gradient.others is not None:  # a clamped infinity would be taken for a number
+        return NotImplemented
+    whole = _summed(gradient)
     clamped = _like(gradient, whole._indices(), torch.clamp(whole._values(), min, max))
     if func is torch.Tensor.clamp_:
         gradient.copy_(clamped)
@@ -251,6 +308,7 @@ _BY_ROW: dict[Any, Callable[..., Any]] = {
     **{getattr(torch, name): _scaled for name in _FACTOR},
     **dict.fromkeys((torch.Tensor.data.__get__, torch.Tensor.detach), _itself),
     **dict.fromkeys((torch.Tensor.clone, torch.clone), _cloned),
+    torch.Tensor.to_dense: _made_dense,
     **dict.fromkeys((torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.cuda), _moved),
     torch.Tensor.data.__set__: _assigned,
     torch.Tensor.requires_grad_: _kept_constant,
@@ -273,8 +331,28 @@ _BY_ROW: dict[Any, Callable[..., Any]] = {
 }
 
 
-def _like(gradient: torch.Tensor, ids: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    result = torch.sparse_coo_tensor(ids, values, gradient.shape, check_invariants=False)
+def _summed(gradient: Any) -> Any:
+    """Return a gradient with each id's sum once, of a device without waiting for it."""
+    if gradient.is_summed():
+        return gradient
+    store, ids, values = gradient.store(), gradient._indices(), gradient._values()
+    if isinstance(store, DeviceStore):
+        rows: Any = store.sum_repeated(RowGradient(ids[0], values))
+        return _like(gradient, rows.ids[None], rows.values)
+    if store is None:
+        return gradient.coalesce()
+    # In the order of the batch, as a step sums them, which torch's own function does not promise.
+    rows = store.coalesce(RowGradient(ids[0].numpy(), values.numpy()))
+    summed = torch.from_numpy(rows.ids[None]), torch.from_numpy(rows.values)
+    return _like(gradient, *summed, is_coalesced=True)
+
+
+def _like(
+    gradient: torch.Tensor, ids: torch.Tensor, values: torch.Tensor, is_coalesced: bool = False
+) -> torch.Tensor:
+    result = torch.sparse_coo_tensor(
+        ids, values, gradient.shape, check_invariants=False, is_coalesced=is_coalesced
+    )
     result.__class__ = RowGradientTensor
     return result
 

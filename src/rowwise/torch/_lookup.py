@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +15,14 @@ from rowwise import _native
 from rowwise._ids import as_ids, outside
 from rowwise._untrained import (
     Untrained,
+    mean_of_trained,
     untrained_mask_and_default,
     untrained_mask_and_default_of_all,
 )
 from rowwise.store import RowStore
 from rowwise.table import Table
 from rowwise.torch._device import DeviceStore
+from rowwise.torch._gradient import dense
 from rowwise.torch._parameter import TableParameter, users_of
 
 
@@ -152,6 +155,8 @@ def with_untrained_filled(
     """
     if untrained == "as-is":
         return vectors
+    if isinstance(table.store, DeviceStore) and untrained != "error" and not is_tracing():
+        return _filled_here(table.store, whole_ids(ids), vectors, untrained)
     if is_tracing():
         of_all, default = untrained_mask_and_default_of_all(table.store, untrained)
         new = torch.from_numpy(of_all)[ids.long()]
@@ -164,6 +169,32 @@ def with_untrained_filled(
         return vectors
     place = vectors.device
     return torch.where(new.to(place)[..., None], torch.from_numpy(default).to(vectors), vectors)
+
+
+# The means of devices' trained rows, and the version of the store for which they were computed.
+_means: weakref.WeakKeyDictionary[DeviceStore, tuple[int, torch.Tensor]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _filled_here(
+    store: DeviceStore, ids: torch.Tensor, vectors: torch.Tensor, untrained: Untrained
+) -> torch.Tensor:
+    """Return vectors of a device's rows, filled; a mean that is not known yet waits for it.
+
+    Raises:
+        ValueError: untrained="mean", and no row is trained.
+    """
+    new = store.is_untrained(ids.to(store.tensor_device))[..., None].to(vectors.device)
+    if untrained == "zeros":
+        return vectors.masked_fill(new, 0.0)
+    version, mean = _means.get(store, (None, vectors))
+    if version != store.version:
+        if not new.any():
+            return vectors
+        mean = torch.from_numpy(mean_of_trained(store)).to(store.tensor_device)
+        _means[store] = store.version, mean
+    return torch.where(new, mean.to(vectors), vectors)
 
 
 @torch.compiler.disable
@@ -234,6 +265,9 @@ def rows_of(gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     zero is a row that the batch did not touch.
     """
     with torch._C.DisableTorchFunctionSubclass():
+        others = getattr(gradient, "others", None)
+        if others is not None and others.isnan():
+            gradient = dense(gradient)
         gradient = gradient.detach()
         if gradient.is_sparse:
             ids, values = gradient._indices()[0], gradient._values()

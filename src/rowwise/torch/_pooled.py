@@ -69,7 +69,9 @@ def _pool_backward(ctx: Any, gradient: torch.Tensor) -> Any:
             of_table = no_rows(ctx.table.shape, gradient.device)
             ctx.parameter.bags = of_bags
         else:
-            of_table = _row_gradient(ctx, store.coalesce(of_bags))
+            on_device = isinstance(store, DeviceStore)
+            summed = (store.sum_repeated if on_device else store.coalesce)(of_bags)
+            of_table = _row_gradient(ctx, summed, distinct=not on_device)
     if ctx.needs_input_grad[3]:
         values = given(store, bags.contiguous())
         of_weights = torch.as_tensor(store.bag_weight_gradient(_bags(store, ids, offsets), values))

@@ -84,8 +84,11 @@ class SteppedByRow:
     def sum_bags(self) -> Any:
         """Return torch's gradient, in which the bags are summed by row; outside of dispatch."""
         if self.bags is not None:
-            summed = self.table.store.coalesce(self.bags)
-            rows = sparse_rows(summed.ids, summed.values, tuple(self.shape)).to(self.dtype)
+            store, on_device = self.table.store, isinstance(self.table.store, DeviceStore)
+            summed = (store.sum_repeated if on_device else store.coalesce)(self.bags)
+            shape = tuple(self.shape)
+            rows = sparse_rows(summed.ids, summed.values, shape, distinct=not on_device)
+            rows = rows.to(self.dtype)
             self.grad = rows if self.grad is None else self.grad + rows
             self.bags = None
         return self.grad
@@ -101,7 +104,8 @@ class Weight(SteppedByRow, TableParameter):
     last_step: tuple[float, int] | None = None  # learning rate and iteration
     place: Place | None = None  # of the table
     rounding: str | None = None  # of weights of 16 bits; None: no table holds them
-    skipped_row: int | None = None  # of a table on a device: a row that no step touches
+    skipped_row: int | None = None  # of a table on a device: a row that no gradient by row touches
+    counted: Any = None  # steps by `state["step"]`, while nobody else changes that
 
     def __new__(cls, data: Any = None, requires_grad: bool = True) -> Any:
         """Return a `torch.nn.Parameter`: for `type(weight)(values)`, by which programs make one."""
@@ -173,6 +177,7 @@ class Weight(SteppedByRow, TableParameter):
             self.sum_bags()  # which the store that moves has sorted
         table, before = self.table, self.table.store
         before.materialize()
+        self.counted = None
         state, version = before.state(), before.version
         of_owner, slots = self._slots_of_owner()
         alias = values.detach()
@@ -246,6 +251,7 @@ class Weight(SteppedByRow, TableParameter):
             "rounding",
             "last_step",
             "skipped_row",
+            "counted",
         ):
             self.__dict__.pop(name, None)
         self.__class__ = torch.nn.Parameter  # type: ignore[assignment]

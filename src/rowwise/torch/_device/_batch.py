@@ -16,12 +16,16 @@ from rowwise.store import Bags
 
 @dataclass(frozen=True)
 class Sorted:
-    """A batch by ascending id: its ids as given and sorted, and the gradient of each."""
+    """A batch by ascending id: its ids as given and sorted, and the gradient of each.
+
+    Where `is_distinct`, no row stands twice, and the number of rows stands for none.
+    """
 
     batch: torch.Tensor
     ids: torch.Tensor
     sources: torch.Tensor
     weights: torch.Tensor | None = None
+    is_distinct: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,14 @@ def give(found: torch.Tensor, out: Any) -> None:
         out[...] = found.cpu().numpy()
 
 
-def as_batch(*, n: int, bags: int = 0, **tensors: torch.Tensor | None) -> _native.DeviceBatch:
+def as_batch(
+    *, n: int, bags: int = 0, skipped_row: int | None = None, **tensors: torch.Tensor | None
+) -> _native.DeviceBatch:
     """Return a batch as the kernels read it; it keeps the tensors alive."""
     batch: Any = _native.DeviceBatch()
     batch.arrays = tensors
     batch.n, batch.bags = n, bags
+    batch.skipped_row = -1 if skipped_row is None else skipped_row
     for name, tensor in tensors.items():
         if tensor is not None:
             setattr(batch, name, tensor.data_ptr())
@@ -124,6 +131,9 @@ def as_sorted_batch(
     *,
     partials: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
+    skipped_row: int | None = None,
+    found_inf: torch.Tensor | None = None,
+    others: torch.Tensor | None = None,
 ) -> _native.DeviceBatch:
     """Return a batch by ascending id, with its gradients and room for sums of blocks."""
     return as_batch(
@@ -136,4 +146,7 @@ def as_sorted_batch(
         blocks=blocks,
         partials=partials,
         out=out,
+        skipped_row=skipped_row,
+        found_inf=found_inf,
+        others=others,
     )

@@ -42,6 +42,17 @@ class DeviceCounts(DeviceMemory):
             states = found.view(ROW_STATE).reshape(tuple(ids.shape))
         return (states["update_count"] > 0) | (states["last_update"] == _MARKED)
 
+    def is_untrained(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return whether rows ids (...,) were never trained, without waiting; see `is_trained`.
+
+        An id outside the table, which the lookup has noted, is taken for the nearest.
+        """
+        with self._call():
+            rows = ids.clamp(0, self.shape[0] - 1)
+            counts = self._states[:, 1][rows]
+            last_updates = self._states.view(torch.int64)[:, 1][rows]
+        return (counts == 0) & (last_updates != _MARKED)
+
     def mark_trained(self, ids: Any = None) -> None:
         """Record that rows hold values worth reading that no update brought.
 

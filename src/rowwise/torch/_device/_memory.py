@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +27,8 @@ _CAPTURED = (
     "the host, and a replay would repeat those; leave the embedding and its optimizer's step out "
     "of the graph"
 )
+_ALARM = 1 + _native.DEVICE_OPEN_STEPS  # numbers by which a device tells the host
+_PATIENCE = 10_000  # times that the host looks for what the device tells
 _REMEMBERED = 1 << 12  # calls whose batches' shapes are known to an error
 
 
@@ -72,12 +75,14 @@ class DeviceMemory:
         tensor_device: where the tensors lie.
         rule: the update rule, or None.
         version: rises at every write.
+        skipped_row: a row that `apply` leaves out of gradients by row.
         on_lost_steps: called, before a late error is raised, with how many steps it takes back.
     """
 
     tensor_device: torch.device
     rule: Rule | None
     version: int
+    skipped_row: int | None
     on_lost_steps: Callable[[int], None] | None
 
     def _begin(
@@ -92,6 +97,8 @@ class DeviceMemory:
         self._lock = new_lock()
         self._last_stream: Any = None
         self.on_lost_steps = None
+        self.skipped_row = None
+        self._skipped_here = 0  # skipped steps that are not among the kernels'
         self._shapes: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=_REMEMBERED)
         self._slots: list[torch.Tensor] = []
         self._clock = torch.empty(0, dtype=torch.uint8)
@@ -127,8 +134,20 @@ class DeviceMemory:
 
     @property
     def steps(self) -> int:
-        """Updates so far."""
+        """Updates so far; waits where it is not known yet whether the last ones were skipped."""
+        if self._native.open_steps:
+            self.synchronize()
         return self._native.steps
+
+    @property
+    def open_steps(self) -> int:
+        """Steps of which it is not known yet whether they were skipped."""
+        return self._native.open_steps
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps that are known to have been skipped."""
+        return self._native.skipped + self._skipped_here
 
     @property
     def lags(self) -> bool:
@@ -140,16 +159,6 @@ class DeviceMemory:
         """Whether a CUDA graph is being captured, and the memory holds all that is known here."""
         settled = not self.lags and not self._native.alarmed
         return settled and is_captured(self.tensor_device)
-
-    @property
-    def skipped_row(self) -> int | None:
-        """A row that `apply` leaves out of gradients."""
-        row = self._native.skipped_row
-        return None if row < 0 else row
-
-    @skipped_row.setter
-    def skipped_row(self, row: int | None) -> None:
-        self._native.skipped_row = -1 if row is None else row
 
     @property
     def nbytes(self) -> int:
@@ -169,15 +178,25 @@ class DeviceMemory:
             self._raise_trouble(self._stream())
 
     def _raise_trouble(self, stream: int) -> None:
-        before = self.steps
+        before = self._native.steps + self._native.skipped
         found = self._native.trouble(stream)
         if found is None:
             return
         if self.on_lost_steps is not None:
-            self.on_lost_steps(before - self.steps)
+            self.on_lost_steps(before - self._native.steps - self._native.skipped)
         call, position, bad = found
         shape = dict(self._shapes).get(call, (position + 1,))
         raise outside(np.broadcast_to(np.int64(bad), shape), position, self.shape[0])
+
+    def _wait_for_an_open_step(self) -> None:
+        """Wait until it is known whether the first of the open steps was skipped."""
+        waiting = self._native.open_steps
+        for _ in range(_PATIENCE):
+            self._native.settle()
+            if self._native.open_steps < waiting:
+                return
+            time.sleep(1e-4)
+        self.synchronize()  # or there is an error of the device's
 
     def _stream(self) -> int:
         """Return torch's current stream, after all that earlier calls gave another."""
@@ -200,6 +219,7 @@ class DeviceMemory:
         """
         with self._lock:
             stream = self._stream()
+            self._native.settle()
             if wait or self._native.alarmed:
                 self._raise_trouble(stream)
             before = self._native.calls
@@ -287,12 +307,14 @@ class DeviceMemory:
         self, weights: torch.Tensor, states: torch.Tensor, slots: list[torch.Tensor]
     ) -> None:
         """Lie over other tensors, all rows of which are up to date, with rule and counts as now."""
-        steps, version, skipped = self.steps, self.version + 1, self.skipped_row
+        steps, version, skipped = self._native.steps, self.version + 1, self.skipped_row
         pristine, rule, clock = self._native.slots_pristine, self.rule, self._clock
+        skipped_steps = self.skipped_steps
         self._begin(weights, states, self._engine)
         self._clock = clock  # large enough, so that nothing can fail now
         self._bind(rule, slots, slots_pristine=pristine)
         self._native.steps, self.version, self.skipped_row = steps, version, skipped
+        self._skipped_here = skipped_steps
 
     def _row_states(self) -> NDArray[np.void]:
         self.synchronize()
@@ -303,8 +325,9 @@ _alarms: dict[bool, list[torch.Tensor]] = {False: [], True: []}
 
 
 def _new_alarm(pinned: bool) -> torch.Tensor:
-    """Return a zero (1,) int32 that a device may write at any time, so that it is never freed."""
+    """Return zeros int32 that a device may write at any time, so that they are never freed."""
     free = _alarms[pinned]
     if not free:
-        free.extend(torch.zeros(1024, dtype=torch.int32, device="cpu", pin_memory=pinned).split(1))
+        pieces = torch.zeros(64, _ALARM, dtype=torch.int32, device="cpu", pin_memory=pinned)
+        free.extend(pieces.unbind())
     return free.pop()

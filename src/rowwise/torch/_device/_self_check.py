@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from rowwise import _native, rules
-from rowwise.rules import Rule
+from rowwise.rules import Rule, StepParams
 from rowwise.store import Bags, HostStore, RowGradient
 from rowwise.torch._device._engine import engine_of
 from rowwise.torch._device._memory import refuse_capture
@@ -121,7 +121,10 @@ def _results(
         by_row = RowGradient(ids, gradients)
         yield "summed gradients", _host(store.coalesce(by_row).values)
         params = rule.step_params(0.01, number)
-        store.apply(store.bag_gradient(bags, values) if number == 3 else by_row, params)
+        if number == 2 and isinstance(store, DeviceStore):
+            _step_after_a_skipped_one(store, by_row, number)
+        else:
+            store.apply(store.bag_gradient(bags, values) if number == 3 else by_row, params)
         rows = np.empty((_ROWS, dim), np.float32)
         store.gather(every, rows)
         yield "weights", rows
@@ -131,6 +134,21 @@ def _results(
     store.materialize()
     yield "weights brought up to date", _host(store.memory())
     yield "counts of updates", store.update_counts
+
+
+def _step_after_a_skipped_one(store: DeviceStore, gradient: RowGradient, number: int) -> None:
+    """Make step `number`, after a step that was none as its gradients were not finite."""
+    rule: Any = store.rule
+    none_before = store.skipped_steps
+    for given, found_inf in enumerate([1.0, 0.0]):
+
+        def step(skipped: int, given: int = given) -> StepParams:
+            made = given - (store.skipped_steps - none_before) - skipped
+            params: StepParams = rule.step_params(0.01, number + made)
+            return params
+
+        found = torch.full((), found_inf, device=store.tensor_device)
+        store.apply_unread(gradient, step, found_inf=found)
 
 
 def _host(values: Any) -> np.ndarray[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -202,15 +203,31 @@ class DeviceStore(DeviceCounts):
 
     def coalesce(self, gradient: RowGradient | BagGradient) -> RowGradient:
         """Return distinct ids, ascending, with the sums of their gradients; waits."""
+        ids, first, sums = self._sum_runs(gradient)
+        return RowGradient(ids[first], sums[first])  # type: ignore[arg-type]
+
+    def sum_repeated(self, gradient: RowGradient | BagGradient) -> RowGradient:
+        """Return ids (n,), ascending, with each id's sum where it first stands, without waiting.
+
+        Where it stands again there is -0, which changes no number that it is added to.
+        """
+        ids, first, sums = self._sum_runs(gradient)
+        repeats = ~first[:, None]
+        return RowGradient(ids, sums.masked_fill_(repeats, -0.0))  # type: ignore[arg-type]
+
+    def _sum_runs(
+        self, gradient: RowGradient | BagGradient
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return ids (n,), ascending, where each stands first, and there (n, dim) its sum."""
         batch, values = self._sorted(gradient)
         n, dim = batch.ids.numel(), self.shape[1]
-        out = self._weights.new_empty(n, dim)
+        sums = self._weights.new_empty(n, dim)
         blocks = self._blocks(n)
         with self._call() as stream:
-            self._native.sum_runs(as_sorted_batch(batch, values, blocks, out=out), stream)
+            self._native.sum_runs(as_sorted_batch(batch, values, blocks, out=sums), stream)
         first = torch.ones(n, dtype=torch.bool, device=self.tensor_device)
         first[1:] = batch.ids[1:] != batch.ids[:-1]
-        return RowGradient(batch.ids[first], out[first])  # type: ignore[arg-type]
+        return batch.ids, first, sums
 
     def _sorted(self, gradient: RowGradient | BagGradient) -> tuple[Sorted, torch.Tensor]:
         """Return the batch of a gradient by ascending id, and its values (n or bags, dim)."""
@@ -220,6 +237,18 @@ class DeviceStore(DeviceCounts):
         batch = self._tensors.ids(gradient.ids)
         ids, places = torch.sort(batch, stable=True)
         return Sorted(batch, ids, places), values
+
+    def dense_gradient(self, values: torch.Tensor) -> BagGradient:
+        """Return the gradient of those rows of values (rows, dim) that are not zero; no wait."""
+        given = self._tensors.floats(values)
+        rows = self.shape[0]
+        touched = (given != 0).any(dim=1)
+        # The touched ids come first, and `rows` fills the rest; what comes last is left out.
+        places = (touched.cumsum(0) - 1).masked_fill_(~touched, rows)
+        ids = torch.full((rows + 1,), rows, device=self.tensor_device)
+        ids = ids.scatter_(0, places, torch.arange(rows, device=self.tensor_device))[:rows]
+        sources = ids.masked_fill(ids == rows, -1)
+        return BagGradient(Sorted(ids, ids, sources, is_distinct=True), given)
 
     def _blocks(self, n: int) -> torch.Tensor | None:
         if n <= _native.DEVICE_BLOCK:
@@ -241,40 +270,84 @@ class DeviceStore(DeviceCounts):
         """
         if frozen_row is not None:
             self._apply_excluding(gradient, step, frozen_row)
-            return
+        else:
+            self.apply_unread(gradient, lambda skipped: step)
+
+    def apply_unread(
+        self,
+        gradient: RowGradient | BagGradient,
+        step: Callable[[int], StepParams],
+        *,
+        others: torch.Tensor | None = None,
+        found_inf: torch.Tensor | None = None,
+    ) -> None:
+        """Make a step of which the device knows what the host does not.
+
+        Args:
+            gradient: see `apply`.
+            step: called for its numbers if 0, 1, ... of the present `open_steps` are skipped.
+            others: () NaN, if that is the gradient of all rows but the batch's, else a number.
+            found_inf: () not 0 if the step is to be skipped, of which the host hears later.
+
+        Raises:
+            IndexError: an id outside the table; at once where ids are NumPy's.
+        """
         batch, values = self._sorted(gradient)
         n = batch.ids.numel()
-        blocks, partials = self._blocks(n), None
+        blocks, partials = None if batch.is_distinct else self._blocks(n), None
         if self._has_row_slots:
             partials = self._weights.new_empty(n, _native.DEVICE_PARTIALS)
         shape = tuple(gradient.ids.shape) if isinstance(gradient, RowGradient) else (n,)
-        params = _native.StepParams(self.steps + 1, *step)
-        full, restarts = self._native.is_full, self._native.restarts(params)
-        with self._call(shape, wait=full or restarts) as stream:
-            if full and not restarts:
-                self._place_clock(min(4 * self._native.capacity, _native.MOST_STEPS))
-            given = as_sorted_batch(batch, values, blocks, partials=partials)
-            self._native.update(given, params, stream)
-            if self.rule is None or not self.rule.supports_lazy:
-                self._native.materialize_all(stream)
-            self.version += 1
+        with self._lock:
+            stays_lazy = self.rule is not None and self.rule.supports_lazy
+            restarts = self._native.restarts(_native.StepParams(1, *step(0)))
+            if found_inf is not None and (restarts or not stays_lazy):
+                if found_inf:
+                    self._skipped_here += 1
+                    return
+                found_inf = None
+            if self._native.open_steps == _native.DEVICE_OPEN_STEPS:
+                self._wait_for_an_open_step()
+            full = self._native.is_full
+            with self._call(shape, wait=full or restarts) as stream:
+                if full and not restarts:
+                    self._place_clock(min(4 * self._native.capacity, _native.MOST_STEPS))
+                given = as_sorted_batch(
+                    batch,
+                    values,
+                    blocks,
+                    partials=partials,
+                    skipped_row=self.shape[0] if batch.is_distinct else self.skipped_row,
+                    others=None if others is None else self._tensors.floats(others),
+                    found_inf=None if found_inf is None else self._tensors.floats(found_inf),
+                )
+                number = self._native.steps + 1
+                choices = [
+                    _native.StepParams(number - skipped, *step(skipped))
+                    for skipped in range(self._native.open_steps + 1)
+                ]
+                self._native.update(given, choices, stream)
+                if not stays_lazy:
+                    self._native.materialize_all(stream)
+                self.version += 1
 
     def _apply_excluding(
         self, gradient: RowGradient | BagGradient, step: StepParams, row: int
     ) -> None:
         """Make a step that leaves one row as it was, and uncounted."""
-        summed = self.coalesce(gradient)
-        moving = summed.ids != row
+        if isinstance(gradient, BagGradient):
+            gradient = self.sum_repeated(gradient)
+        batch, given = self._tensors.ids(gradient.ids), self._tensors.floats(gradient.values)
         # With a gradient of zero the row is brought up to date, and never lags behind.
-        only = torch.tensor([row], device=self.tensor_device)
-        ids = torch.cat([summed.ids[moving], only])  # type: ignore[list-item]
+        only = torch.full((1,), row, device=self.tensor_device)
+        ids: Any = torch.cat([batch, only])
         zeros = self._weights.new_zeros(1, self.shape[1])
-        values = torch.cat([summed.values[moving], zeros])  # type: ignore[list-item]
+        values: Any = torch.cat([given, zeros]).masked_fill_((ids == row)[:, None], 0.0)
         before = self._weights.new_empty(1, self.shape[1])
         with self._lock:
             self.gather(only, before)
             counts = self._states[row, 1:].clone()
-            self.apply(RowGradient(ids, values), step)  # type: ignore[arg-type]
+            self.apply(RowGradient(ids, values), step)
             self.overwrite(only, before)  # unless an error takes the step back
             self._states[row, 1:] = counts
 

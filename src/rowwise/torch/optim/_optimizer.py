@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rowwise._binding import DenseFallback
-from rowwise.rules import Rule, pytorch
-from rowwise.store import BagGradient, RowGradient
+from rowwise._checks import check_learning_rate
+from rowwise.rules import Rule, StepParams, pytorch
+from rowwise.store import BagGradient, RowGradient, RowStore
+from rowwise.table import Table
 from rowwise.torch._device import DeviceStore
 from rowwise.torch._distant_step import (
     bind_distant,
@@ -21,7 +24,7 @@ from rowwise.torch._distant_step import (
 )
 from rowwise.torch._gradient import RowGradientTensor
 from rowwise.torch._half import HALVES
-from rowwise.torch._lookup import rows_and_gradients, rows_of
+from rowwise.torch._lookup import rows_and_gradients
 from rowwise.torch._parameter import TableParameter
 from rowwise.torch._rules import Group, learning_rate, next_iteration, rule_of
 from rowwise.torch._weight import Weight, failing_kernels, optimizers
@@ -160,26 +163,36 @@ class TableOptimizer(_Base):
     ) -> None:
         # GradScaler leaves these to a fused optimizer.
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        if found_inf is not None and found_inf:
-            return
+        if found_inf is not None and not _can_skip_later(weight, rule, self.state.get(weight, {})):
+            if found_inf:
+                return
+            found_inf = None
         # torch makes an entry for what has a state, and so is it here
         state = self.state[weight] if rule.slot_names or weight in self.state else {}
-        iteration = next_iteration(state)
+        count = Count.of(weight, state)
         self._take_over(weight)
-        bind_slots(weight, rule, state)
+        bind_slots(weight, rule, state, fused=bool(group.get("fused")))
+        count = count.current()
+        iteration = count.next_iteration()
+        rate = learning_rate(group, iteration)
+
+        def rescaled(gradients: Any) -> Any:
+            return _rescaled(gradients, scale, group["maximize"])
+
+        def step(skipped: int) -> StepParams:
+            number = count.next_iteration(skipped)
+            return rule.step_params(check_learning_rate(learning_rate(group, number)), number)
+
         if isinstance(weight.table.store, DeviceStore):
             weight.table.store.on_lost_steps = _uncount(state, rule)
-        rate = learning_rate(group, iteration)
-        _update(
-            weight,
-            gradient,
-            lambda gradients: _rescaled(gradients, scale, group["maximize"]),
-            rate,
-            iteration,
-        )
+            _update_on_device(weight.table.store, weight, gradient, rescaled, step, found_inf)
+        else:
+            _update(weight.table, gradient, rescaled, rate, iteration)
         weight.last_step = rate, iteration
         if "step" in state:
-            state["step"] += 1
+            made = None if found_inf is None else found_inf.reshape(()) == 0
+            state["step"] += 1 if made is None else made.to(state["step"].device)
+        weight.counted = count.after_a_step(state)
         _follow_step(rule, state.get("mu_product"), iteration)
         tensors = [weight, *(t for t in state.values() if isinstance(t, TableParameter))]
         if any(tensor.memory.is_exposed for tensor in tensors):
@@ -204,22 +217,107 @@ class TableOptimizer(_Base):
         binding.attach(self, "sparse")
 
 
-def _update(
+@dataclass(frozen=True)
+class Count:
+    """Know how many steps an optimizer's state counts, where to read that waits for a device.
+
+    Attributes:
+        made: steps, the open ones counted as made.
+        tensor, version: of the count in the state, when it had this number; None: there is none.
+        store: of the weight's table.
+        skipped: the steps that the store knew to be skipped, then.
+    """
+
+    made: int
+    tensor: torch.Tensor | None
+    version: int
+    store: RowStore
+    skipped: int
+
+    @classmethod
+    def of(cls, weight: Weight, state: dict[str, Any]) -> Count:
+        """Return the count in a state; waits where somebody else has changed one on a device."""
+        store, tensor, known = weight.table.store, state.get("step"), weight.counted
+        if tensor is None or not isinstance(store, DeviceStore):
+            return cls(next_iteration(state) - 1, tensor, -1, store, 0)
+        on_device = tensor.device == store.tensor_device
+        if on_device and known is not None and known.is_of(store, tensor):
+            return known  # type: ignore[no-any-return]
+        if store.open_steps:
+            store.synchronize()
+        return cls(next_iteration(state) - 1, tensor, -1, store, store.skipped_steps)
+
+    def is_of(self, store: RowStore, tensor: torch.Tensor) -> bool:
+        """Return whether this is the count of a tensor that nobody else has changed since."""
+        same = self.tensor is tensor and self.store is store
+        return same and tensor._version == self.version
+
+    def current(self) -> Count:
+        """Return the count without the steps that turned out to be skipped."""
+        if self.tensor is None or not isinstance(self.store, DeviceStore):
+            return self
+        skipped = self.store.skipped_steps
+        return replace(self, made=self.made - (skipped - self.skipped), skipped=skipped)
+
+    def next_iteration(self, skipped: int = 0) -> int:
+        """Return the number of the next step, counted from 1, if so many open ones are skipped."""
+        return self.made + 1 if self.tensor is None else self.current().made + 1 - skipped
+
+    def after_a_step(self, state: dict[str, Any]) -> Count | None:
+        """Return the count after one step more, which the state has; None where it has none."""
+        tensor = state.get("step")
+        if tensor is None:
+            return None
+        skipped = self.skipped
+        if self.tensor is None and isinstance(self.store, DeviceStore):  # the first step
+            skipped = self.store.skipped_steps
+        return replace(
+            self, made=self.made + 1, tensor=tensor, version=tensor._version, skipped=skipped
+        )
+
+
+def _can_skip_later(weight: Weight, rule: Rule, state: dict[str, Any]) -> bool:
+    """Return whether a step may be skipped after the host has made it, by what a GPU finds."""
+    if not isinstance(weight.table.store, DeviceStore) or "mu_product" in state:
+        return False
+    counts_there = "step" not in state or state["step"].device == weight.device
+    return counts_there and (not rule.slot_names or has_slots(weight, state))
+
+
+def _update_on_device(
+    store: DeviceStore,
     weight: Weight,
+    gradient: BagGradient | torch.Tensor,
+    rescaled: Callable[[Any], Any],
+    step: Callable[[int], StepParams],
+    found_inf: torch.Tensor | None,
+) -> None:
+    """Make a step; see `DeviceStore.apply_unread` for its numbers."""
+    store.skipped_row = weight.skipped_row
+    others, rows = None, gradient
+    if not isinstance(gradient, BagGradient):
+        with torch._C.DisableTorchFunctionSubclass():
+            if gradient.is_sparse:
+                others = getattr(gradient, "others", None)
+                rows = RowGradient(gradient._indices()[0], gradient._values())  # type: ignore[arg-type]
+            else:
+                rows = store.dense_gradient(gradient)
+    rows = rows.with_values(rescaled(rows.values))  # type: ignore[union-attr]
+    if found_inf is not None:
+        found_inf = found_inf.to(store.tensor_device, non_blocking=True)
+    store.apply_unread(rows, step, others=others, found_inf=found_inf)
+
+
+def _update(
+    table: Table,
     gradient: BagGradient | torch.Tensor,
     rescaled: Callable[[Any], Any],
     rate: float,
     iteration: int,
 ) -> None:
-    table = weight.table
-    if isinstance(table.store, DeviceStore):
-        table.store.skipped_row = weight.skipped_row
     if isinstance(gradient, BagGradient):
         bags = gradient.with_values(rescaled(gradient.values))
         table.apply(bags, rate, iteration=iteration)
-    elif isinstance(table.store, DeviceStore):
-        ids, values = rows_of(gradient)
-        table.apply(RowGradient(ids, rescaled(values)), rate, iteration=iteration)  # type: ignore[arg-type]
     else:
         ids, gradients = rows_and_gradients(gradient)
         # A NaN goes where torch would let it go.

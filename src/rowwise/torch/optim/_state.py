@@ -14,7 +14,7 @@ from rowwise.torch._weight import Weight
 State = dict[str, Any]
 
 
-def bind_slots(weight: Weight, rule: Rule, state: State) -> None:
+def bind_slots(weight: Weight, rule: Rule, state: State, *, fused: bool = False) -> None:
     """Make the weight's table follow `rule` with the slots that `state` holds.
 
     The state is what counts: a slot that it holds elsewhere (it was loaded, or made when torch
@@ -28,7 +28,9 @@ def bind_slots(weight: Weight, rule: Rule, state: State) -> None:
     else:
         table.rule = rule  # with fresh slots; tensors over the old ones keep what they have
     if rule.slot_names and type(rule) is not pytorch.SGD:
-        state.setdefault("step", state_number(0))
+        if "step" not in state:  # where PyTorch counts
+            there = torch.zeros((), dtype=torch.float32, device=weight.device)
+            state["step"] = there if fused else state_number(0)
         if isinstance(rule, pytorch.NAdam):
             state.setdefault("mu_product", state_number(1))
     for name in rule.slot_names:
