@@ -139,3 +139,41 @@ def test_an_optimizer_whose_kernels_fail_makes_dense_steps(both, monkeypatch):
     (ours, sparse), (theirs, dense) = both(results)
     assert (sparse, dense) == ("sparse", "dense")
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+RATES = {
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01),
+    "schedule": lambda: keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(0.1, 9)),
+}
+
+
+@pytest.mark.parametrize("make", RATES.values(), ids=RATES)
+@pytest.mark.parametrize("options", [{}, {"embeddings_regularizer": "l2"}], ids=str)
+@pytest.mark.filterwarnings("ignore:.*embeddings_regularizer gives every row a gradient")
+def test_no_step_waits_for_the_device(make, options, both):
+    from helpers.device import waits
+
+    x = keras.ops.convert_to_tensor(np.arange(12).reshape(4, 3))
+
+    def results():
+        model, optimizer = model_of(**options), make()
+        model.compile(optimizer, "mse")
+        waited = []
+        for number in range(6):
+            if number == 4 and make is not RATES["schedule"]:
+                optimizer.learning_rate = 0.5
+            with waits() as found:
+                loss = keras.ops.sum(model(x) ** 2) + sum(model.losses)
+                loss.backward()
+                gradients = [v.value.grad for v in model.trainable_variables]
+                optimizer.apply(gradients, model.trainable_variables)
+            for variable in model.trainable_variables:
+                variable.value.grad = None
+            waited.append(found)
+        return bits(model), waited
+
+    (here, _), (there, waited) = both(results)
+    assert here == there
+    on_host = ["__array__"] if make is RATES["schedule"] else []  # of the rate computed there
+    assert waited[2] == waited[3] == waited[5] == on_host

@@ -259,6 +259,7 @@ class _KerasOptimizer:
     global_clipnorm: float | None
     iterations: Any
     learning_rate: Any
+    _learning_rate: Any
     weight_decay: float | None
     _iterations: Any
     _accumulated_gradients: list[Any]
@@ -343,8 +344,11 @@ class SparseGradientOptimizer(TableOptimizer):
                 own = is_sparse_step(variable) and variable.binding.owner is self
                 self._accumulated_gradients[index] = sums.zero if own else sums
 
+    def _clips(self) -> bool:
+        return bool(self.clipnorm or self.global_clipnorm or self.clipvalue)
+
     def _clip_gradients(self, grads: Any) -> Any:
-        if not (self.clipnorm or self.global_clipnorm or self.clipvalue):
+        if not self._clips():
             return grads
         plain = [g.values if isinstance(g, SparseGradient) else g for g in grads]
         clipped = super()._clip_gradients(plain)  # type: ignore[misc]

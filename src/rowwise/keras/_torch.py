@@ -8,10 +8,12 @@ from typing import Any
 import keras
 import numpy as np
 import torch
+from keras.optimizers.schedules import LearningRateSchedule
 from keras.src.backend import in_stateless_scope
 from keras.src.backend.torch.core import get_device, to_torch_dtype
 from keras.src.backend.torch.random import torch_seed_generator
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from rowwise._binding import DenseFallback
 from rowwise._untrained import Untrained
@@ -24,7 +26,6 @@ from rowwise.keras._optimizer import (
     SparseGradientOptimizer,
     TableOptimizer,
     ensure_bound,
-    next_iteration,
     rule_of,
 )
 from rowwise.keras._scopes import cast_like_variable, is_symbolic_call, uncast_value
@@ -169,9 +170,14 @@ class TableVariable(TableVariableBase, keras.Variable):
         return sampler(draw, self._dtype) if get_device() == "cpu" else None
 
     def step_table(self, table: Table, ids: Any, gradients: Any, rate: float, number: int) -> None:
-        """Make step `number` of the table's rule with gradients (n, dim) of rows ids (n,)."""
-        if isinstance(table.store, DeviceStore):
-            gradient = RowGradient(ids, gradients)
+        """Make step `number` of the table's rule with gradients (n, dim) of rows ids (n,).
+
+        On a device ids may be None: the gradients are those of all rows, and zeros none.
+        """
+        store = table.store
+        if isinstance(store, DeviceStore):
+            by_row = RowGradient(ids, gradients)
+            gradient = store.dense_gradient(gradients) if ids is None else by_row
             table.apply(gradient, rate, iteration=number, frozen_row=self.frozen_row)
         else:
             super().step_table(table, ids, _on_host(gradients), rate, number)
@@ -350,36 +356,74 @@ def set_random_state(arrays: dict[str, Any]) -> None:
 # ---------------------------------------------------------------------- optimizers
 
 
+# Numbers of variables on a GPU, and the version of the tensor that had them.
+_numbers: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def read_number(variable: Any) -> float:
+    """Return the number that a variable holds; waits where somebody has changed it since."""
+    tensor = uncast_value(variable)
+    if not is_device(tensor.device) or tensor.is_inference():  # which has no version
+        return tensor.item()  # type: ignore[no-any-return]
+    version, number = _numbers.get(tensor, (None, 0.0))
+    if version != tensor._version:
+        number = tensor.item()
+        _numbers[tensor] = tensor._version, number
+    return number  # type: ignore[no-any-return]
+
+
+def next_iteration(optimizer: Any) -> int:
+    """Return the number of the step about to be made, counted from 1."""
+    return (
+        int(read_number(optimizer._iterations)) // (optimizer.gradient_accumulation_steps or 1) + 1
+    )
+
+
 class OptimizerMixin(SparseGradientOptimizer):
     """Sparse steps of Keras's optimizers on torch."""
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """Make a step; on a GPU its count is then known without reading it again."""
+        count = uncast_value(self._iterations)
+        if in_stateless_scope() or count.is_inference() or not is_device(count.device):
+            super().apply(grads, trainable_variables)  # type: ignore[misc]
+            return
+        before = count._version
+        super().apply(grads, trainable_variables)  # type: ignore[misc]
+        known, number = _numbers.get(count, (None, 0))
+        if known == before and count._version == before + 1:
+            _numbers[count] = before + 1, number + 1
 
     def read_gradient(self, variable: Any, gradient: torch.Tensor) -> Any:
         """Return a table's gradient for this step; None while it is summed up with others'."""
         if in_stateless_scope():
             return gradient.to_dense() if gradient.is_sparse else gradient
-        on_device = isinstance(variable.table.store, DeviceStore)
+        store, steps = variable.table.store, self.gradient_accumulation_steps
+        on_device, needs_sums = isinstance(store, DeviceStore), bool(steps) or self._clips()
+        as_it_is = on_device and not gradient.is_sparse and not needs_sums
+        if as_it_is and variable.frozen_row is None and ensure_bound(self, variable):
+            return SparseGradient(None, gradient.detach())
         ids, gradients = (rows_of if on_device else rows_and_gradients)(gradient)
         if not ensure_bound(self, variable):
             variable.table.store.record_external_step(ids)
             return gradient.to_dense() if gradient.is_sparse else gradient
         variable.check_batch(ids)
-        steps = self.gradient_accumulation_steps
-        if steps or self.clipnorm or self.clipvalue or self.global_clipnorm:
+        if needs_sums:
             ids, gradients = coalesce(variable.table, ids, gradients)
         if steps:
             sums = variable.accumulators[self].sums
             sums.add(_on_host(ids), _on_host(gradients))
-            if (int(self._iterations.numpy()) + 1) % steps:
+            if (int(read_number(self._iterations)) + 1) % steps:
                 return None
             ids, gradients = sums.pop()
         return SparseGradient(ids, torch.as_tensor(gradients, device=gradient.device))
 
     def step_table(self, variable: Any, gradient: SparseGradient, learning_rate: Any) -> Any:
         """Make a table's sparse step; return None, or the dense gradient if Keras has to step."""
-        rate = float(keras.ops.convert_to_numpy(learning_rate))
-        ids, values = gradient.ids, gradient.values
+        ids, values, number = gradient.ids, gradient.values, next_iteration(self)
+        rate = self._rate_of_tables(learning_rate)
         try:
-            variable.step_table(variable.table, ids, values, rate, next_iteration(self))
+            variable.step_table(variable.table, ids, values, rate, number)
         except ValueError as cause:  # of its learning rate, or of its number
             variable.fall_back_to_dense(DenseFallback(f"{cause}"))
         else:
@@ -389,8 +433,23 @@ class OptimizerMixin(SparseGradientOptimizer):
         self._apply_weight_decay([variable])
         if row is not None:
             variable.value[row] = before
+        if ids is None:
+            return values
         ids = torch.as_tensor(ids, device=values.device)
         return values.new_zeros(tuple(variable.shape)).index_add_(0, ids, values)
+
+    def _rate_of_tables(self, learning_rate: Any) -> float:
+        """Return the learning rate of a step; waits for that of a schedule that is not Keras's."""
+        if isinstance(learning_rate, keras.Variable):
+            return read_number(learning_rate)
+        schedule: Any = self._learning_rate
+        is_keras_s = isinstance(schedule, LearningRateSchedule) and (
+            type(schedule).__module__.startswith("keras.")
+        )
+        if is_keras_s and is_device(_keras_device()):
+            with keras.device("cpu"):  # for the numbers of a table on the CPU
+                learning_rate = schedule(int(read_number(self._iterations)))
+        return float(keras.ops.convert_to_numpy(learning_rate))
 
     def step_others(self, grads: list[Any], variables: list[Any], learning_rate: Any) -> None:
         """Make the step of the variables that are no tables; there may be none."""
