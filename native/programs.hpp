@@ -12,9 +12,9 @@
 // forgotten. The checksum of gradients that are not finite is NaN, for whoever looks for that.
 //
 // Programs that nobody watches call a strict table. There a call that fails ends its program with
-// an error, and weights are of a size. A strict token ends with its version modulo `kTurns`: the difference of
-// two tokens then tells, by a number which no rounding hides, whether it was scaled on its way to
-// the one before.
+// an error, and weights are of a size. A strict token ends with its version modulo `kTurns`: the
+// difference of two tokens then tells, by a number which no rounding hides, whether it was scaled
+// on its way to the one before.
 #pragma once
 #include <atomic>
 #include <cstdint>

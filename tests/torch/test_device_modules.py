@@ -246,7 +246,7 @@ STEPS = [
         *((rowwise.torch.Embedding, {}, make_step) for make_step in STEPS),
         *((rowwise.torch.EmbeddingBag, {"mode": "sum"}, make_step) for make_step in STEPS),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 @pytest.mark.parametrize("name", FUSED)
 def test_no_step_waits_for_the_device(kind, options, make_step, name):
