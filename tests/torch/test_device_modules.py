@@ -237,18 +237,24 @@ STEPS = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "make_step"),
+    ("kind", "options", "make_step", "name"),
     [
-        (rowwise.torch.Embedding, {"padding_idx": 2, "scale_grad_by_freq": True}, plain_step),
-        (rowwise.torch.Embedding, {"max_norm": 1.0}, plain_step),
-        (rowwise.torch.EmbeddingBag, {"padding_idx": 2, "mode": "mean"}, plain_step),
-        (rowwise.torch.EmbeddingBag, {"padding_idx": 2, "mode": "max"}, plain_step),
-        *((rowwise.torch.Embedding, {}, make_step) for make_step in STEPS),
-        *((rowwise.torch.EmbeddingBag, {"mode": "sum"}, make_step) for make_step in STEPS),
+        (
+            rowwise.torch.Embedding,
+            {"padding_idx": 2, "scale_grad_by_freq": True},
+            plain_step,
+            "sgd",
+        ),
+        (rowwise.torch.Embedding, {"max_norm": 1.0}, plain_step, "adam"),
+        (rowwise.torch.EmbeddingBag, {"padding_idx": 2, "mode": "mean"}, plain_step, "adam"),
+        (rowwise.torch.EmbeddingBag, {"padding_idx": 2, "mode": "max"}, plain_step, "adam"),
+        *((rowwise.torch.Embedding, {}, make_step, "adam") for make_step in STEPS),
+        *((rowwise.torch.EmbeddingBag, {"mode": "sum"}, make_step, "adam") for make_step in STEPS),
+        (rowwise.torch.Embedding, {}, scaled_step, "sgd"),
+        (rowwise.torch.Embedding, {}, scaled_step, "plain sgd"),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-@pytest.mark.parametrize("name", FUSED)
 def test_no_step_waits_for_the_device(kind, options, make_step, name):
     _, device = pair(kind, **options)
     optimizer = FUSED[name](device.parameters())
