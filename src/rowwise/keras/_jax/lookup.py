@@ -38,8 +38,10 @@ def to_ids(inputs: Any) -> Any:
     """
     if isinstance(inputs, JAXSparse):
         inputs = inputs.todense()
-    if isinstance(inputs, jax.core.Tracer | keras.KerasTensor) or is_symbolic_call():
+    if isinstance(inputs, keras.KerasTensor) or is_symbolic_call():
         return keras.ops.convert_to_tensor(inputs)
+    if isinstance(inputs, jax.core.Tracer):
+        return jax.lax.stop_gradient(inputs)  # floats that are whole have a gradient of 0
     ids = validate_ids(np.asarray(inputs))
     check_bits(ids)
     return jnp.asarray(ids)
