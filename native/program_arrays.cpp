@@ -4,17 +4,12 @@
 #include <array>
 #include <charconv>
 #include <cmath>
-#include <limits>
 #include <string_view>
 #include <type_traits>
-
-#include "kernels.hpp"
 
 namespace rowwise {
 
 namespace {
-
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // A number as Python writes it.
 std::string written(double value) {
@@ -62,24 +57,6 @@ int64_t count_of(std::span<const int64_t> shape) {
     int64_t count = 1;
     for (const int64_t axis : shape) count *= axis;
     return count;
-}
-
-float float_of_half(uint16_t bits) {
-    const int exponent = bits >> 10 & 31;
-    const auto fraction = static_cast<float>(bits & 1023);
-    float value = kNan;
-    if (exponent < 31)
-        value = exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
-    else if (fraction == 0)
-        value = std::numeric_limits<float>::infinity();
-    return bits >> 15 ? -value : value;
-}
-
-float float_of_bfloat(uint16_t bits) {
-    const uint32_t whole = static_cast<uint32_t>(bits) << 16;
-    float value;
-    std::memcpy(&value, &whole, sizeof value);
-    return value;
 }
 
 double first_shared(Dtype dtype) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels.hpp"
 #include "memory.hpp"
 #include "plan.hpp"
 
@@ -43,8 +44,6 @@ int64_t count_of(std::span<const int64_t> shape);
 std::vector<int64_t> with_last(std::span<const int64_t> shape, int64_t last);
 std::span<float> floats_out(const ProgramArray& out);
 double number(const ProgramArray& scalar);
-float float_of_half(uint16_t bits);
-float float_of_bfloat(uint16_t bits);
 
 template <class T>
 std::span<const T> span_of(const Buffer<T>& buffer) {
@@ -58,7 +57,14 @@ void each_kind(const ProgramArray& array, Work&& work) {
         const T* data = static_cast<const T*>(array.data);
         work([data](int64_t i) { return data[i]; });
     };
-    const auto* bits = static_cast<const uint16_t*>(array.data);
+    const auto widened = [&](Storage storage) {
+        const auto* bits = static_cast<const uint16_t*>(array.data);
+        work([=](int64_t i) {
+            float value;
+            kernels().widen(storage, bits + i, 1, &value);
+            return value;
+        });
+    };
     switch (array.dtype) {
         case Dtype::boolean:
         case Dtype::uint8: return as(uint8_t{});
@@ -71,8 +77,8 @@ void each_kind(const ProgramArray& array, Work&& work) {
         case Dtype::uint64: return as(uint64_t{});
         case Dtype::float32: return as(float{});
         case Dtype::float64: return as(double{});
-        case Dtype::float16: return work([bits](int64_t i) { return float_of_half(bits[i]); });
-        case Dtype::bfloat16: return work([bits](int64_t i) { return float_of_bfloat(bits[i]); });
+        case Dtype::float16: return widened(Storage::float16);
+        case Dtype::bfloat16: return widened(Storage::bfloat16);
     }
 }
 
@@ -118,7 +124,7 @@ double first_shared(Dtype dtype);
 // The position of element i, as Python writes it: of one axis a number, if `bare`.
 std::string position_of(int64_t i, std::span<const int64_t> shape, bool bare);
 
-// Says which of ids is the first that is no row, as src/rowwise/_ids.py does.
+// The message that names the first of ids that is no row, as src/rowwise/_ids.py has it.
 std::string text_of_bad_ids(const ProgramArray& ids, int64_t rows);
 
 }  // namespace rowwise

@@ -150,10 +150,11 @@ int ProgramTable::method(const std::string& name) {
 }
 
 std::shared_ptr<ProgramTable> ProgramTable::make(std::string path, int64_t lasting_key) {
+    std::shared_ptr<ProgramTable> table;  // should memory be short, it goes once the lock is free
     const std::lock_guard hold(registry().mutex);
     const int64_t key = ++registry().made;
     if (lasting_key == 0) lasting_key = ++registry().made;
-    std::shared_ptr<ProgramTable> table(new ProgramTable(key, lasting_key, std::move(path)));
+    table.reset(new ProgramTable(key, lasting_key, std::move(path)));
     registry().tables[key] = registry().tables[lasting_key] = table;
     return table;
 }
@@ -177,15 +178,17 @@ void ProgramTable::call(int64_t key, int method, const ProgramCall& call) {
 void ProgramTable::run(int index, const ProgramCall& call) {
     const Method& method = kMethods.at(index);
     std::shared_ptr<ReentrantLock> turn;
-    if (method.writes) {
-        const std::shared_lock open(open_);
+    std::unique_lock<ReentrantLock> writing;
+    std::shared_lock open(open_);
+    while (method.writes && turn != turn_) {  // while waiting for a turn, the table may be another
+        writing = {};
         turn = turn_;
+        open.unlock();
+        if (turn) writing = std::unique_lock(*turn);
+        open.lock();
     }
     std::optional<Failure> failure;
-    std::unique_lock<ReentrantLock> writing;
-    if (turn) writing = std::unique_lock(*turn);
-    const std::shared_lock open(open_);
-    if (table_ == nullptr && index != ProgramTable::method("validate")) throw TableIsGone{};
+    if (table_ == nullptr && method.run != &ProgramTable::validate) throw TableIsGone{};
     try {
         if (!failed() || call.raises || method.run == &ProgramTable::step ||
             method.run == &ProgramTable::discard)
@@ -214,6 +217,7 @@ void ProgramTable::bind(Table& table, std::shared_ptr<ReentrantLock> turn) {
     turn_ = std::move(turn);
     rows_ = table.rows();
     current_rule_ = -1;  // it may have any
+    mean_version_ = -1;
 }
 
 void ProgramTable::bind_rows(int64_t rows) {
@@ -246,8 +250,8 @@ int64_t ProgramTable::add_rule(TrainingRule rule, StepFormula formula, bool supp
 
 void ProgramTable::use_rule(int64_t rule) {
     const std::unique_lock closed(open_);
+    rule_version_ = table().rule_version();
     current_rule_ = rule;
-    rule_version_ = table_->rule_version();
 }
 
 StepFormula ProgramTable::formula(int64_t rule) const {
@@ -263,6 +267,12 @@ int64_t ProgramTable::pop_changed_rule() {
 int64_t ProgramTable::version() const {
     const std::shared_lock open(open_);
     return table_ == nullptr ? 0 : table_->version % kVersions;
+}
+
+// The table, for its owner, who may have closed it.
+Table& ProgramTable::table() const {
+    if (table_ == nullptr) throw std::runtime_error(path_ + ": there is no table");
+    return *table_;
 }
 
 void ProgramTable::record(Failure failure) {
@@ -459,7 +469,13 @@ void ProgramTable::gradient_of_weights(const ProgramCall& call) {
 
 // ---------------------------------------------------------------------- gradients that wait
 
-int64_t ProgramTable::push(int64_t order, RowGradients gradients) {
+ProgramTable::Pass ProgramTable::push(int64_t order, RowGradients gradients) {
+    const std::shared_lock open(open_);
+    table();
+    return keep(order, std::move(gradients));
+}
+
+ProgramTable::Pass ProgramTable::keep(int64_t order, RowGradients gradients) {
     gradients = without(std::move(gradients), frozen_row_, table_->dim());
     const std::lock_guard hold(mutex_);
     if (static_cast<int64_t>(pending_.size()) == capacity_) {
@@ -473,23 +489,19 @@ int64_t ProgramTable::push(int64_t order, RowGradients gradients) {
     while (pending_.contains(1 + pushed_ % capacity_)) ++pushed_;
     const int64_t place = 1 + pushed_ % capacity_;
     ++pushed_;
-    pending_[place] = {{order, pushed_}, std::move(gradients), share_of(key_, pushed_)};
-    return place;
+    const float share = share_of(key_, pushed_);
+    pending_[place] = {{order, pushed_}, std::move(gradients), share};
+    return {place, kWhole * share};
 }
 
 void ProgramTable::push_for(const ProgramCall& call, RowGradients gradients) {
     const auto order = static_cast<int64_t>(number(call.arguments[0]));
     const bool finite = first_nonfinite(span_of(gradients.sums)) < 0;
-    const int64_t place = push(order, std::move(gradients));
+    const Pass pass = keep(order, std::move(gradients));
     const std::span<float> out = floats_out(call.out);
     std::fill(out.begin(), out.end(), 0.0f);
-    out[place] = kWhole;
-    out.back() = finite ? checksum(place) : kNan;
-}
-
-float ProgramTable::checksum(int64_t place) const {
-    const std::lock_guard hold(mutex_);
-    return kWhole * pending_.at(place).share;
+    out[pass.place] = kWhole;
+    out.back() = finite ? pass.checksum : kNan;
 }
 
 void ProgramTable::push_rows(const ProgramCall& call) {
@@ -529,6 +541,10 @@ void ProgramTable::push_dense(const ProgramCall& call) {
 // `taken`, one gradient alone, of weight 1, that no step leaves waiting is moved instead of copied,
 // and its place written there; `put_back` undoes it.
 RowGradients ProgramTable::weighted(std::span<const float> weights, bool distinct, int64_t* taken) {
+    if (static_cast<int64_t>(weights.size()) < capacity_ + 2)
+        throw std::invalid_argument("weights of " + std::to_string(weights.size()) +
+                                    " places, of which a token has " +
+                                    std::to_string(capacity_ + 2) + " at least");
     const std::lock_guard hold(mutex_);
     std::vector<std::pair<std::pair<int64_t, int64_t>, int64_t>> used;
     int64_t missing = 0, ids = 0;
@@ -588,7 +604,7 @@ void ProgramTable::put_back(int64_t place, RowGradients rows) {
     if (found != pending_.end()) found->second.gradients = std::move(rows);
 }
 
-// Refuses a strict table's weights that are no weighted sum of what passes gave.
+// Refuses weights that are no weighted sum of what passes gave.
 void ProgramTable::check_weights(std::span<const float> weights) const {
     double expected = 0, size = 0;
     bool good = weights.front() == 0;
@@ -623,6 +639,7 @@ void ProgramTable::check_weights(std::span<const float> weights) const {
 
 RowGradients ProgramTable::summed(std::span<const float> weights) {
     const std::shared_lock open(open_);
+    table();
     return weighted(weights, true);
 }
 

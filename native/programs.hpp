@@ -70,7 +70,8 @@ class ProgramTable {
     // The weight of a gradient as it comes. Losses may be scaled by 2^127: processors take floats
     // below 2^-126 for 0. The sum of squares of weights, with which somebody may clip, is finite.
     static constexpr float kWhole = 0x1p60f;
-    static constexpr float kLargestFactor = 0x1p30f;        // of a strict table; or one part in it
+    // A weight of a strict table is at most kWhole times this, and at least kWhole over this.
+    static constexpr float kLargestFactor = 0x1p30f;
     static constexpr int64_t kVersions = int64_t{1} << 24;  // a float32 counts no further
     static constexpr int64_t kTurns = 3;                    // see above
     static constexpr int kMethodCount = 15;
@@ -112,10 +113,14 @@ class ProgramTable {
     void fail() { failed_.store(true, std::memory_order_release); }  // the owner knows why
     std::vector<Failure> pop_failures();
 
-    // Gradients (n, dim) of rows ids (n,) as a pass of its own; returns its place. `order` decides
-    // which gradients of an id are summed first, whichever came first.
-    int64_t push(int64_t order, RowGradients gradients);
-    float checksum(int64_t place) const;  // of the gradients there, as they come
+    // A pass that waits: its place among the weights, and the checksum of it alone, as it comes.
+    struct Pass {
+        int64_t place;
+        float checksum;
+    };
+    // Keeps gradients (n, dim) of rows ids (n,) as a pass of its own. `order` decides which
+    // gradients of an id are summed first, whichever came first.
+    Pass push(int64_t order, RowGradients gradients);
     // The gradients that wait, weighted and summed by distinct ids.
     RowGradients summed(std::span<const float> weights);
     int64_t waiting() const;
@@ -164,6 +169,8 @@ class ProgramTable {
     void check_version(const ProgramArray& token) const;
     Buffer<int64_t> row_ids(const ProgramArray& ids) const;
     std::vector<float> mean_of_trained();
+    Table& table() const;
+    Pass keep(int64_t order, RowGradients gradients);
     void push_for(const ProgramCall& call, RowGradients gradients);
     void make_step(const ProgramCall& call, double rate, int64_t iteration);
     RowGradients weighted(std::span<const float> weights, bool distinct, int64_t* taken = nullptr);
@@ -181,16 +188,17 @@ class ProgramTable {
     int64_t rows_ = 0, frozen_row_ = -1;
     bool strict_ = false;
     int64_t capacity_ = kCapacity;
+    // Changed by a step, too, in its writer's turn.
+    std::vector<KnownRule> rules_;
+    int64_t current_rule_ = -1, rule_version_ = -1;  // the rule that the table had at that version
+    int64_t changed_rule_ = -1;
 
     mutable std::mutex mutex_;  // of all that follows
     std::atomic<bool> failed_ = false;
     std::vector<Failure> failures_;
     std::map<int64_t, Pending> pending_;  // by place
     std::vector<int64_t> held_;
-    int64_t pushed_ = 0;  // gradients so far
-    std::vector<KnownRule> rules_;
-    int64_t current_rule_ = -1, rule_version_ = -1;  // the rule that the table had at that version
-    int64_t changed_rule_ = -1;
+    int64_t pushed_ = 0;       // gradients so far
     std::vector<float> mean_;  // of the trained rows at version `mean_version_` of the table
     int64_t mean_version_ = -1;
 };

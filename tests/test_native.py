@@ -20,6 +20,23 @@ def test_the_stub_says_what_the_extension_has(tmp_path):
     assert fresh.read_text() == kept.read_text()
 
 
+def test_a_program_that_has_no_table_or_gets_short_weights_says_so():
+    ids, gradients, weights = np.zeros(1, np.int64), np.ones((1, 2), np.float32), np.zeros(3)
+    program = _native.Program("rows")
+    for call in (
+        lambda: program.push(0, ids, gradients),
+        lambda: program.summed(weights.astype(np.float32), 2),
+        lambda: program.use_rule(0),
+    ):
+        with pytest.raises(RuntimeError, match="rows: there is no table"):
+            call()
+    table = rowwise.Table(4, 2)
+    table.store.serve(program)
+    program.push(0, ids, gradients)
+    with pytest.raises(ValueError, match="weights of 3 places"):
+        program.summed(weights.astype(np.float32), 2)
+
+
 def test_importing_rowwise_brings_in_no_framework():
     code = (
         "import sys, rowwise;"

@@ -148,8 +148,8 @@ Sums summed(Program& program, const Vector<const float>& weights, int64_t dim) {
     return {array_of(std::move(rows.ids), distinct), array_of(std::move(rows.sums), distinct, dim)};
 }
 
-int64_t push(Program& program, int64_t order, const Vector<const int64_t>& ids,
-             const Matrix<const float>& gradients) {
+std::pair<int64_t, float> push(Program& program, int64_t order, const Vector<const int64_t>& ids,
+                               const Matrix<const float>& gradients) {
     if (ids.shape(0) != gradients.shape(0))
         throw std::invalid_argument("gradients must hold one vector per id");
     RowGradients rows{Buffer<int64_t>(static_cast<int64_t>(ids.size())),
@@ -157,7 +157,8 @@ int64_t push(Program& program, int64_t order, const Vector<const int64_t>& ids,
     std::copy(ids.data(), ids.data() + ids.size(), rows.ids.begin());
     std::copy(gradients.data(), gradients.data() + gradients.size(), rows.sums.begin());
     const WithoutGil unlocked;
-    return program->push(order, std::move(rows));
+    const ProgramTable::Pass pass = program->push(order, std::move(rows));
+    return {pass.place, pass.checksum};
 }
 
 nb::dict handlers() {
@@ -267,10 +268,8 @@ void bind_programs(nb::module_& m) {
              "ids\n"
              "as the name of its dtype, its shape and its bytes.")
         .def("push", &push, "order"_a, "ids"_a, "gradients"_a,
-             "Keep gradients (n, dim) of distinct rows ids (n,); return their place.")
-        .def(
-            "checksum", [](Program& own, int64_t place) { return own->checksum(place); }, "place"_a,
-            "Return the last weight beside one gradient that counts as it came.")
+             "Keep gradients (n, dim) of distinct rows ids (n,); return their place, and the last\n"
+             "weight beside them alone, as they came.")
         .def("summed", &summed, "weights"_a, "dim"_a,
              "Return the gradients that wait, weighted by (size,): ids (m,), sums (m, dim).")
         .def_prop_ro(

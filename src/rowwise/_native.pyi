@@ -649,11 +649,11 @@ class Program:
         as the name of its dtype, its shape and its bytes.
         """
 
-    def push(self, order: int, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], gradients: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> int:
-        """Keep gradients (n, dim) of distinct rows ids (n,); return their place."""
-
-    def checksum(self, place: int) -> float:
-        """Return the last weight beside one gradient that counts as it came."""
+    def push(self, order: int, ids: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu', writable=False)], gradients: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)]) -> tuple[int, float]:
+        """
+        Keep gradients (n, dim) of distinct rows ids (n,); return their place, and the last
+        weight beside them alone, as they came.
+        """
 
     def summed(self, weights: Annotated[NDArray[numpy.float32], dict(shape=(None,), order='C', device='cpu', writable=False)], dim: int) -> tuple[Annotated[NDArray[numpy.int64], dict(shape=(None,))], Annotated[NDArray[numpy.float32], dict(shape=(None, None))]]:
         """

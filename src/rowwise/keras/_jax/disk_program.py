@@ -102,8 +102,8 @@ class DiskProgram:
             self._rules.append(rule)
         return self._rules.index(rule)
 
-    def push(self, order: int, ids: Ids, gradients: Floats) -> int:
-        """Keep gradients (n, dim) of distinct rows ids (n,); return their place.
+    def push(self, order: int, ids: Ids, gradients: Floats) -> tuple[int, np.float32]:
+        """Keep gradients (n, dim) of distinct rows ids (n,); return their place and checksum.
 
         Raises:
             RuntimeError: too many wait.
@@ -122,11 +122,7 @@ class DiskProgram:
             self._pushed += 1
             share = _share_of(self.key, self._pushed)
             self._passes[place] = _Pass((order, self._pushed), ids, gradients, share)
-        return place
-
-    def checksum(self, place: int) -> np.float32:
-        """Return the checksum of the gradients at a place, as they come."""
-        return _WHOLE * self._passes[place].share
+        return place, _WHOLE * share
 
     def summed(self, weights: Floats, dim: int) -> tuple[Ids, Floats]:
         """Return the gradients that wait, weighted by (size,): distinct ids (m,), sums (m, dim)."""
@@ -300,9 +296,9 @@ class DiskProgram:
             waiting = [one.ids for one in self._passes.values()]
         store.check_batch(np.concatenate([summed.ids, *waiting]))  # before any variable moves
         finite = np.isfinite(summed.values).all()
-        place = self.push(int(order), summed.ids, summed.values)
+        place, checksum = self.push(int(order), summed.ids, summed.values)
         out[...] = 0
-        out[place], out[-1] = _WHOLE, self.checksum(place) if finite else np.nan
+        out[place], out[-1] = _WHOLE, checksum if finite else np.nan
 
     def _weighted(self, weights: Floats, *, distinct: bool) -> tuple[Ids, Floats]:
         """Return the gradients that wait, each weighted, in order: ids (n,), values (n, dim).

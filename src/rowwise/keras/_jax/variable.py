@@ -517,6 +517,5 @@ class AccumulatorVariable(_BesideWeights):
 
     def _write_table(self, values: Floats) -> None:
         self.reset()
-        place = self._variable.program.push(-1, *nonzero_rows(values))
-        self._weights[place] = _native.PROGRAM_WHOLE
-        self._weights[-1] = self._variable.program.checksum(place)
+        place, checksum = self._variable.program.push(-1, *nonzero_rows(values))
+        self._weights[place], self._weights[-1] = _native.PROGRAM_WHOLE, checksum
