@@ -216,6 +216,22 @@ def test_rows_start_as_the_initializer_says(tmp_path):
     assert (values == keras.ops.convert_to_numpy(expected)).all()
 
 
+def test_rows_that_are_added_start_as_the_initializer_says(tmp_path):
+    model = pair(tmp_path)[1]
+    fit(model, keras.optimizers.Adam, epochs=1)
+    layer = model.layers[0]
+    before = layer.table.to_numpy()
+    layer.grow(ROWS + 50)
+    rows = layer.table.to_numpy()
+    assert (rows[:ROWS] == before).all()
+    assert -0.05 <= rows[ROWS:].min() < -0.03 < 0.03 < rows[ROWS:].max() <= 0.05
+    model.fit(np.array([[ROWS + 9] * 3]), np.ones((1, 1)), verbose=0)
+    assert (layer.table.lookup([ROWS + 9]) != rows[ROWS + 9]).all()
+    layer.embeddings_initializer = keras.initializers.RandomNormal(stddev=0.3)
+    with pytest.raises(ValueError, match="start by name; give init='uniform'"):
+        layer.remap([1, -1])
+
+
 def test_what_needs_all_rows_is_an_error(tmp_path):
     model = pair(tmp_path)[1]
     layer = model.layers[0]

@@ -15,6 +15,7 @@ from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
 from rowwise.keras._backend import backend
 from rowwise.keras._ids import takes_ids
+from rowwise.keras._initial_values import draw_of
 from rowwise.keras._optimizer import freeze_row
 from rowwise.keras._quantized import dequantize_int4, dequantize_int8
 from rowwise.keras._scopes import is_symbolic_call, saving_assets
@@ -354,15 +355,15 @@ class Embedding(keras.layers.Embedding):
         Args:
             input_dim: number of rows.
             init: what new rows start with, see `rowwise.Table.remap`; as `embeddings_initializer`
-                says unless given.
+                says unless given. Of rows on a disk a name.
             seed: of init.
 
         Raises:
             ValueError: fewer rows than there are; the layer has no table, or has LoRA weights;
-                an optimizer has slots for the rows there are outside the table.
+                an optimizer has slots for the rows there are outside the table; rows on a disk
+                whose start has no name.
         """
-        new_rows = self._initial_rows if init is None else init
-        self._table_to_change().grow(input_dim, init=new_rows, seed=seed)
+        self._table_to_change().grow(input_dim, init=self._start_of_new_rows(init), seed=seed)
         self._follow_table()
 
     def remap(self, source_rows: Any, *, init: Init | None = None, seed: int | None = None) -> None:
@@ -377,8 +378,7 @@ class Embedding(keras.layers.Embedding):
         Raises:
             ValueError, IndexError, TypeError: see `grow` and `rowwise.Table.remap`.
         """
-        new_rows = self._initial_rows if init is None else init
-        self._table_to_change().remap(source_rows, init=new_rows, seed=seed)
+        self._table_to_change().remap(source_rows, init=self._start_of_new_rows(init), seed=seed)
         self._follow_table()
 
     def prefetch(self, ids: Any) -> None:
@@ -389,8 +389,15 @@ class Embedding(keras.layers.Embedding):
         """
         self._table_variable().prefetch(keras.ops.convert_to_numpy(ids))
 
-    def _initial_rows(self, shape: tuple[int, int]) -> Any:
-        return keras.ops.convert_to_numpy(self.embeddings_initializer(shape))
+    def _start_of_new_rows(self, init: Init | None) -> Init:
+        """Return what new rows start with, if not given: as the initializer says."""
+        if init is not None:
+            return init
+        initializer = self.embeddings_initializer
+        draw = draw_of(initializer, (self.input_dim, self.output_dim))
+        if self._is_on_disk() and draw is not None and draw.table_init is not None:
+            return draw.table_init
+        return lambda shape: keras.ops.convert_to_numpy(initializer(shape))
 
     def _table_to_change(self) -> Table:
         table = self.table

@@ -21,6 +21,15 @@ _BLOCK = 1 << 18  # numbers drawn at once
 _ROWS = 16
 
 
+# What `rowwise.Table` calls a distribution.
+_NAMES = {
+    ("uniform", -0.05, 0.05): "uniform",
+    ("normal", 0.0, 0.05): "normal",
+    ("normal", 0.0, 1.0): "unit-normal",
+    ("constant", 0.0, 0.0): "zeros",
+}
+
+
 @dataclass(frozen=True)
 class Draw:
     """A distribution as `keras.random` has it: its function, and the two arguments of that.
@@ -35,6 +44,11 @@ class Draw:
     a: float
     b: float = 0.0
     seed: Any = None
+
+    @property
+    def table_init(self) -> str | None:
+        """What `rowwise.Table` calls such a start; None: it has no name for it."""
+        return _NAMES.get((self.distribution, self.a, self.b))
 
 
 class Sampler(Protocol):

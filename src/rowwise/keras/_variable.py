@@ -27,14 +27,6 @@ WITHOUT_AN_ARRAY = (
 
 _NOT_COPIED = ("binding", "slots", "accumulators")
 
-# What `rowwise.Table` calls a distribution of Keras's.
-_NAMES = {
-    ("uniform", -0.05, 0.05): "uniform",
-    ("normal", 0.0, 0.05): "normal",
-    ("normal", 0.0, 1.0): "unit-normal",
-    ("constant", 0.0, 0.0): "zeros",
-}
-
 
 class TableVariableBase:
     """Mixed into each backend's `TableVariable`, before `keras.Variable`.
@@ -83,11 +75,10 @@ class TableVariableBase:
     def _initialize_with_initializer(self, initializer: Any) -> None:
         """Start the rows with what an initializer gives, drawn straight into the table."""
         draw = draw_of(initializer, self.shape)
-        name = None if draw is None else _NAMES.get((draw.distribution, draw.a, draw.b))
-        if self.on_disk and draw is not None and name is not None:
+        if self.on_disk and draw is not None and draw.table_init is not None:
             # Rows on a disk are drawn when they are first read.
             seed = draw.seed if isinstance(draw.seed, int) else None
-            self._initialize(self._new_table(self.shape, name, seed))
+            self._initialize(self._new_table(self.shape, draw.table_init, seed))
             return
         if draw is not None and draw.distribution == "constant":
             sample: Sampler | None = constant(draw.a)

@@ -448,7 +448,10 @@ class DiskStore:
         """
         check_source_rows(source_rows, self._rows)
         if not isinstance(init, str):
-            raise ValueError("rows on a disk start by name, such as 'normal' or 'zeros'")
+            raise ValueError(
+                "new rows on a disk start by name; give init='uniform', 'normal', 'unit-normal' or "
+                "'zeros'"
+            )
         with self._lock:
             self._move(source_rows, self.rule, init, checked_seed(seed), keep_slots=True)
 
