@@ -344,11 +344,13 @@ Buffer<int64_t> ProgramTable::row_ids(const ProgramArray& ids) const {
 // Refuses a token that is not that of the table as it is now.
 void ProgramTable::check_version(const ProgramArray& token) const {
     const int64_t size = token.shape.back(), now = table_->version % kVersions;
-    const auto* values = static_cast<const float*>(token.data);
+    const FloatArray floats(token);
+    const float* values = floats.values.data();
     for (int64_t i = 0; i < token.size(); i += size) {
         const bool present = values[i] == static_cast<float>(now);
         const int64_t turn = strict_ ? static_cast<int64_t>(values[i]) % kTurns : 0;
-        const bool whole = values[i + size - 1] == static_cast<float>(turn) &&
+        const bool whole = token.dtype == Dtype::float32 &&
+                           values[i + size - 1] == static_cast<float>(turn) &&
                            std::all_of(values + i + 1, values + i + size - 1,
                                        [](float value) { return value == 0; });
         if (present && whole) continue;
@@ -725,7 +727,7 @@ void ProgramTable::make_step(const ProgramCall& call, double rate, int64_t itera
 
 void ProgramTable::discard(const ProgramCall& call) {
     clear_but(FloatArray(call.arguments[1]).values);
-    std::memcpy(call.out.data, call.arguments[0].data, call.out.size() * sizeof(float));
+    std::ranges::copy(FloatArray(call.arguments[0]).values, floats_out(call.out).begin());
 }
 
 }  // namespace rowwise

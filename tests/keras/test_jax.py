@@ -596,13 +596,14 @@ def test_a_train_step_that_changes_the_state_is_refused_at_once(apply):
         trained_by_own_step(Embedding, apply=apply, batches=1)
 
 
-def test_a_step_from_a_state_that_a_train_step_moved_is_refused():
-    def at_the_worst(step, slots, gradients, trained, _):
-        moved = [w + 0.1 * g for w, g in zip(trained, gradients, strict=True)]
-        return step(slots, gradients, moved)
+@pytest.mark.parametrize("change", [lambda w, g: w + 0.1 * g, lambda w, g: w.astype("float16")])
+def test_a_step_from_a_state_that_a_train_step_changed_is_refused(change):
+    def elsewhere(step, slots, gradients, trained, _):
+        tables = [change(*pair) for pair in zip(trained[:2], gradients[:2], strict=True)]
+        return step(slots, gradients, [*tables, *trained[2:]])
 
     with pytest.raises(RuntimeError, match="changed the state of this table"):
-        trained_by_own_step(Embedding, apply=at_the_worst)
+        trained_by_own_step(Embedding, apply=elsewhere)
 
 
 # ---------------------------------------------------------------------- native calls

@@ -267,7 +267,7 @@ class DiskProgram:
 
     def _check_version(self, token: Floats) -> None:
         versions = token[..., 0]
-        if token[..., 1:].any():
+        if token.dtype != np.float32 or token[..., 1:].any():
             raise RuntimeError(
                 f"{self._path}: the train_step of this model has changed the state of this table, "
                 "which is a token on JAX; optimizer.stateless_apply alone steps it. Look rows up "
