@@ -606,6 +606,24 @@ def test_a_step_from_a_state_that_a_train_step_changed_is_refused(change):
         trained_by_own_step(Embedding, apply=elsewhere)
 
 
+def test_under_a_distribution_the_variable_is_kerass_on_all_devices():
+    devices = keras.distribution.list_devices("cpu")
+    with keras.distribution.DataParallel(devices=devices).scope():
+        with pytest.warns(UserWarning, match="trained densely, by Keras; a keras.distribution is"):
+            model = classifier(Embedding)
+        model.compile("adam", "mse")
+        fit(model, 0, 2)
+        theirs = classifier(keras.layers.Embedding)
+        theirs.compile("adam", "mse")
+        fit(theirs, 0, 2)
+        sharding = theirs.layers[0].embeddings.value.sharding
+        assert model.layers[0].embeddings.value.sharding == sharding
+        with pytest.raises(IndexError, match="id -1"):
+            model.predict(-np.ones((2, 2), int), verbose=0)
+    for mine, kerass in zip(model.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, kerass)
+
+
 # ---------------------------------------------------------------------- native calls
 
 

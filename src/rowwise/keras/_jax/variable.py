@@ -37,6 +37,7 @@ from rowwise.table import Table
 
 Floats = NDArray[np.float32]
 
+_DISTRIBUTED = "a keras.distribution is set, and a table lies on one host"
 # Whether a variable read in a program gives its token: to an optimizer that hands all it has round.
 keep_tokens: ContextVar[bool] = ContextVar("keep_tokens", default=False)
 # Of the variables that a trainer is reading for its state: those of which it gets the token.
@@ -175,6 +176,11 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
     in_state_as_array = False  # whether a trainer's state holds the whole array
     _frozen_row: int | None = None
 
+    @classmethod
+    def why_dense(cls, dtype: str) -> str | None:
+        """Return why the layer's variable is Keras's, which lies on several devices, or None."""
+        return None if keras.distribution.distribution() is None else _DISTRIBUTED
+
     def _initialize(self, value: Any) -> None:
         if isinstance(value, Table):
             self._table = value
@@ -292,7 +298,7 @@ class TableVariable(TableVariableBase, TableInPrograms, TableBacked):
             DenseFallback: with the cause.
         """
         if keras.distribution.distribution() is not None:
-            raise DenseFallback("a keras.distribution is set, and a table lies on one host")
+            raise DenseFallback(_DISTRIBUTED)
         several = optimizer.gradient_accumulation_steps
         if several and several > CAPACITY // 4:
             raise DenseFallback(
