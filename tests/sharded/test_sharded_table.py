@@ -96,6 +96,19 @@ def test_a_rank_may_have_an_empty_batch():
     assert_same_bits(run_ranks(2, run)[0], contents(whole))
 
 
+def test_a_rank_without_a_pass_leaves_the_sums_by_parts_as_an_empty_batch_does():
+    def run(exchange, nothing):
+        options = {"exchange": exchange, "sums": "parts", "parts": 4}
+        table = ShardedTable(ROWS, DIM, ADAMW, seed=3, **options)
+        for ids, gradients, rate in BATCHES:
+            table.apply(nothing if exchange.rank else [RowGradient(ids, gradients)], rate)
+        return contents(table)
+
+    empty = RowGradient(np.empty(0, np.int64), np.empty((0, DIM), np.float32))
+    with_one, without = (run_ranks(2, lambda e, n=n: run(e, n))[0] for n in ([empty], []))
+    assert_same_bits(without, with_one)
+
+
 @pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn", "max"])
 def test_bags_have_the_bits_of_one_process(combiner):
     whole = Table(ROWS, DIM, "adam", seed=3)

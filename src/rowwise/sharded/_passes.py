@@ -54,33 +54,39 @@ def row_gradient(gradient: Pass, layout: Layout) -> RowGradient:
 
 
 def counts(parcels: Sequence[Parcel], ranks: int) -> Ids:
-    """Return what each rank is told, (ranks, 3): rows and values of a parcel, how many parcels."""
-    counts = np.zeros((ranks, 3), np.int64)
+    """Return what each rank is told, (ranks, 3).
+
+    Rows and values of the first parcel for that rank, then four times the number of parcels plus
+    the highest `Parcel.form` among them.
+    """
+    told = np.zeros((ranks, 3), np.int64)
     if parcels:
-        counts[:, :2] = parcels[0].counts
-        counts[:, 2] = len(parcels) * 4 + max(parcel.form for parcel in parcels)
-    return counts
+        told[:, :2] = parcels[0].counts
+        told[:, 2] = len(parcels) * 4 + max(parcel.form for parcel in parcels)
+    return told
 
 
-def alike(passes: Sequence[Pass], notes: Ids, layout: Layout, dim: int) -> list[RowGradient]:
-    """Return gradients of rows, as many as on the other ranks.
+def row_gradients(
+    parcels: Sequence[Parcel], told: Ids, layout: Layout, dim: int
+) -> list[RowGradient]:
+    """Return the gradients of parcels by row, as many as on the other ranks.
 
     Args:
-        passes: of this rank.
-        notes: (ranks,) how many parcels each rank has, as `counts` writes it.
+        parcels: of this rank; what they have summed stays summed.
+        told: (ranks,) the last column of each rank's `counts`.
         layout, dim: of the table.
 
     Raises:
         RankMismatchError: ranks have had other numbers of passes.
     """
-    numbers = (notes // 4).tolist()
+    numbers = (told // 4).tolist()
     if not set(numbers) <= {0, max(numbers)}:
         raise RankMismatchError(
             f"ranks had other numbers of backward passes since the last step: {numbers}, by "
             "rank; give every rank the same; nothing has changed"
         )
     nothing = RowGradient(np.empty(0, np.int64), np.empty((0, dim), np.float32))
-    return [row_gradient(part, layout) for part in passes or [nothing] * max(numbers)]
+    return [part.row_gradient(layout) for part in parcels] or [nothing] * max(numbers)
 
 
 def receive(exchange: Exchange, parcel: Parcel, came: Ids) -> tuple[Parcel, Pending]:
@@ -107,7 +113,7 @@ def receive(exchange: Exchange, parcel: Parcel, came: Ids) -> tuple[Parcel, Pend
 
 
 def join(local: HostStore, received: Sequence[tuple[Parcel, Pending]]) -> OwnGradient:
-    """Return the gradient of parcels, one for each pass; rows are sorted before values came."""
+    """Return the gradient of parcels, one a pass; sort rows while values are on their way."""
     parcels = [parcel for parcel, _ in received]
     rows = _concatenated([part.rows for part in parcels]).astype(np.int64)
     lengths = [part.lengths for part in parcels if part.lengths is not None]

@@ -492,9 +492,11 @@ class ShardedStore:
         with self.collective(f"step {self.steps + 1}"):
             came = agree(self.exchange, call, self._counts(parcels), error)
             if not (came[:, 2] == came[0, 2]).all():
-                alike = _passes.alike(passes, came[:, 2], self.layout, self.shape[1])
                 parcels = [
-                    _batch.row_parcel(self._request(part.ids), part.values) for part in alike
+                    _batch.row_parcel(self._request(part.ids), part.values)
+                    for part in _passes.row_gradients(
+                        parcels, came[:, 2], self.layout, self.shape[1]
+                    )
                 ]
                 came = agree(self.exchange, call, self._counts(parcels))
             received = []
