@@ -96,12 +96,8 @@ class DynamicEmbedding(torch.nn.Module):
         on_evict: OnEvict | None = None,
         scratch: Folder | None = None,
         memory: int | str | None = None,
-        _dynamic: DynamicTable | None = None,
     ) -> None:
         super().__init__()
-        if _dynamic is not None:
-            self._lie_on(_dynamic)
-            return
         check_has_memory(scratch, memory)
         if init == "normal" and init_scale is None:
             init_scale = 1.0
@@ -158,7 +154,9 @@ class DynamicEmbedding(torch.nn.Module):
                 `rowwise.dynamic.DynamicTable.load`.
         """
         dynamic = DynamicTable.load(path, on_evict=on_evict, scratch=scratch, memory=memory)
-        module = cls(dynamic.index.capacity, dynamic.table.dim, _dynamic=dynamic)
+        module = cls.__new__(cls)
+        torch.nn.Module.__init__(module)
+        module._lie_on(dynamic)
         weight: Any = module.weight
         weight.remember(path)
         weight.resumes = True
@@ -242,40 +240,34 @@ class DynamicEmbedding(torch.nn.Module):
             super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(
-        self, state_dict: Any, prefix: str, local_metadata: Any, *args: Any
-    ) -> None:
-        if isinstance(self.weight, DynamicDiskWeight):
-            self._load_on_disk(self.weight, state_dict, prefix, *args[1:])
-            return
-        file = state_dict.get(prefix + "weight.file")
-        if file is not None:
-            args[3].append(
-                f"{prefix}weight is in a file, of a DynamicEmbedding on a disk: "
-                f"DynamicEmbedding.load({file['path']!r}, scratch=..., memory=...) makes such a "
-                "module of it"
-            )
-            return
-        # The weight stays on its table: values are copied there.
-        local_metadata = {**local_metadata, "assign_to_params_buffers": False}
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-
-    def _load_on_disk(
         self,
-        weight: DynamicDiskWeight,
         state_dict: Any,
         prefix: str,
+        local_metadata: Any,
+        strict: bool,
         missing_keys: list[str],
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Take the file that a state_dict names."""
-        if prefix + "weight" in state_dict:
+        weight, file = self.weight, state_dict.get(prefix + "weight.file")
+        if isinstance(weight, DynamicDiskWeight) and prefix + "weight" in state_dict:
             error_msgs.append(
                 f"{prefix}weight is of a DynamicEmbedding in memory: call its save(path), and "
                 "DynamicEmbedding.load(path, scratch=..., memory=...), which brings slots, too"
             )
-        else:
+        elif isinstance(weight, DynamicDiskWeight):
             weight.load_named(state_dict, prefix, missing_keys, error_msgs)
+        elif file is not None:
+            error_msgs.append(
+                f"{prefix}weight is in a file, of a DynamicEmbedding on a disk: "
+                f"DynamicEmbedding.load({file['path']!r}, scratch=..., memory=...) makes such a "
+                "module of it"
+            )
+        else:
+            # The weight stays on its table: values are copied there.
+            local_metadata = {**local_metadata, "assign_to_params_buffers": False}
+            notes = missing_keys, unexpected_keys, error_msgs
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *notes)
 
     def _apply(self, fn: Any, recurse: bool = True) -> DynamicEmbedding:
         return self
