@@ -1,5 +1,7 @@
 """Layers whose rows lie on a disk: the bits of the layers in memory."""
 
+import mmap
+
 import keras
 import numpy as np
 import pytest
@@ -76,6 +78,16 @@ if ON_TORCH:  # the rules are the same everywhere
 def test_training_gives_the_bits_of_memory(optimizer, tmp_path):
     results = [(fit(model, optimizer), bits(model)) for model in pair(tmp_path)]
     assert results[0] == results[1]
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="there gradients wait by row")
+def test_sums_of_gradients_lie_on_the_disk(tmp_path):
+    model = pair(tmp_path)[1]
+    fit(model, OPTIMIZERS["accumulated"], epochs=1)
+    sums = model.layers[0]._embeddings.accumulators[model.optimizer].sums.sums
+    while isinstance(sums, np.ndarray):
+        sums = sums.base
+    assert isinstance(sums.obj, mmap.mmap)
 
 
 def test_options_give_the_bits_of_memory(tmp_path):

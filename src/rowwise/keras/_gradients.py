@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rowwise import _native
 from rowwise.keras._ids import validate_ids, validate_ids_in_range
-from rowwise.store import Bags, RowGradient
+from rowwise.store import Bags, Folder, RowGradient
 from rowwise.store._memory import matrix
 from rowwise.table import Table
 
@@ -48,14 +48,19 @@ class RowAccumulator:
     """Sums of gradients (rows, dim) float32 over batches, at the cost of the rows touched.
 
     The sums are zero at first. The accumulator knows which rows may be anything else.
+
+    Args:
+        rows, dim: shape of the sums.
+        scratch: the folder on whose disk they lie; None for memory.
     """
 
-    def __init__(self, rows: int, dim: int) -> None:
+    def __init__(self, rows: int, dim: int, scratch: Folder | None = None) -> None:
+        self._scratch = scratch
         self.reset(rows, dim)
 
     def reset(self, rows: int, dim: int) -> None:
         """Start sums of zero, for another number of rows."""
-        self.sums = matrix(rows, dim)
+        self.sums = matrix(rows, dim, self._scratch)
         self._touched: list[Ids] = []
 
     @property

@@ -243,7 +243,7 @@ class AccumulatorVariable(keras.Variable):
     """Sums of gradients over several batches, of a table's rows: (rows, dim) float32."""
 
     def __init__(self, variable: TableVariable, name: str) -> None:
-        self.sums = RowAccumulator(*variable.table.shape)
+        self.sums = RowAccumulator(*variable.table.shape, variable.scratch)
         # What Keras adds to gradients in which the sums are already.
         self.zero = keras.Variable(0.0, trainable=False, name="zero")
         super().__init__(np.zeros(()), dtype="float32", trainable=False, name=name)
