@@ -1,7 +1,4 @@
-"""`.weights.h5` files carry the optimizer too; and a process that does not know rowwise says so."""
-
-import subprocess
-import sys
+"""`.weights.h5` files carry the optimizer too."""
 
 import keras
 import pytest
@@ -45,24 +42,6 @@ def test_training_backed_up_after_each_epoch_equals_plain_training(tmp_path):
     backup = keras.callbacks.BackupAndRestore(tmp_path)
     backed_up.fit(*data(), batch_size=16, epochs=2, shuffle=False, verbose=0, callbacks=[backup])
     assert_equal(backed_up, plain)
-
-
-def open_elsewhere(path, first):
-    code = f"{first}\nimport keras\nprint(type(keras.saving.load_model({str(path)!r}).layers[0]))"
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
-    )
-
-
-def test_a_fresh_process_opens_the_file_once_rowwise_is_imported(tmp_path):
-    model = compiled(Embedding)
-    fit(model)
-    model.save(tmp_path / "model.keras")
-    assert "rowwise" in open_elsewhere(tmp_path / "model.keras", "import rowwise.keras").stdout
-    # Keras opens nobody's layers unasked; its error names what is missing.
-    refused = open_elsewhere(tmp_path / "model.keras", "")
-    assert refused.returncode == 1
-    assert "rowwise>Embedding" in refused.stderr
 
 
 def test_a_quantized_model_is_saved_and_opened(tmp_path):
