@@ -1,7 +1,11 @@
 """Keras's JAX trainer: functional steps, compiled, several at a time."""
 
 import gc
+import os
+import signal
+import time
 import warnings
+from contextlib import nullcontext
 
 import keras
 import numpy as np
@@ -604,6 +608,35 @@ def test_a_step_from_a_state_that_a_train_step_changed_is_refused(change):
 
     with pytest.raises(RuntimeError, match="changed the state of this table"):
         trained_by_own_step(Embedding, apply=elsewhere)
+
+
+def test_an_interrupt_while_a_step_runs_comes_once_the_step_is_whole():
+    armed = []
+
+    def interrupt():
+        if armed:
+            armed.clear()
+            time.sleep(0.02)  # the step is waited for by now
+            os.kill(os.getpid(), signal.SIGINT)
+
+    class Watched(keras.layers.Layer):
+        def call(self, inputs):
+            jax.debug.callback(interrupt)
+            return inputs
+
+    pool = keras.layers.GlobalAveragePooling1D()
+    model = keras.Sequential([Embedding(5, 2), pool, Watched(), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for batch in range(3):
+            armed.extend([True] if batch == 1 else [])
+            with pytest.raises(KeyboardInterrupt) if batch == 1 else nullcontext():
+                model.train_on_batch(np.array([[1, 2], [3, batch]]), np.ones((2, 1)))
+            assert model.layers[0].table.steps == int(model.optimizer.iterations) == batch + 1
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert np.isfinite(model.predict(np.array([[1, 2]]), verbose=0)).all()
 
 
 def test_under_a_distribution_the_variable_is_kerass_on_all_devices():

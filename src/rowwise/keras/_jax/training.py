@@ -7,7 +7,9 @@ nothing has changed. Every function here wraps the method of Keras's that `_patc
 from __future__ import annotations
 
 import itertools
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -108,9 +110,10 @@ def sync_state(original: Any, model: Any) -> None:
     watched = inner or _watched(model)
     if not watched:
         return original(model)
-    state = jax.block_until_ready(getattr(model, "_jax_state", None)) or {}
-    synced = model._jax_state_synced
-    original(model)
+    with _InterruptLater():  # of which part would else be the state of before
+        state = jax.block_until_ready(getattr(model, "_jax_state", None)) or {}
+        synced = model._jax_state_synced
+        original(model)
     if inner is not None and sys.exc_info()[0] is None:  # nothing else is being raised
         raise_errors(watched)
         if not synced and "optimizer_variables" in state:
@@ -129,16 +132,55 @@ def _restore_state(model: Any, state: Any) -> None:
     """Give the model's variables back a state that no program has used up."""
     arrays = jax.tree.leaves(state)
     if not model._jax_state_synced and not any(array.is_deleted() for array in arrays):
-        names = {
-            4: ("trainable", "non_trainable", "optimizer", "metrics"),
-            3: ("trainable", "non_trainable", "metrics"),
-            2: ("trainable", "non_trainable"),
-        }[len(state)]
-        model._jax_state = {f"{n}_variables": part for n, part in zip(names, state, strict=True)}
+        _hold_state(model, state)
         _sync_state(model)
 
 
+def _hold_state(model: Any, state: Any) -> None:
+    """Have the model hold a state, as Keras's loops do once a program has returned it."""
+    names = _KINDS[len(state)]
+    # Not by Keras's __setattr__, which an interrupt may end.
+    model.__dict__["_jax_state"] = {
+        f"{name}_variables": part for name, part in zip(names, state, strict=True)
+    }
+
+
+_KINDS = {
+    4: ("trainable", "non_trainable", "optimizer", "metrics"),
+    3: ("trainable", "non_trainable", "metrics"),
+    2: ("trainable", "non_trainable"),
+}
+
+
 # ---------------------------------------------------------------------- compiled functions
+
+
+class _InterruptLater:
+    """Let an interrupt (Ctrl-C) wait until the block ends; a second one does not wait.
+
+    A program uses its state up: an interrupt that came before anybody had the new one would leave
+    the model with none.
+    """
+
+    def __enter__(self) -> None:
+        self._came: tuple[Any, ...] | None = None
+        self._before: Any = None
+        if threading.current_thread() is threading.main_thread():
+            before = signal.getsignal(signal.SIGINT)
+            if callable(before):
+                self._before = before
+                signal.signal(signal.SIGINT, self._wait)
+
+    def _wait(self, *signal_and_frame: Any) -> None:
+        if self._came is not None:
+            self._before(*signal_and_frame)
+        self._came = signal_and_frame
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            if self._came is not None:
+                self._before(*self._came)
 
 
 def make_function(original: Any, model: Any, force: bool = False) -> None:
@@ -154,6 +196,7 @@ def make_function(original: Any, model: Any, force: bool = False) -> None:
     trained = list(model.trainable_variables) if name == "train_function" else []
 
     def function(state: Any, batches: Any) -> Any:
+        result: Any = None
         try:
             if has_errors(watched):
                 jax.block_until_ready(state)  # no program runs that would find no error any more
@@ -161,11 +204,14 @@ def make_function(original: Any, model: Any, force: bool = False) -> None:
             several = list(itertools.islice(batches, model.steps_per_execution))
             for batch in several:
                 _check_integers(_inputs_of(batch))
-            result = made(state, iter(several))
+            with _InterruptLater():
+                result = made(state, iter(several))
+                if len(result[1]) == len(state):  # or it is not what Keras expects
+                    _hold_state(model, result[1])
             _note_steps(trained, result)
             return result
         except BaseException:
-            _restore_state(model, state)
+            _restore_state(model, state if result is None else result[1])
             raise
 
     setattr(model, name, function)
