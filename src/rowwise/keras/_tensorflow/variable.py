@@ -163,7 +163,7 @@ def _refuse(name: str) -> Any:
     def refuse(self: TableResource, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(
             f"{self.name}: the rows lie in a table, which has no {name}; assign() sets all of "
-            "them, and layer.table.assign(values, ids) some"
+            "them, and layer.table.store.write(values, ids) some"
         )
 
     return refuse
