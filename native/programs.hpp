@@ -45,8 +45,8 @@ struct ProgramCall {
     int64_t rule = -1;  // of a step; -1: that of the last `use_rule` or step
     double clip = -1;   // of a step: the largest absolute value, or none if negative
     Untrained untrained = Untrained::zeros;  // of `fill_untrained`
-    bool raises = false;            // a failure ends the program, and is nobody else's to take
-    std::span<const int64_t> keys;  // of the tables whose failures are asked for
+    bool raises = false;                     // a failure ends the program, and is not recorded
+    std::span<const int64_t> keys;           // of the tables whose failures are asked for
 };
 
 // What went wrong. `ids`: the array of ids, for a message that names the id and its position.
@@ -76,15 +76,15 @@ class ProgramTable {
     static constexpr int64_t kTurns = 3;                    // see above
     static constexpr int kMethodCount = 15;
 
-    // `path` names the variable in messages. `lasting_key` is that of the one before, which calls
-    // by it reach no more; 0: there is none.
+    // `path` names the variable in messages. Calls by `lasting_key`, which is that of the table
+    // before, reach this one from now on; 0: a new one.
     static std::shared_ptr<ProgramTable> make(std::string path, int64_t lasting_key = 0);
     ~ProgramTable();
     ProgramTable(const ProgramTable&) = delete;
     ProgramTable& operator=(const ProgramTable&) = delete;
 
     int64_t key() const { return key_; }
-    int64_t lasting_key() const { return lasting_key_; }  // for programs that nobody watches
+    int64_t lasting_key() const { return lasting_key_; }  // for calls that raise
 
     // Calls table number `key` by the name of a method below.
     static void call(int64_t key, int method, const ProgramCall& call);

@@ -195,14 +195,15 @@ void bind_programs(nb::module_& m) {
         "Failures wait here for whoever runs the programs, and so do gradients for\n"
         "the step that applies them. See native/programs.hpp.",
         nb::is_weak_referenceable())
-        .def(nb::init<std::string, int64_t>(), "path"_a, "lasting_key"_a = 0,
-             "Begin without a table; path names it in messages. lasting_key is that of the one "
-             "before.")
+        .def(
+            nb::init<std::string, int64_t>(), "path"_a, "lasting_key"_a = 0,
+            "Begin without a table; path names it in messages. Programs that call by lasting_key,\n"
+            "which is that of the Program before, call this one from now on.")
         .def_prop_ro(
-            "key", [](Program& own) { return own->key(); }, "What programs call it by.")
+            "key", [](Program& own) { return own->key(); }, "The key by which programs call it.")
         .def_prop_ro(
             "lasting_key", [](Program& own) { return own->lasting_key(); },
-            "What programs that nobody watches call it by, and whatever comes after it.")
+            "The key by which programs call it, and then the next Program made with that key.")
         .def("bind", &Program::bind, "table"_a, "turn"_a,
              "Call `table` from now on, whose writers take turns.")
         .def(

@@ -589,17 +589,18 @@ class Program:
 
     def __init__(self, path: str, lasting_key: int = 0) -> None:
         """
-        Begin without a table; path names it in messages. lasting_key is that of the one before.
+        Begin without a table; path names it in messages. Programs that call by lasting_key,
+        which is that of the Program before, call this one from now on.
         """
 
     @property
     def key(self) -> int:
-        """What programs call it by."""
+        """The key by which programs call it."""
 
     @property
     def lasting_key(self) -> int:
         """
-        What programs that nobody watches call it by, and whatever comes after it.
+        The key by which programs call it, and then the next Program made with that key.
         """
 
     def bind(self, table: object, turn: ReentrantLock) -> None:

@@ -427,7 +427,7 @@ class DynamicTable:
 
     @property
     def version(self) -> tuple[int, int]:
-        """What differs after every write to the rows, and after every batch that was counted."""
+        """A value that is another after every write to the rows and every counted batch."""
         return self.table.store.version, self._moves
 
     def prefetch(self, ids: Any) -> None:

@@ -58,7 +58,7 @@ class DeferredErrors:
     def forget_programs(self, path: str) -> None:
         """Start without a program, and without an error; `path` names this in messages.
 
-        Programs of before that nobody watches call the new one.
+        Programs made before whose errors nobody pops call the new one from now on.
         """
         before = self.__dict__.get("program")
         self.program = _native.Program(path, 0 if before is None else before.lasting_key)

@@ -134,8 +134,8 @@ def call_table(
             whether JAX must know that the call changes something.
         method: its name there.
         shape, dtype, arrays, changes: as for `call`.
-        attributes: what the program is made with: rule, clip, keys, untrained; and raises, where
-            nobody takes the errors of the program, which one then ends.
+        attributes: what the program is made with: rule, clip, keys, untrained; and raises, whether
+            an error ends the program, for want of somebody who pops errors.
     """
     if not own.is_native or not calls_natively():
         callback = own.callback("call", method, *attributes.items())
@@ -166,7 +166,13 @@ def call_native(
     has_effects: bool = False,
     **attributes: Any,
 ) -> Any:
-    """Return what `call_table` does, by a handler; the attributes have the table's key."""
+    """Return what `call_table` does, by a native handler.
+
+    Args:
+        method, shape, dtype, arrays, changes: see `call_table`.
+        has_effects: see `DeferredErrors`.
+        attributes: the key of the table, and those of `call_table`.
+    """
     handler = jax.ffi.ffi_call(
         f"rowwise.{method}",
         jax.ShapeDtypeStruct(shape, dtype),

@@ -75,7 +75,7 @@ def _lower(context: Any, order: Any, token: Any, ids: Any, gradients: Any, **mad
 
 
 def _repeated(value: Any, axis: int) -> Any:
-    """Return what a value of a program repeats along an axis, without the axis; None: no such."""
+    """Return the array that a program broadcasts along an axis to make a value, or None."""
     made_by = getattr(value.owner, "operation", value.owner)
     if axis < 0 or getattr(made_by, "name", None) != "stablehlo.broadcast_in_dim":
         return None

@@ -175,7 +175,7 @@ class BackupAndRestore(keras.callbacks.Callback):
 
 
 def _kind(table: Table) -> tuple[Any, ...]:
-    """Return in what a checkpoint's table must be like the model's."""
+    """Return the properties that a checkpoint's table shares with the model's."""
     return table.shape, table.rule, table.dtype, table.rounding
 
 

@@ -47,7 +47,7 @@ class Draw:
 
     @property
     def table_init(self) -> str | None:
-        """What `rowwise.Table` calls such a start; None: it has no name for it."""
+        """The name that `rowwise.Table` has for such a start, or None."""
         return _NAMES.get((self.distribution, self.a, self.b))
 
 

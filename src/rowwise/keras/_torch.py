@@ -80,7 +80,7 @@ def _keras_device() -> torch.device:
 
 
 def _on_host(values: Any) -> Any:
-    """Return a tensor of any device as NumPy's array, and what is one as it is."""
+    """Return a tensor of any device as a NumPy array; an array stays as it is."""
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
 
 

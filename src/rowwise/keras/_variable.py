@@ -263,7 +263,7 @@ class TableVariableBase:
 
 
 class DiskSlot(keras.Variable):
-    """A slot that the table alone has, on the disk: to Keras a number, which nobody reads."""
+    """A slot on the disk: Keras gets a number in its place, which nobody reads."""
 
     def __init__(self, name: str) -> None:
         super().__init__(0.0, dtype="float32", trainable=False, name=name)

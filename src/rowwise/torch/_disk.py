@@ -141,7 +141,7 @@ class DiskWeight(SteppedByRow, DistantWeight):
 
     @property
     def version(self) -> Any:
-        """What differs after every change of what `save` writes."""
+        """A value that is another after every change of what `save` writes."""
         return self.table.store.version
 
     def saved_file(self) -> dict[str, str]:
@@ -179,7 +179,7 @@ class DiskWeight(SteppedByRow, DistantWeight):
     def load_named(
         self, state_dict: Any, prefix: str, missing_keys: list[str], error_msgs: list[str]
     ) -> None:
-        """Take the file that a state_dict names; what is wrong is noted, as PyTorch's modules do.
+        """Take the file that a state_dict names, or add what is wrong to PyTorch's lists.
 
         Args:
             state_dict, prefix, missing_keys, error_msgs: of a module's `_load_from_state_dict`.

@@ -30,7 +30,7 @@ class DynamicDiskWeight(DiskWeight):
 
     @property
     def version(self) -> Any:
-        """What differs after every change of rows or ids."""
+        """A value that is another after every change of rows or ids."""
         return self.dynamic.version
 
     def save(self, path: str | os.PathLike[str]) -> None:

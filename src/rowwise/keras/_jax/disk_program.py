@@ -41,7 +41,7 @@ class _Pass(NamedTuple):
 
 
 class DiskProgram:
-    """What `_native.Program` is for a table in memory; see there.
+    """Answer the calls of programs to a table on a disk, as `_native.Program` does in memory.
 
     Attributes:
         errors: of calls, until whoever runs the programs raises them.
@@ -62,12 +62,12 @@ class DiskProgram:
 
     @property
     def key(self) -> int:
-        """What programs ask for failures by."""
+        """The key by which programs ask for failures."""
         return self._flags.key
 
     @property
     def lasting_key(self) -> int:
-        """What programs that nobody watches call it by."""
+        """The key for programs whose errors nobody pops."""
         return self._flags.lasting_key
 
     @property
@@ -85,7 +85,7 @@ class DiskProgram:
         self._flags.fail()
 
     def pop_failures(self) -> list[Any]:
-        """Return nothing, and let calls work again: the failures are `errors`."""
+        """Let calls work again. Return no failures: they are in `errors`."""
         return self._flags.pop_failures()
 
     def pop_changed_rule(self) -> int:
