@@ -4,10 +4,11 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
 import textwrap
 import time
+import warnings
+from pathlib import Path
 
 _START = """
 import datetime, os, signal, sys
@@ -30,8 +31,10 @@ def forkserver() -> multiprocessing.context.BaseContext:
     return context
 
 
-def run_processes(ranks: int, program: str, *arguments: object, timeout: float = 150) -> list[str]:
-    """Run a program on each of several processes; return what they printed.
+def run_processes(
+    ranks: int, program: str, *arguments: object, folder: Path, timeout: float = 150
+) -> list[str]:
+    """Run a program on each of several processes; return what they printed, by way of a folder.
 
     The program finds `rank`, `ranks`, `np`, `torch`, `dist` and `rowwise` there, and arguments as
     `sys.argv[1:]`. A process that fails fails the test, with what it wrote, but for one that a
@@ -41,28 +44,32 @@ def run_processes(ranks: int, program: str, *arguments: object, timeout: float =
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = _START + textwrap.dedent(program)
-    path = os.pathsep.join(entry or "." for entry in sys.path)
-    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common |= {"WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
-            env={**common, "RANK": str(rank), "PYTHONPATH": path},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
     end = time.monotonic() + timeout
-    printed = []
+    processes, printed = [], []
     try:
-        for process in processes:
-            out, error = process.communicate(timeout=max(0.1, end - time.monotonic()))
-            assert process.returncode in (0, -signal.SIGKILL), error
-            printed.append(out.strip())
+        for rank in range(ranks):
+            wrote = [str(folder / f"{rank}.{name}") for name in ("out", "err")]
+            values = (code, list(map(str, arguments)), common | {"RANK": str(rank)}, wrote)
+            process = forkserver().Process(target=_run, args=values)
+            process.start()
+            processes.append((process, wrote))
+        for process, (out, error) in processes:
+            process.join(max(0.1, end - time.monotonic()))
+            assert process.exitcode in (0, -signal.SIGKILL), Path(error).read_text()
+            printed.append(Path(out).read_text().strip())
     finally:
-        for process in processes:
+        for process, _ in processes:
             process.kill()
-            process.communicate()
+            process.join()
     return printed
+
+
+def _run(code: str, arguments: list[str], environment: dict[str, str], wrote: list[str]) -> None:
+    """Run a program in a child, in which what it writes goes to files and warnings are errors."""
+    for descriptor, path in zip((1, 2), wrote, strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    os.environ |= environment
+    sys.argv[1:] = arguments
+    warnings.simplefilter("error")
+    exec(code, {"__name__": "__main__"})

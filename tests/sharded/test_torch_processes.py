@@ -215,7 +215,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(folder):
     """Return each process's findings, and those of the survivors after one was killed."""
-    printed = [text.splitlines() for text in run_processes(3, PROGRAM, folder)]
+    printed = [text.splitlines() for text in run_processes(3, PROGRAM, folder, folder=folder)]
     return [[json.loads(line) for line in lines] for lines in printed]
 
 
