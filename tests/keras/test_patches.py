@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 from keras.src.models import Functional
-from side_by_side import classifier, data, numpy_of, only_jax
+from side_by_side import classifier, data, numpy_of, only_jax, only_torch
 
 import rowwise.keras
 from rowwise.keras import _patches
@@ -207,6 +207,7 @@ def test_an_ordinary_model_does_not_notice():
     np.testing.assert_allclose(np.abs(model.get_weights()[0] - kernel), 0.1, rtol=1e-4)
 
 
+@only_torch  # the process has the other backend, whatever this one has
 @pytest.mark.parametrize("backend", ["openvino", "numpy"])
 def test_another_backend_is_refused_with_what_to_set(backend):
     """OpenVINO is not installed here, and NumPy is no backend that trains."""
