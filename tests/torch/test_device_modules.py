@@ -267,6 +267,23 @@ def test_no_step_waits_for_the_device(kind, options, make_step, name):
         assert number == 0 or not found  # the first makes the slots
 
 
+def test_steps_in_inference_mode():
+    modules = pair()
+    optimizers = [optim.Adam(module.parameters(), 0.1, fused=True) for module in modules]
+    for number in range(3):
+        for module, optimizer in zip(modules, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss_of(module(*on(module, [ids_of(number)]))).backward()
+            with torch.inference_mode():
+                torch.nn.utils.clip_grad_norm_(module.parameters(), 0.5)
+                optimizer.step()
+    require_close(*(module.weight for module in modules))
+    assert [int(o.state[m.weight]["step"]) for o, m in zip(optimizers, modules, strict=True)] == [
+        3,
+        3,
+    ]
+
+
 @pytest.mark.parametrize("name", ["adam", "sgd", "rowwise-adagrad"])
 @pytest.mark.parametrize("padding_idx", [None, 3])
 def test_dense_gradients_train_the_rows_that_are_not_zero(name, padding_idx):

@@ -91,6 +91,7 @@ WRITES = {
     "neg_": lambda p: p.grad.neg_(),
     "nan_to_num_": lambda p: p.grad.nan_to_num_(),
     "=": lambda p: setattr(p, "grad", p.grad * 3),
+    "= and add_": lambda p: [setattr(p, "grad", p.grad * 3), p.grad.add_(1)],
     "clip_grad_norm_": lambda p: torch.nn.utils.clip_grad_norm_([p], 0.7),
     "clip_grad_norm_ inf": lambda p: torch.nn.utils.clip_grad_norm_([p], 0.7, float("inf")),
     "clip_grad_norm_ foreach": lambda p: torch.nn.utils.clip_grad_norm_([p], 0.7, foreach=True),
@@ -106,6 +107,15 @@ def test_writing(name):
     torch.testing.assert_close(ours.grad.to_dense(), theirs.grad, equal_nan=True)
     if name.startswith("clip_grad_norm"):
         torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("ord", [1, 2, float("inf")])
+def test_a_gradient_of_no_ids_is_clipped(ord):
+    embedding = rowwise.torch.Embedding(9, 2)
+    _ = rowwise.torch.optim.SGD(embedding.parameters())
+    embedding(IDS[:0]).sum().backward()
+    assert torch.nn.utils.clip_grad_norm_(embedding.parameters(), 1.0, ord) == 0
+    assert embedding.weight.grad.is_sparse
 
 
 def test_clipping_and_a_step_visit_no_other_rows(monkeypatch):

@@ -27,7 +27,7 @@ class RowGradientTensor(torch.Tensor):
     lost_zeros = False  # whether the zeros of other rows became NaN, which is not written out
     # () of a device, NaN if they did; None: they did not. To know it here would wait.
     others: torch.Tensor | None = None
-    summed_at = -1  # the version that has each id's sum once, of a device
+    summed_at: int | None = None  # the version that has each id's sum once, of a device
 
     @classmethod
     def __torch_function__(
@@ -66,7 +66,7 @@ class RowGradientTensor(torch.Tensor):
         """Sum the gradients of each id, in place, unless something else holds this tensor too."""
         with torch._C.DisableTorchFunctionSubclass():
             if not self.is_summed() and self._become(_summed(self)):
-                self.summed_at = self._version
+                self.summed_at = _version_of(self)
 
     def store(self) -> HostStore | DeviceStore | None:
         """Return the store of the parameter's table, if it is where the gradient is."""
@@ -79,7 +79,9 @@ class RowGradientTensor(torch.Tensor):
 
     def is_summed(self) -> bool:
         """Return whether each id's sum stands once."""
-        return self.is_coalesced() or self._version == self.summed_at
+        if self.summed_at is None:
+            return self.is_coalesced()
+        return self.summed_at == _version_of(self) or self.is_coalesced()
 
     def _become(self, tensor: torch.Tensor) -> bool:
         """Become `tensor`; return False, with nothing done, where another holder would not."""
@@ -91,7 +93,7 @@ class RowGradientTensor(torch.Tensor):
             alone = self._use_count() == 1
             if alone:
                 torch._C._swap_tensor_impl(self, tensor)
-                self.summed_at = -1
+                self.summed_at = None
         finally:
             if held:
                 parameter.grad = self  # type: ignore[union-attr]
@@ -239,7 +241,7 @@ def _scaled(func: Any, gradient: Any, factor: Any = None, *rest: Any, **named: A
         result = _like(gradient, gradient._indices(), values)
     result.lost_zeros, result.others = gradient.lost_zeros or not zeros_stay, others
     if is_summed:
-        result.summed_at = result._version
+        result.summed_at = _version_of(result)
     return result
 
 
@@ -251,7 +253,9 @@ def _norm(func: Any, gradient: Any, ord: Any = 2, *rest: Any, **named: Any) -> A
     if not plain or not isinstance(ord, int | float) or ord <= 0:
         return NotImplemented
     gradient.sum_repeated()
-    norm = torch.linalg.vector_norm(_summed(gradient)._values(), ord)
+    values = _summed(gradient)._values()
+    # torch has no largest of no numbers; here there are zeros in the other rows.
+    norm = torch.linalg.vector_norm(values if len(values) else values.new_zeros(1), ord)
     return norm if gradient.others is None else norm + gradient.others
 
 
@@ -331,6 +335,11 @@ _BY_ROW: dict[Any, Callable[..., Any]] = {
 }
 
 
+def _version_of(tensor: torch.Tensor) -> int | None:
+    """Return how often a tensor was written to; None for one of inference mode, which has none."""
+    return None if tensor.is_inference() else tensor._version
+
+
 def _summed(gradient: Any) -> Any:
     """Return a gradient with each id's sum once, of a device without waiting for it."""
     if gradient.is_summed():
@@ -354,6 +363,7 @@ def _like(
         ids, values, gradient.shape, check_invariants=False, is_coalesced=is_coalesced
     )
     result.__class__ = RowGradientTensor
+    result.parameter = gradient.parameter  # which may take it as its gradient
     return result
 
 

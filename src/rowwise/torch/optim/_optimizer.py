@@ -264,13 +264,11 @@ class Count:
         return self.made + 1 if self.tensor is None else self.current().made + 1 - skipped
 
     def after_a_step(self, state: dict[str, Any]) -> Count | None:
-        """Return the count after one step more, which the state has; None where it has none."""
-        tensor = state.get("step")
-        if tensor is None:
+        """Return the count after one step more, which the state has; None where it is read anew."""
+        tensor, store = state.get("step"), self.store
+        if tensor is None or not isinstance(store, DeviceStore) or tensor.is_inference():
             return None
-        skipped = self.skipped
-        if self.tensor is None and isinstance(self.store, DeviceStore):  # the first step
-            skipped = self.store.skipped_steps
+        skipped = store.skipped_steps if self.tensor is None else self.skipped  # None: the first
         return replace(
             self, made=self.made + 1, tensor=tensor, version=tensor._version, skipped=skipped
         )
