@@ -10,7 +10,9 @@ import itertools
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -110,7 +112,7 @@ def sync_state(original: Any, model: Any) -> None:
     watched = inner or _watched(model)
     if not watched:
         return original(model)
-    with _InterruptLater():  # of which part would else be the state of before
+    with _interrupts.get().held():  # part would else be the state of before
         state = jax.block_until_ready(getattr(model, "_jax_state", None)) or {}
         synced = model._jax_state_synced
         original(model)
@@ -155,32 +157,53 @@ _KINDS = {
 # ---------------------------------------------------------------------- compiled functions
 
 
-class _InterruptLater:
-    """Let an interrupt (Ctrl-C) wait until the block ends; a second one does not wait.
+class _Interrupts:
+    """Lets an interrupt (Ctrl-C) of the outermost call wait while `held`; a second does not wait.
 
     A program uses its state up: an interrupt that came before anybody had the new one would leave
     the model with none.
     """
 
-    def __enter__(self) -> None:
-        self._came: tuple[Any, ...] | None = None
+    def __init__(self) -> None:
         self._before: Any = None
+        self._came: tuple[Any, ...] | None = None
+        self._waits = False
+
+    def __enter__(self) -> None:
+        self._token = _interrupts.set(self)
         if threading.current_thread() is threading.main_thread():
             before = signal.getsignal(signal.SIGINT)
             if callable(before):
                 self._before = before
-                signal.signal(signal.SIGINT, self._wait)
-
-    def _wait(self, *signal_and_frame: Any) -> None:
-        if self._came is not None:
-            self._before(*signal_and_frame)
-        self._came = signal_and_frame
+                signal.signal(signal.SIGINT, self._take)
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
+        _interrupts.reset(self._token)
+        # A callback may have set another.
+        if self._before is not None and signal.getsignal(signal.SIGINT) == self._take:
             signal.signal(signal.SIGINT, self._before)
-            if self._came is not None:
-                self._before(*self._came)
+
+    def _take(self, *signal_and_frame: Any) -> None:
+        if self._waits and self._came is None:
+            self._came = signal_and_frame
+        else:
+            self._before(*signal_and_frame)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let an interrupt wait until the block ends."""
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+            came, self._came = self._came, None
+            if came is not None:
+                self._before(*came)
+
+
+# Of the call that runs; others' are not held.
+_interrupts: ContextVar[_Interrupts] = ContextVar("interrupts", default=_Interrupts())  # noqa: B039
 
 
 def make_function(original: Any, model: Any, force: bool = False) -> None:
@@ -204,7 +227,7 @@ def make_function(original: Any, model: Any, force: bool = False) -> None:
             several = list(itertools.islice(batches, model.steps_per_execution))
             for batch in several:
                 _check_integers(_inputs_of(batch))
-            with _InterruptLater():
+            with _interrupts.get().held():
                 result = made(state, iter(several))
                 if len(result[1]) == len(state):  # or it is not what Keras expects
                     _hold_state(model, result[1])
@@ -283,8 +306,10 @@ def run(original: Any, model: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _run(original: Any, model: Any, watched: Any, *args: Any, **kwargs: Any) -> Any:
     outermost, before = running.get() is None, running.set(watched)
+    guarded = outermost and (watched or not model.built)
     try:
-        result = original(model, *args, **kwargs)
+        with _Interrupts() if guarded else nullcontext():
+            result = original(model, *args, **kwargs)
     except BaseException:
         if outermost:  # the programs' errors were of this call
             forget_errors(watched or _watched(model))
