@@ -4,7 +4,9 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 
@@ -52,3 +54,14 @@ def _modules_left_out_of_collections():
         sys.modules["keras"].utils.set_random_seed(0)  # imports TensorFlow, whatever the backend
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def folder_in_memory(tmp_path):
+    """Give a folder for saves by the hundred, where they do not wait for a disk if that can be."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)

@@ -213,7 +213,10 @@ def test_a_file_cut_while_it_is_mapped_is_an_error(use, path, monkeypatch):
 
 
 @pytest.mark.parametrize("there_was_one", [True, False])
-def test_killed_at_every_call_it_is_the_old_table_or_the_new_one(there_was_one, path, monkeypatch):
+def test_killed_at_every_call_it_is_the_old_table_or_the_new_one(
+    there_was_one, folder_in_memory, monkeypatch
+):
+    path = folder_in_memory / "table.safetensors"
     monkeypatch.setattr(container, "_AT_ONCE", 16)  # many writes
     old, new = small(3), small(9)
     seen = set()

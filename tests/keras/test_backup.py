@@ -62,21 +62,21 @@ OPTIMIZERS = {
 @only_torch  # JAX and TensorFlow do not outlive a fork
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 @pytest.mark.filterwarnings("ignore:.*visits all")
-def test_a_training_killed_while_it_saves_goes_on_to_the_same_bits(optimizer, tmp_path):
+def test_a_training_killed_while_it_saves_goes_on_to_the_same_bits(optimizer, folder_in_memory):
     uninterrupted = contents(fit(model_of(optimizer())))
     # Each process dies a few calls later than the one before, and all of them in the same folder.
     for number in itertools.count(step=9):
-        backup = BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+        backup = BackupAndRestore(folder_in_memory / "backup", delete_checkpoint=False)
         if in_a_process_killed_at(number, lambda b=backup: fit(model_of(optimizer()), b)):
             break
     assert number > 0
-    model = fit(model_of(optimizer()), BackupAndRestore(tmp_path / "backup"))
+    model = fit(model_of(optimizer()), BackupAndRestore(folder_in_memory / "backup"))
     assert contents(model) == uninterrupted
-    assert not (tmp_path / "backup").exists()
+    assert not (folder_in_memory / "backup").exists()
 
 
 @only_torch
-def test_a_training_killed_at_any_time_goes_on_to_the_same_bits(tmp_path):
+def test_a_training_killed_at_any_time_goes_on_to_the_same_bits(folder_in_memory):
     uninterrupted = contents(fit(model_of()))
     killed = 0
     for moment in range(40):
@@ -85,13 +85,13 @@ def test_a_training_killed_at_any_time_goes_on_to_the_same_bits(tmp_path):
             # Dies after so much processor time, however busy the machine is.
             signal.signal(signal.SIGPROF, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_PROF, 0.05 + 0.013 * moment)
-            fit(model_of(), BackupAndRestore(tmp_path / "backup", delete_checkpoint=False))
+            fit(model_of(), BackupAndRestore(folder_in_memory / "backup", delete_checkpoint=False))
             os._exit(0)
         if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0:
             break
         killed += 1
     assert killed
-    assert contents(fit(model_of(), BackupAndRestore(tmp_path / "backup"))) == uninterrupted
+    assert contents(fit(model_of(), BackupAndRestore(folder_in_memory / "backup"))) == uninterrupted
 
 
 def test_epochs_that_were_made_are_not_made_again(tmp_path):

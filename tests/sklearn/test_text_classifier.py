@@ -308,22 +308,24 @@ def test_a_file_of_another_classifier_is_refused(name, model, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a process that it forks")
-def test_killed_at_every_call_of_a_save_the_old_or_the_new_is_there_or_none_is_read(tmp_path):
+def test_killed_at_every_call_of_a_save_the_old_or_the_new_is_there_or_none_is_read(
+    folder_in_memory,
+):
     x, y = texts(20)
     old, new = (TextClassifier(dim=dim, max_epochs=1).fit(x, y) for dim in (2, 3))
     outcomes = []
     for number in itertools.count():
-        old.save(tmp_path)
-        lived = in_a_process_killed_at(number, lambda: new.save(tmp_path))
+        old.save(folder_in_memory)
+        lived = in_a_process_killed_at(number, lambda: new.save(folder_in_memory))
         try:
-            outcomes.append(TextClassifier.load(tmp_path).table_.dim)
+            outcomes.append(TextClassifier.load(folder_in_memory).table_.dim)
         except rowwise.errors.DamagedFileError as error:
             outcomes.append("refused" if "was saved" in str(error) else str(error))
         if lived:
             break
     assert [outcome for outcome, _ in itertools.groupby(outcomes)] == [2, "refused", 3]
-    new.save(tmp_path)
-    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+    new.save(folder_in_memory)
+    assert not [name for name in os.listdir(folder_in_memory) if name.startswith(".")]
 
 
 @pytest.mark.parametrize(

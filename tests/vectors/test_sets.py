@@ -27,11 +27,11 @@ NEW = Vectors(["sky", "sea", "tea"], np.arange(6, dtype=np.float32).reshape(3, 2
 
 
 @pytest.fixture(params=SETS)
-def saved(request, tmp_path):
+def saved(request, folder_in_memory):
     """Give where a set is saved, how, and the file that names it."""
     name = request.param
     options = {"format": "projector"} if name == "projector" else {}
-    return tmp_path / name, options, tmp_path / SETS[name]
+    return folder_in_memory / name, options, folder_in_memory / SETS[name]
 
 
 def contents(path):
