@@ -8,6 +8,7 @@ import sys
 import textwrap
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 _START = """
@@ -29,6 +30,16 @@ def forkserver() -> multiprocessing.context.BaseContext:
     context = torch.multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pytest", "torch._dynamo"])
     return context
+
+
+def run_forks(function: Callable[..., None], *arguments: object, processes: int = 2) -> None:
+    """Call function(rank, *arguments) on each of several processes of `forkserver`."""
+    import torch
+
+    forkserver()
+    torch.multiprocessing.start_processes(
+        function, arguments, nprocs=processes, start_method="forkserver"
+    )
 
 
 def run_processes(

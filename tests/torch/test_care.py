@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import rowwise.torch
-from helpers.processes import forkserver
+from helpers.processes import run_forks
 from rowwise.torch import Embedding, optim
 
 IDS = torch.tensor([1, 2, 1])
@@ -197,10 +197,7 @@ def _worker(rank, folder, sparse):
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_two_processes_train_to_the_numbers_of_one(sparse, tmp_path):
-    forkserver()  # is what start_processes goes by
-    torch.multiprocessing.start_processes(
-        _worker, (str(tmp_path), sparse), nprocs=2, start_method="forkserver"
-    )
+    run_forks(_worker, str(tmp_path), sparse)
     model = Model(nn, bag=True)
     train(model, torch.optim.Adam(model.parameters(), lr=0.01), 20, seed=0)
     together = torch.load(tmp_path / "state.pt")

@@ -18,6 +18,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 import rowwise.torch
+from helpers.processes import run_forks
 
 
 def average(gradient):
@@ -69,7 +70,7 @@ def _worker(rank, folder):
 @pytest.fixture(scope="module")
 def states(tmp_path_factory):
     folder = tmp_path_factory.mktemp("group")
-    torch.multiprocessing.spawn(_worker, (str(folder),), nprocs=2)
+    run_forks(_worker, str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
@@ -142,7 +143,7 @@ def _shard(rank, folder):
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
-    torch.multiprocessing.spawn(_shard, (str(folder),), nprocs=2)
+    run_forks(_shard, str(folder))
     return torch.load(folder / "0.pt", weights_only=False)
 
 
