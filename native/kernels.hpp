@@ -34,8 +34,9 @@ struct Kernels {
     // out (n,) <- the product of each row with its bag's gradient, of gradients (bags, dim).
     void (*bag_weight_gradient)(const TableView&, const Rule&, const Clock&, const Bags&,
                                 const float* gradients, float* out);
-    // out (distinct, dim) <- the sum of the gradients of each distinct id.
-    void (*sum_gradients)(const Plan&, int64_t dim, const float* gradients, float* out);
+    // out (distinct, dim) <- the sum of the gradients of each distinct id. Returns whether all of
+    // them are finite.
+    bool (*sum_gradients)(const Plan&, int64_t dim, const float* gradients, float* out);
     // The same for `gather_bags_max`, from gradients (bags, dim), a plan of positions and the bag
     // of each, bag_of (n,).
     void (*gather_bags_max_gradient)(const Plan&, const uint32_t* bag_of, int64_t dim,

@@ -1,5 +1,6 @@
 // Bags of rows reduced to one vector each, forward and back. Rows are summed where they lie, or a
 // few at a time in the first-level cache; an array (ids, dim) is never formed.
+#include <atomic>
 #include <cstring>
 
 #include "rows.hpp"
@@ -102,10 +103,18 @@ void sum_many(const Plan& plan, int64_t first, int64_t last, int64_t dim, const 
     });
 }
 
-void sum_gradients(const Plan& plan, int64_t dim, const float* gradients, float* out) {
+bool sum_gradients(const Plan& plan, int64_t dim, const float* gradients, float* out) {
+    std::atomic<bool> finite{true};
     parallel(plan.distinct(), kRowsPerTask, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) sum_of(plan, i, dim, gradients, out + i * dim);
+        bool clean = true;
+        for (int64_t i = begin; i < end; ++i) {
+            float* sum = out + i * dim;
+            sum_of(plan, i, dim, gradients, sum);
+            for (int64_t d = 0; d < dim; ++d) clean &= sum[d] - sum[d] == 0.0f;  // or it is NaN
+        }
+        if (!clean) finite = false;
     });
+    return finite;
 }
 
 void gather_bags_max_gradient(const Plan& plan, const uint32_t* bag_of, int64_t dim,

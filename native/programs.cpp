@@ -496,9 +496,8 @@ ProgramTable::Pass ProgramTable::keep(int64_t order, RowGradients gradients) {
     return {place, kWhole * share};
 }
 
-void ProgramTable::push_for(const ProgramCall& call, RowGradients gradients) {
+void ProgramTable::push_for(const ProgramCall& call, RowGradients gradients, bool finite) {
     const auto order = static_cast<int64_t>(number(call.arguments[0]));
-    const bool finite = first_nonfinite(span_of(gradients.sums)) < 0;
     const Pass pass = keep(order, std::move(gradients));
     const std::span<float> out = floats_out(call.out);
     std::fill(out.begin(), out.end(), 0.0f);
@@ -506,21 +505,27 @@ void ProgramTable::push_for(const ProgramCall& call, RowGradients gradients) {
     out.back() = finite ? pass.checksum : kNan;
 }
 
+// Keeps the sums of a batch's gradients, which are the call's fourth argument.
+void ProgramTable::push_sums(const ProgramCall& call, const BatchPlan& batch) {
+    const FloatArray gradients(call.arguments[3]);
+    bool finite = true;
+    RowGradients sums = table_->sum_gradients(batch, gradients.values, &finite);
+    push_for(call, std::move(sums), finite);
+}
+
 void ProgramTable::push_rows(const ProgramCall& call) {
     check_version(call.arguments[1]);
     // The program may have left out the lookup, and with it the check.
     const Buffer<int64_t> ids = row_ids(call.arguments[2]);
-    const FloatArray gradients(call.arguments[3]);
-    push_for(call, table_->sum_gradients(table_->plan(span_of(ids)), gradients.values));
+    push_sums(call, table_->plan(span_of(ids)));
 }
 
 void ProgramTable::push_bags(const ProgramCall& call) {
     check_version(call.arguments[1]);
     const ProgramArray& ids = call.arguments[2];
-    const FloatArray gradients(call.arguments[3]);
     const ProgramArray* weights = call.arguments.size() > 4 ? &call.arguments[4] : nullptr;
     const BagArrays bags(row_ids(ids), ids.shape, weights, ids.shape);
-    push_for(call, table_->sum_gradients(table_->plan_bags(bags.batch()), gradients.values));
+    push_sums(call, table_->plan_bags(bags.batch()));
 }
 
 void ProgramTable::push_dense(const ProgramCall& call) {
@@ -536,7 +541,8 @@ void ProgramTable::push_dense(const ProgramCall& call) {
     Buffer<float> sums(ids.size * dim);
     for (int64_t i = 0; i < ids.size; ++i)
         std::copy_n(gradient.values.data() + ids[i] * dim, dim, sums.data() + i * dim);
-    push_for(call, {std::move(ids), std::move(sums)});
+    const bool finite = first_nonfinite(span_of(sums)) < 0;
+    push_for(call, {std::move(ids), std::move(sums)}, finite);
 }
 
 // Returns the gradients that wait, each weighted, in order; with distinct ids if so asked for. With

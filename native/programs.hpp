@@ -171,7 +171,8 @@ class ProgramTable {
     std::vector<float> mean_of_trained();
     Table& table() const;
     Pass keep(int64_t order, RowGradients gradients);
-    void push_for(const ProgramCall& call, RowGradients gradients);
+    void push_sums(const ProgramCall& call, const BatchPlan& batch);
+    void push_for(const ProgramCall& call, RowGradients gradients, bool finite);
     void make_step(const ProgramCall& call, double rate, int64_t iteration);
     RowGradients weighted(std::span<const float> weights, bool distinct, int64_t* taken = nullptr);
     void put_back(int64_t place, RowGradients rows);

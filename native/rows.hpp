@@ -121,7 +121,7 @@ void gather_bags_max(const TableView&, const Rule&, const Clock&, const Bags&, f
                      int64_t* argmax);
 void bag_weight_gradient(const TableView&, const Rule&, const Clock&, const Bags&,
                          const float* gradients, float* out);
-void sum_gradients(const Plan&, int64_t dim, const float* gradients, float* out);
+bool sum_gradients(const Plan&, int64_t dim, const float* gradients, float* out);
 void gather_bags_max_gradient(const Plan&, const uint32_t* bag_of, int64_t dim,
                               const int64_t* argmax, const float* gradients, float* out);
 void train_pairs(const WordPairs&, const Passage&);

@@ -239,12 +239,13 @@ BatchPlan Table::plan_bags(const BagBatch& bags) const {
     return {make_plan(std::move(checked.ids.ids), view, rows()), view.count, rows()};
 }
 
-RowGradients Table::sum_gradients(const BatchPlan& batch, Floats gradients) const {
+RowGradients Table::sum_gradients(const BatchPlan& batch, Floats gradients, bool* finite) const {
     check_size(gradients.size(), batch.gradients * dim(), "gradients must hold one vector per bag");
     const Plan& plan = batch.plan;
     RowGradients rows{Buffer<int64_t>(plan.distinct()), Buffer<float>(plan.distinct() * dim())};
     std::copy(plan.ids.begin(), plan.ids.end(), rows.ids.begin());
-    kernels().sum_gradients(plan, dim(), gradients.data(), rows.sums.data());
+    const bool all = kernels().sum_gradients(plan, dim(), gradients.data(), rows.sums.data());
+    if (finite != nullptr) *finite = all;
     return rows;
 }
 

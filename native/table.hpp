@@ -105,8 +105,10 @@ class Table {
     // std::out_of_range for an id outside the table.
     BatchPlan plan(Ids ids) const;
     BatchPlan plan_bags(const BagBatch& bags) const;
-    // Each distinct id's gradients summed, where `gather_bags` has the gradients (bags, dim).
-    RowGradients sum_gradients(const BatchPlan& batch, Floats gradients) const;
+    // Each distinct id's gradients summed, where `gather_bags` has the gradients (bags, dim), and
+    // whether all sums are finite.
+    RowGradients sum_gradients(const BatchPlan& batch, Floats gradients,
+                               bool* finite = nullptr) const;
     // The same for `gather_bags_max`. Throws std::out_of_range for an id outside the table.
     RowGradients gather_bags_max_gradient(const BagBatch& bags, std::span<const int64_t> argmax,
                                           Floats gradients) const;

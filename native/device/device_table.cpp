@@ -239,7 +239,7 @@ void DeviceTable::update(const DeviceBatch& batch, const std::vector<StepParams>
         clock_->advance(params.record());
     }
     if (batch.found_inf != nullptr) {
-        call.turn = ++turn_;
+        call.turn = turn_ = (turn_ + 1) & 0x7fffffff;  // twice it is a uint32_t, too
         launch(DeviceKernel::count_skipped, call, 1, 1, stream);
         Open open{turn_, {}};
         for (const StepParams& choice : choices) open.records.push_back(choice.record());
