@@ -56,8 +56,10 @@ test-gpu:
 	@$(HAS_GPU)
 	KERAS_BACKEND=torch ROWWISE_TEST_DEVICE=cuda:0 $(PYTHON_GPU) -m pytest $(GPU_TESTS)
 ifneq ($(SANITIZER),)
-	KERAS_BACKEND=torch ROWWISE_TEST_DEVICE=cuda:0 PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --tool memcheck \
-	  --error-exitcode 1 $(PYTHON_GPU) -m pytest $(GPU_TESTS) -k "adam or bag or bags"
+	for tool in memcheck racecheck; do \
+	  KERAS_BACKEND=torch ROWWISE_TEST_DEVICE=cuda:0 PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZER) --tool $$tool \
+	    --error-exitcode 1 $(PYTHON_GPU) -m pytest $(GPU_TESTS) -k "adam or bag or bags" || exit 1; \
+	done
 else
 	@echo "compute-sanitizer is not there: accesses to the GPU's memory were not checked"
 endif

@@ -4,9 +4,10 @@ The work of a step: 65,536 ids, uniform or by a Zipf law, their vectors, a loss'
 optimizer's step. Ours has dense training's numbers; of the others only "dense" has. "bytes" is the
 time that the bytes of our step (each distinct row read and written once with its slots, vectors
 and gradients once) would take at the card's own copy bandwidth, measured first. Times are medians
-over 20 steps, by the card's clock; memory is torch's peak.
+over 20 steps, by the card's clock; memory is torch's peak. Of 0 rows there are as many as ours has
+room for.
 
-    python benchmarks/gpu.py [--rows 1000000 4000000 16000000] [--dims 64 128]
+    python benchmarks/gpu.py [--rows 1000000 4000000 16000000 0] [--dims 64 128]
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 import rowwise.torch
 
 IDS, WARM_UP, STEPS = 65_536, 5, 20
+BATCH_BYTES = 2**30  # left free for a batch
 Step = Callable[[torch.Tensor], None]
 
 OURS = {
@@ -108,6 +110,14 @@ def ids_of(rows: int, zipf: bool, seed: int) -> torch.Tensor:
     return (share * rows).long().clamp(0, rows - 1).cuda()
 
 
+def most_rows(name: str, dim: int) -> int:
+    """Return the rows that our table has room for: weights, slots and 16 bytes of state each."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    return (free - BATCH_BYTES) // (4 * (dim + SLOT_FLOATS[name](dim)) + 16)
+
+
 def bandwidth() -> float:
     """Return the bytes a second, read and written, of a copy on the card."""
     source = torch.empty(1 << 28, device="cuda")
@@ -150,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 4_000_000, 16_000_000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10**6, 4 * 10**6, 16 * 10**6, 0])
     parser.add_argument("--dims", type=int, nargs="+", default=[64, 128])
     given = parser.parse_args()
     if not torch.cuda.is_available():
@@ -162,7 +172,7 @@ def main() -> None:
     print("|---|---:|---:|---|---:|" + "---:|" * len(CONTENDERS))
     for name in OURS:
         for dim in given.dims:
-            for rows in given.rows:
+            for rows in (rows or most_rows(name, dim) for rows in given.rows):
                 for zipf in (False, True):
                     batches = [ids_of(rows, zipf, seed) for seed in range(WARM_UP + STEPS)]
                     distinct = statistics.mean(len(ids.unique()) for ids in batches)
