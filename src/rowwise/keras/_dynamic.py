@@ -17,11 +17,10 @@ from rowwise.dynamic._batches import IdKind
 from rowwise.dynamic._index import Evict
 from rowwise.dynamic._starts import RowStarts
 from rowwise.dynamic._table import OnEvict
+from rowwise.keras._assets import check_saves_assets, refuse_without_assets
 from rowwise.keras._backend import BACKEND, backend
 from rowwise.keras._dynamic_variable import NO_INDEX, DynamicVariableBase
 from rowwise.keras._ids import id_layers_in, takes_ids
-from rowwise.keras._scopes import saving_assets
-from rowwise.keras._variable import refuse_without_assets
 from rowwise.store import Folder
 from rowwise.table import cached_bytes
 
@@ -266,8 +265,7 @@ class DynamicEmbedding(keras.layers.Layer):
             ValueError: rows on a disk, and no assets are saved.
         """
         if self._is_on_disk():
-            if not saving_assets.get():
-                refuse_without_assets(self)
+            check_saves_assets(self)
             return
         # So that what is loaded goes on to the bits of what was saved: the rows that a file holds
         # are up to date, rounded.

@@ -13,13 +13,14 @@ import numpy as np
 from rowwise._checks import check_has_memory, check_rounding
 from rowwise._init import Init
 from rowwise._untrained import Untrained, check_untrained
+from rowwise.keras._assets import check_saves_assets
 from rowwise.keras._backend import backend
 from rowwise.keras._ids import takes_ids
 from rowwise.keras._initial_values import draw_of
 from rowwise.keras._optimizer import freeze_row
 from rowwise.keras._quantized import dequantize_int4, dequantize_int8
-from rowwise.keras._scopes import is_symbolic_call, saving_assets
-from rowwise.keras._variable import TableVariableBase, refuse_without_assets
+from rowwise.keras._scopes import is_symbolic_call
+from rowwise.keras._variable import TableVariableBase
 from rowwise.store import Folder
 from rowwise.table import Table, cached_bytes
 from rowwise.text import Vocabulary
@@ -489,8 +490,7 @@ class Embedding(keras.layers.Embedding):
             ValueError: rows on a disk, and no assets are saved.
         """
         if self._is_on_disk():
-            if not saving_assets.get():
-                refuse_without_assets(self)
+            check_saves_assets(self)
             return
         if self._has_table() and self.table.rounding == "stochastic":
             self.table.materialize()  # what is loaded goes on from the numbers that were drawn now

@@ -11,11 +11,10 @@ from typing import Any
 
 import keras
 
+from rowwise.keras._assets import refuse_without_assets
 from rowwise.keras._dynamic import DynamicEmbedding
 from rowwise.keras._embedding import Embedding
 from rowwise.keras._ids import id_layers_in
-from rowwise.keras._scopes import saving_assets
-from rowwise.keras._variable import refuse_without_assets
 
 
 def load_model(filepath: Any, *, embedding: type = Embedding, **options: Any) -> Any:
@@ -122,17 +121,6 @@ def refuse_weights_alone(original: Any, model: Any, *args: Any, **kwargs: Any) -
         if on_disk and not any(layer is one for one in skipped):
             refuse_without_assets(layer)
     return original(model, *args, **kwargs)
-
-
-def save_state(
-    original: Any, saveable: Any, weights_store: Any, assets_store: Any, *args: Any, **kwargs: Any
-) -> Any:
-    """Save variables and assets of a layer, and of those within. Wraps Keras's function."""
-    before = saving_assets.set(assets_store is not None)
-    try:
-        return original(saveable, weights_store, assets_store, *args, **kwargs)
-    finally:
-        saving_assets.reset(before)
 
 
 def refuse_legacy_file(original: Any, model: Any, *args: Any, **options: Any) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 
 import keras
 
-from rowwise.keras import _dynamic, _export, _ids, _loading, _optimizer
+from rowwise.keras import _assets, _dynamic, _export, _ids, _loading, _optimizer
 from rowwise.keras._backend import BACKEND, backend
 from rowwise.keras._variable import TableVariableBase, variable_of
 
@@ -111,7 +111,7 @@ def _everywhere() -> list[Patch]:
         Patch(keras.Sequential, "build", _ids.build_sequential, ("self", "input_shape")),
         Patch(serialization_lib, "_retrieve_class_or_fn", _loading.retrieve_class, opening),
         *(Patch(saving_lib, name, _loading.refuse_weights_alone) for name in alone),
-        Patch(saving_lib, "_save_state", _loading.save_state, stores),
+        Patch(saving_lib, "_save_state", _assets.save_state, stores),
         Patch(legacy_h5_format, "save_model_to_hdf5", _loading.refuse_legacy_file),
         *(Patch(legacy_h5_format, name, _loading.refuse_legacy_weights) for name in legacy),
         Patch(Trainer, "compile", _loading.compile_model),

@@ -11,8 +11,6 @@ from keras.src.backend import AutocastScope, get_autocast_scope, in_symbolic_sco
 
 # Whether a model is being written for a place where there is no Python: no table and no check.
 exporting: ContextVar[bool] = ContextVar("exporting", default=False)
-# Whether Keras saves the assets of layers beside their variables.
-saving_assets: ContextVar[bool] = ContextVar("saving_assets", default=False)
 
 
 def uncast_value(variable: Any) -> Any:

@@ -176,8 +176,9 @@ class TableVariable(TableVariableBase, keras.Variable):
         """
         store = table.store
         if isinstance(store, DeviceStore):
-            by_row = RowGradient(ids, gradients)
-            gradient = store.dense_gradient(gradients) if ids is None else by_row
+            gradient: Any = (
+                store.dense_gradient(gradients) if ids is None else RowGradient(ids, gradients)
+            )
             table.apply(gradient, rate, iteration=number, frozen_row=self.frozen_row)
         else:
             super().step_table(table, ids, _on_host(gradients), rate, number)

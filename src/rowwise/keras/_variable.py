@@ -275,20 +275,6 @@ class DiskSlot(keras.Variable):
         """Do nothing: the slot goes when the table gets another optimizer's."""
 
 
-def refuse_without_assets(layer: Any) -> None:
-    """Refuse variables alone of a layer with rows on a disk, whose table's file is an asset.
-
-    Raises:
-        ValueError: with what to save instead.
-    """
-    raise ValueError(
-        "variables and files of weights alone have no rows from a disk, as those of layer "
-        f"{layer.name!r} are; take model.save(path) and keras.saving.load_model(path) for the "
-        "whole model, or layer.table.save(path) (layer.dynamic.save(path) of a DynamicEmbedding) "
-        "for the rows"
-    )
-
-
 def slot_shape(table: Table) -> tuple[int, int]:
     """Return the shape of a slot of a table: (rows, dim), or (rows, 1)."""
     return table.rows, table.rule.slot_dim(table.dim) if table.rule else table.dim

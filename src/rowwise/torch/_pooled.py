@@ -13,7 +13,7 @@ from rowwise.store import Bags, RowGradient, RowStore
 from rowwise.torch._device import DeviceStore, is_device
 from rowwise.torch._lookup import empty, given, inside, is_tracing, whole_ids
 from rowwise.torch._parameter import TableParameter
-from rowwise.torch._weight import no_rows, sparse_rows
+from rowwise.torch._weight import no_rows, sparse_rows, sum_rows
 
 
 class _Pool(torch.autograd.Function):
@@ -69,9 +69,7 @@ def _pool_backward(ctx: Any, gradient: torch.Tensor) -> Any:
             of_table = no_rows(ctx.table.shape, gradient.device)
             ctx.parameter.bags = of_bags
         else:
-            on_device = isinstance(store, DeviceStore)
-            summed = (store.sum_repeated if on_device else store.coalesce)(of_bags)
-            of_table = _row_gradient(ctx, summed, distinct=not on_device)
+            of_table = _row_gradient(ctx, sum_rows(store, of_bags))
     if ctx.needs_input_grad[3]:
         values = given(store, bags.contiguous())
         of_weights = torch.as_tensor(store.bag_weight_gradient(_bags(store, ids, offsets), values))
@@ -108,8 +106,7 @@ class _PoolMax(torch.autograd.Function):
             ids = inside(ids, ctx.table.rows)
         values = given(store, gradient.contiguous())
         found = store.bag_max_gradient(_bags(store, ids, offsets), ctx.argmax, values)
-        of_table = _row_gradient(ctx, found, distinct=not isinstance(store, DeviceStore))
-        return of_table, None, None, None, None
+        return _row_gradient(ctx, found), None, None, None, None
 
 
 def _bags(
@@ -122,8 +119,8 @@ def _bags(
     return Bags(given(store, ids), given(store, offsets), factors)
 
 
-def _row_gradient(ctx: Any, rows: RowGradient, *, distinct: bool = True) -> torch.Tensor:
-    gradient = sparse_rows(rows.ids, rows.values, ctx.table.shape, distinct=distinct)
+def _row_gradient(ctx: Any, rows: RowGradient) -> torch.Tensor:
+    gradient = sparse_rows(ctx.table.store, rows)
     if ctx.sparse:
         return gradient
     if ctx.on_dense_gradient is not None:

@@ -12,7 +12,7 @@ from torch.multiprocessing.reductions import reduce_tensor
 
 from rowwise._binding import OptimizerBinding
 from rowwise.rules import Rule
-from rowwise.store import BagGradient, HostStore, in_memory
+from rowwise.store import BagGradient, HostStore, RowGradient, RowStore, in_memory
 from rowwise.table import Table
 from rowwise.torch._device import DeviceStore, is_device, why_unusable
 from rowwise.torch._gradient import RowGradientTensor, as_row_gradient
@@ -84,10 +84,7 @@ class SteppedByRow:
     def sum_bags(self) -> Any:
         """Return torch's gradient, in which the bags are summed by row; outside of dispatch."""
         if self.bags is not None:
-            store, on_device = self.table.store, isinstance(self.table.store, DeviceStore)
-            summed = (store.sum_repeated if on_device else store.coalesce)(self.bags)
-            shape = tuple(self.shape)
-            rows = sparse_rows(summed.ids, summed.values, shape, distinct=not on_device)
+            rows = sparse_rows(self.table.store, sum_rows(self.table.store, self.bags))
             rows = rows.to(self.dtype)
             self.grad = rows if self.grad is None else self.grad + rows
             self.bags = None
@@ -478,23 +475,22 @@ def no_rows(shape: tuple[int, ...], device: Any = None) -> torch.Tensor:
     return torch.sparse_coo_tensor(ids, gradients, shape, check_invariants=False)
 
 
-def sparse_rows(
-    ids: Any, gradients: Any, shape: tuple[int, ...], *, distinct: bool = True
-) -> torch.Tensor:
-    """Return a sparse tensor of ids (m,) and their gradients (m, dim), NumPy's or tensors.
+def sum_rows(store: RowStore, gradient: BagGradient) -> RowGradient:
+    """Return ids, ascending, each with its sum; on a device without waiting for their number.
 
-    Args:
-        ids: ascending where they are distinct.
-        gradients: one for each id.
-        shape: of the whole.
-        distinct: whether no id stands twice.
+    There an id may stand again, with a gradient of zeros.
     """
+    return (store.sum_repeated if isinstance(store, DeviceStore) else store.coalesce)(gradient)
+
+
+def sparse_rows(store: RowStore, rows: RowGradient) -> torch.Tensor:
+    """Return what `sum_rows` gave as a sparse tensor of the store's shape."""
     return torch.sparse_coo_tensor(
-        torch.as_tensor(ids).reshape(1, -1),
-        torch.as_tensor(gradients),
-        shape,
+        torch.as_tensor(rows.ids).reshape(1, -1),
+        torch.as_tensor(rows.values),
+        store.shape,
         check_invariants=False,
-        is_coalesced=distinct,
+        is_coalesced=not isinstance(store, DeviceStore),
     )
 
 

@@ -7,12 +7,9 @@ nothing has changed. Every function here wraps the method of Keras's that `_patc
 from __future__ import annotations
 
 import itertools
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -32,6 +29,7 @@ from rowwise.keras._jax.deferred_errors import (
     running,
     watching,
 )
+from rowwise.keras._jax.interrupts import Interrupts, interrupts_held
 from rowwise.keras._jax.lookup import check_bits
 from rowwise.keras._jax.optimizer import LossScaleMixin, OptimizerMixin
 from rowwise.keras._jax.variable import TableVariable, is_token, read_as_tokens
@@ -112,7 +110,7 @@ def sync_state(original: Any, model: Any) -> None:
     watched = inner or _watched(model)
     if not watched:
         return original(model)
-    with _interrupts.get().held():  # part would else be the state of before
+    with interrupts_held():  # part would else be the state of before
         state = jax.block_until_ready(getattr(model, "_jax_state", None)) or {}
         synced = model._jax_state_synced
         original(model)
@@ -140,70 +138,18 @@ def _restore_state(model: Any, state: Any) -> None:
 
 def _hold_state(model: Any, state: Any) -> None:
     """Have the model hold a state, as Keras's loops do once a program has returned it."""
-    names = _KINDS[len(state)]
+    names = {
+        4: ("trainable", "non_trainable", "optimizer", "metrics"),
+        3: ("trainable", "non_trainable", "metrics"),
+        2: ("trainable", "non_trainable"),
+    }[len(state)]
     # Not by Keras's __setattr__, which an interrupt may end.
     model.__dict__["_jax_state"] = {
         f"{name}_variables": part for name, part in zip(names, state, strict=True)
     }
 
 
-_KINDS = {
-    4: ("trainable", "non_trainable", "optimizer", "metrics"),
-    3: ("trainable", "non_trainable", "metrics"),
-    2: ("trainable", "non_trainable"),
-}
-
-
 # ---------------------------------------------------------------------- compiled functions
-
-
-class _Interrupts:
-    """Lets an interrupt (Ctrl-C) of the outermost call wait while `held`; a second does not wait.
-
-    A program uses its state up: an interrupt that came before anybody had the new one would leave
-    the model with none.
-    """
-
-    def __init__(self) -> None:
-        self._before: Any = None
-        self._came: tuple[Any, ...] | None = None
-        self._waits = False
-
-    def __enter__(self) -> None:
-        self._token = _interrupts.set(self)
-        if threading.current_thread() is threading.main_thread():
-            before = signal.getsignal(signal.SIGINT)
-            if callable(before):
-                self._before = before
-                signal.signal(signal.SIGINT, self._take)
-
-    def __exit__(self, *_: object) -> None:
-        _interrupts.reset(self._token)
-        # A callback may have set another.
-        if self._before is not None and signal.getsignal(signal.SIGINT) == self._take:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _take(self, *signal_and_frame: Any) -> None:
-        if self._waits and self._came is None:
-            self._came = signal_and_frame
-        else:
-            self._before(*signal_and_frame)
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let an interrupt wait until the block ends."""
-        self._waits = True
-        try:
-            yield
-        finally:
-            self._waits = False
-            came, self._came = self._came, None
-            if came is not None:
-                self._before(*came)
-
-
-# Of the call that runs; others' are not held.
-_interrupts: ContextVar[_Interrupts] = ContextVar("interrupts", default=_Interrupts())  # noqa: B039
 
 
 def make_function(original: Any, model: Any, force: bool = False) -> None:
@@ -227,7 +173,7 @@ def make_function(original: Any, model: Any, force: bool = False) -> None:
             several = list(itertools.islice(batches, model.steps_per_execution))
             for batch in several:
                 _check_integers(_inputs_of(batch))
-            with _interrupts.get().held():
+            with interrupts_held():
                 result = made(state, iter(several))
                 if len(result[1]) == len(state):  # or it is not what Keras expects
                     _hold_state(model, result[1])
@@ -308,7 +254,7 @@ def _run(original: Any, model: Any, watched: Any, *args: Any, **kwargs: Any) -> 
     outermost, before = running.get() is None, running.set(watched)
     guarded = outermost and (watched or not model.built)
     try:
-        with _Interrupts() if guarded else nullcontext():
+        with Interrupts() if guarded else nullcontext():
             result = original(model, *args, **kwargs)
     except BaseException:
         if outermost:  # the programs' errors were of this call

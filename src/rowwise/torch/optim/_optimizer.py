@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from rowwise._binding import DenseFallback
 from rowwise._checks import check_learning_rate
 from rowwise.rules import Rule, StepParams, pytorch
-from rowwise.store import BagGradient, RowGradient, RowStore
+from rowwise.store import BagGradient, RowGradient
 from rowwise.table import Table
 from rowwise.torch._device import DeviceStore
 from rowwise.torch._distant_step import (
@@ -26,8 +25,9 @@ from rowwise.torch._gradient import RowGradientTensor
 from rowwise.torch._half import HALVES
 from rowwise.torch._lookup import rows_and_gradients
 from rowwise.torch._parameter import TableParameter
-from rowwise.torch._rules import Group, learning_rate, next_iteration, rule_of
+from rowwise.torch._rules import Group, learning_rate, rule_of
 from rowwise.torch._weight import Weight, failing_kernels, optimizers
+from rowwise.torch.optim._count import Count
 from rowwise.torch.optim._state import bind_slots, has_slots, release_slots
 
 # No optimizer itself: libraries that make a registry of torch's optimizers by name go through the
@@ -215,63 +215,6 @@ class TableOptimizer(_Base):
                 "several optimizers step this table, and at each change the slots change"
             )
         binding.attach(self, "sparse")
-
-
-@dataclass(frozen=True)
-class Count:
-    """Know how many steps an optimizer's state counts, where to read that waits for a device.
-
-    Attributes:
-        made: steps, the open ones counted as made.
-        tensor, version: of the count in the state, when it had this number; None: there is none.
-        store: of the weight's table.
-        skipped: the steps that the store knew to be skipped, then.
-    """
-
-    made: int
-    tensor: torch.Tensor | None
-    version: int
-    store: RowStore
-    skipped: int
-
-    @classmethod
-    def of(cls, weight: Weight, state: dict[str, Any]) -> Count:
-        """Return the count in a state; waits where somebody else has changed one on a device."""
-        store, tensor, known = weight.table.store, state.get("step"), weight.counted
-        if tensor is None or not isinstance(store, DeviceStore):
-            return cls(next_iteration(state) - 1, tensor, -1, store, 0)
-        on_device = tensor.device == store.tensor_device
-        if on_device and known is not None and known.is_of(store, tensor):
-            return known  # type: ignore[no-any-return]
-        if store.open_steps:
-            store.synchronize()
-        return cls(next_iteration(state) - 1, tensor, -1, store, store.skipped_steps)
-
-    def is_of(self, store: RowStore, tensor: torch.Tensor) -> bool:
-        """Return whether this is the count of a tensor that nobody else has changed since."""
-        same = self.tensor is tensor and self.store is store
-        return same and tensor._version == self.version
-
-    def current(self) -> Count:
-        """Return the count without the steps that turned out to be skipped."""
-        if self.tensor is None or not isinstance(self.store, DeviceStore):
-            return self
-        skipped = self.store.skipped_steps
-        return replace(self, made=self.made - (skipped - self.skipped), skipped=skipped)
-
-    def next_iteration(self, skipped: int = 0) -> int:
-        """Return the number of the next step, counted from 1, if so many open ones are skipped."""
-        return self.made + 1 if self.tensor is None else self.current().made + 1 - skipped
-
-    def after_a_step(self, state: dict[str, Any]) -> Count | None:
-        """Return the count after one step more, which the state has; None where it is read anew."""
-        tensor, store = state.get("step"), self.store
-        if tensor is None or not isinstance(store, DeviceStore) or tensor.is_inference():
-            return None
-        skipped = store.skipped_steps if self.tensor is None else self.skipped  # None: the first
-        return replace(
-            self, made=self.made + 1, tensor=tensor, version=tensor._version, skipped=skipped
-        )
 
 
 def _can_skip_later(weight: Weight, rule: Rule, state: dict[str, Any]) -> bool:
